@@ -1,0 +1,23 @@
+#pragma once
+
+#include <chrono>
+#include <optional>
+#include <string>
+#include <string_view>
+
+namespace sqlstream {
+
+/// UTC wall-clock time in nanoseconds since 1970.
+using Time = std::chrono::sys_time<std::chrono::nanoseconds>;
+
+/// The wall clock, now. Thread-safe.
+Time now();
+
+/// "2026-11-21T03:29:26.123456789Z"; the fraction is left out when zero, trailing zeros are cut.
+std::string format_rfc3339(Time time);
+
+/// RFC 3339 with any offset and any fraction (digits past nanoseconds are cut); 'T' may be lower
+/// case or a space. Empty when the text is not one.
+std::optional<Time> parse_rfc3339(std::string_view text);
+
+}  // namespace sqlstream

@@ -1,0 +1,15 @@
+#pragma once
+
+#include <stdexcept>
+#include <string>
+
+namespace sqlstream {
+
+/// A failure whose text is one clear sentence for the user: what is wrong, where, and what to do.
+/// Never holds a secret. Thrown inside the library only; no exception crosses a C boundary.
+class Error : public std::runtime_error {
+ public:
+  explicit Error(const std::string& sentence) : std::runtime_error(sentence) {}
+};
+
+}  // namespace sqlstream

@@ -1,0 +1,149 @@
+#include "base/log.h"
+
+#include <memory>
+#include <mutex>
+#include <unistd.h>
+
+#include <nlohmann/json.hpp>
+#include <spdlog/sinks/base_sink.h>
+#include <spdlog/spdlog.h>
+
+#include "base/clock.h"
+
+namespace sqlstream::log {
+namespace {
+
+// Hands spdlog's already formatted lines to our sink; its mutex orders the lines.
+class ForwardingSink : public spdlog::sinks::base_sink<std::mutex> {
+ public:
+  explicit ForwardingSink(Sink sink) : sink_(std::move(sink)) {}
+
+ protected:
+  void sink_it_(const spdlog::details::log_msg& msg) override {
+    const auto level = msg.level >= spdlog::level::err    ? Level::error
+                       : msg.level == spdlog::level::warn ? Level::warn
+                       : msg.level == spdlog::level::info ? Level::info
+                                                          : Level::debug;
+    sink_(level, {msg.payload.data(), msg.payload.size()});
+  }
+  void flush_() override {}
+
+ private:
+  Sink sink_;
+};
+
+struct State {
+  std::shared_ptr<spdlog::logger> logger;
+  Style style = Style::logfmt;
+};
+
+// Never destroyed: other threads may log while the process ends.
+std::shared_ptr<const State>& current() {
+  static auto* state = new std::shared_ptr<const State>();
+  return *state;
+}
+
+spdlog::level::level_enum to_spdlog(Level level) {
+  switch (level) {
+    case Level::debug:
+      return spdlog::level::debug;
+    case Level::info:
+      return spdlog::level::info;
+    case Level::warn:
+      return spdlog::level::warn;
+    case Level::error:
+      return spdlog::level::err;
+  }
+  return spdlog::level::err;
+}
+
+std::string_view name(Level level) {
+  switch (level) {
+    case Level::debug:
+      return "DEBUG";
+    case Level::info:
+      return "INFO";
+    case Level::warn:
+      return "WARN";
+    case Level::error:
+      return "ERROR";
+  }
+  return "ERROR";
+}
+
+bool needs_quotes(std::string_view value) {
+  if (value.empty()) return true;
+  for (const char c : value) {
+    if (c <= ' ' || c == '"' || c == '=' || c == '\\' || c == 0x7f) return true;
+  }
+  return false;
+}
+
+void append_value(std::string& line, std::string_view value) {
+  if (!needs_quotes(value)) {
+    line += value;
+    return;
+  }
+  // JSON's escapes are those of logfmt; bytes that are no UTF-8 are replaced, never fatal.
+  line += nlohmann::json(value).dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+}
+
+}  // namespace
+
+std::string format_logfmt(Level level, std::string_view message, const Fields& fields) {
+  std::string line = "level=";
+  line += name(level);
+  line += " msg=";
+  append_value(line, message);
+  for (const auto& [key, value] : fields) {
+    line += ' ';
+    line += key;
+    line += '=';
+    append_value(line, value);
+  }
+  return line;
+}
+
+std::string format_json(Level level, std::string_view message, const Fields& fields) {
+  nlohmann::ordered_json object;
+  object["level"] = name(level);
+  object["msg"] = message;
+  for (const auto& [key, value] : fields) object[std::string(key)] = value;
+  return object.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+}
+
+void set_sink(Sink sink, Level least, Style style) {
+  auto state = std::make_shared<State>();
+  state->style = style;
+  if (sink) {
+    state->logger = std::make_shared<spdlog::logger>(
+        "sqlstream", std::make_shared<ForwardingSink>(std::move(sink)));
+    state->logger->set_level(to_spdlog(least));
+    state->logger->set_pattern("%v");
+  }
+  std::atomic_store(&current(), std::shared_ptr<const State>(std::move(state)));
+}
+
+Sink descriptor_sink(int fd) {
+  return [fd](Level, std::string_view line) {
+    std::string text(line);
+    text += '\n';
+    // A log that cannot be written must not disturb anyone.
+    [[maybe_unused]] const auto n = ::write(fd, text.data(), text.size());
+  };
+}
+
+void write(Level level, std::string_view message, const Fields& fields) {
+  const auto state = std::atomic_load(&current());
+  if (!state || !state->logger || !state->logger->should_log(to_spdlog(level))) return;
+  std::string line;
+  const std::string time = format_rfc3339(now());
+  if (state->style == Style::json) {
+    line = "{\"time\":\"" + time + "\"," + format_json(level, message, fields).substr(1);
+  } else {
+    line = "time=" + time + ' ' + format_logfmt(level, message, fields);
+  }
+  state->logger->log(to_spdlog(level), spdlog::string_view_t(line.data(), line.size()));
+}
+
+}  // namespace sqlstream::log

@@ -1,0 +1,54 @@
+#pragma once
+
+#include <functional>
+#include <map>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "shipper/settings.h"
+
+/// Settings from URLs, the environment and litestream.yml. Reads files and the environment; keeps
+/// no state. Every function throws Error with one sentence naming what is wrong and where.
+namespace sqlstream::config {
+
+/// The environment as a function, so that tests need no setenv.
+using Environment = std::function<std::optional<std::string>(const std::string& name)>;
+Environment process_environment();
+
+/// A replica URL: "s3://bucket/path?endpoint=…&region=…&force-path-style=true&skip-verify=true&
+/// ca-file=…", "s3://bucket.host:port/path", "file:///path", "/path". Settings the URL leaves open
+/// come from AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL, AWS_REGION, AWS_DEFAULT_REGION. An unknown
+/// query key is an error that names the known ones.
+ReplicaSettings parse_replica_url(std::string_view url, const Environment& env);
+
+/// `pattern` with "{name}" (file name) and "{path}" (absolute path without the leading '/') of the
+/// database put in, percent-encoded. A pattern with neither is for one database only: returned as
+/// is.
+std::string expand_replica_url(std::string_view pattern, std::string_view database_path);
+
+/// What a configuration file says.
+struct Config {
+  std::string file;  ///< where it was read from; empty: none
+  std::vector<DatabaseSettings> databases;
+};
+
+/// Reads one file. Warnings (unknown keys) go to the log.
+Config read_config(const std::string& file, const Environment& env, bool expand_env = true);
+
+/// The first of SQLSTREAM_CONFIG, LITESTREAM_CONFIG (these must exist when set), then
+/// /etc/sqlstream.yml, /etc/litestream.yml; none there: an empty Config.
+Config find_config(const Environment& env);
+
+/// Which settings a database has when it is opened through the VFS: `replica_uri` (the URI
+/// parameter, empty: none), else its entry in find_config(), else SQLSTREAM_REPLICA_URL. Empty: not
+/// replicated. `database_path` is canonical.
+std::optional<DatabaseSettings> settings_for(const std::string& database_path,
+                                             const std::string& replica_uri,
+                                             const Environment& env);
+
+/// `path` absolute, with symbolic links of its folder and (where it exists) itself resolved.
+std::string canonical_path(const std::string& path);
+
+}  // namespace sqlstream::config

@@ -1,0 +1,55 @@
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+
+#include "base/bytes.h"
+
+/// The LZ4 frame format (https://github.com/lz4/lz4/blob/dev/doc/lz4_Frame_format.md) through
+/// liblz4.
+namespace sqlstream::lz4 {
+
+/// Streams one data frame with content checksum. Not thread-safe; may move between threads.
+class Compressor {
+ public:
+  Compressor();
+  ~Compressor();
+  Compressor(Compressor&&) noexcept;
+  Compressor& operator=(Compressor&&) noexcept;
+  /// Appends compressed bytes (perhaps none yet) to `out`.
+  void write(ByteView data, Bytes& out);
+  /// Ends the frame. Nothing may be written after it.
+  void finish(Bytes& out);
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+/// Decodes a stream of frames (skippable ones are skipped, concatenated ones follow one another).
+class Decompressor {
+ public:
+  using Output = std::function<void(ByteView)>;
+  Decompressor();
+  ~Decompressor();
+  Decompressor(Decompressor&&) noexcept;
+  Decompressor& operator=(Decompressor&&) noexcept;
+  /// Decodes all of `data`, calling `output` with pieces of at most 256 KiB. Throws Error on damage
+  /// (a bad checksum included). Memory is bounded whatever the input claims (blocks <= 4 MiB).
+  void write(ByteView data, const Output& output);
+  /// Throws Error unless the input ended exactly at the end of at least one data frame.
+  void finish();
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+/// One skippable frame, magic 0x184D2A50, around `payload`.
+Bytes skippable_frame(ByteView payload);
+/// The payload of a skippable frame that `data` begins with, if it is whole and <= 64 KiB.
+std::optional<ByteView> parse_skippable_frame(ByteView data);
+
+}  // namespace sqlstream::lz4

@@ -1,0 +1,48 @@
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include <boost/asio/awaitable.hpp>
+#include <boost/asio/thread_pool.hpp>
+
+#include "format/position.h"
+#include "store/store.h"
+
+namespace sqlstream {
+
+struct RestoreOptions {
+  std::string output;                    ///< the database file to write; must not exist
+  std::optional<Generation> generation;  ///< empty: the one with the latest data
+  std::optional<std::uint32_t> index;    ///< up to the end of this WAL index
+  std::optional<Time> timestamp;         ///< every batch whose last commit time is <= it
+  unsigned parallelism = 8;              ///< downloads in flight, >= 1
+};
+
+struct RestoreResult {
+  std::string output;
+  Generation generation;
+  Position position;  ///< the end of what was applied
+  Time commit_time;   ///< of the last commit in it
+  std::uint64_t pages = 0;
+  std::uint32_t page_size = 0;
+};
+
+/// Told about progress, on the executor of restore().
+struct RestoreProgress {
+  std::uint64_t objects_done = 0, objects_total = 0;
+  std::uint64_t bytes_done = 0, bytes_total = 0;  ///< stored bytes downloaded
+};
+using ProgressCallback = std::function<void(const RestoreProgress&)>;
+
+/// Restores into a temporary file beside options.output, verifies every checksum, fsyncs, and
+/// renames without replacing. On any failure nothing is left behind but what a later call resumes
+/// from. Throws Error (StoreError for the store's): "cannot restore, output path already exists",
+/// "no matching backups found", … Decoding runs on `workers`. Memory is bounded whatever the size.
+asio::awaitable<RestoreResult> restore(Store& store, RestoreOptions options,
+                                       asio::thread_pool& workers, ProgressCallback progress);
+
+}  // namespace sqlstream

@@ -1,0 +1,88 @@
+#pragma once
+
+#include <chrono>
+#include <memory>
+#include <string>
+
+#include <sqlite3.h>
+#include <sqlite3ext.h>
+
+#include "shipper/settings.h"
+
+namespace sqlstream {
+
+/// The SQLite library that registered the shim, and the VFS beneath it. One process may hold
+/// several; each registration has its own Host, which lives as long as the process.
+struct Host {
+  const sqlite3_api_routines* api = nullptr;
+  sqlite3_vfs* base = nullptr;
+};
+
+/// What replication is told about one main database file an application's connection has open. The
+/// shim calls these from its methods, on the application's thread, one call at a time per
+/// Connection; other Connections of the same database may be called at the same time.
+///
+/// None throws, none changes SQLite's result codes. Those marked *waits* may capture before they
+/// return (bounded: 2 s once per generation); the others cost a few atomic operations.
+class Connection {
+ public:
+  /// Starts replicating `settings.path` in this process, or joins what other connections started.
+  /// `file` is the base VFS's file, open and valid until the Connection is destroyed; `name` is the
+  /// name it was opened with (as xOpen got it: URI parameters behind it). Never fails: what is
+  /// wrong is in status() and the log. Called in xOpen, after the base opened the file.
+  static std::unique_ptr<Connection> open(const Host& host, DatabaseSettings settings,
+                                          sqlite3_file* file, const char* name, int open_flags);
+
+  /// xClose, before the base closes the file.
+  virtual ~Connection() = default;
+
+  /// After xShmMap returned `pointer` (not null) for `region`.
+  virtual void region_mapped(int region, volatile void* pointer) noexcept = 0;
+  /// Before xShmUnmap is passed on. *waits*
+  virtual void unmapping(bool delete_flag) noexcept = 0;
+
+  /// After xShmLock(0, 1, LOCK|EXCLUSIVE) succeeded / after its UNLOCK was passed on: a commit may
+  /// have become visible.
+  virtual void write_lock_obtained() noexcept = 0;
+  virtual void write_lock_released() noexcept = 0;
+  /// After xShmLock(4, 4, LOCK|EXCLUSIVE) succeeded, before SQLite may reset the WAL. *waits*
+  virtual void reset_lock_obtained() noexcept = 0;
+  /// Before xShmLock(4, 4, UNLOCK|EXCLUSIVE) is passed on: a reset, if there was one, is visible.
+  virtual void reset_lock_releasing() noexcept = 0;
+
+  /// After xLock(level) succeeded. For SQLITE_LOCK_EXCLUSIVE *waits*
+  virtual void locked(int level) noexcept = 0;
+  /// Before xUnlock(level) is passed on / after. `unlocked` may open a brief connection of its own.
+  virtual void unlocking(int level) noexcept = 0;
+  virtual void unlocked(int level) noexcept = 0;
+  /// After xWrite or xTruncate on the main file (any mode): only notes it.
+  virtual void database_written() noexcept = 0;
+
+  /// xFileControl SQLITE_FCNTL_CKPT_START, before it is passed on. *waits* in exclusive mode or
+  /// while a snapshot is being copied.
+  virtual void checkpoint_starting() noexcept = 0;
+  /// xFileControl SQLITE_FCNTL_COMMIT_PHASETWO, after it was passed on.
+  virtual void commit_phase_two() noexcept = 0;
+
+  /// The -wal file of this database, through the shim: before offset 0 is written / the file is
+  /// truncated / deleted (xDelete, matched by name: see Connection::wal_deleting).
+  virtual void wal_restarting() noexcept = 0;
+
+  /// The state of this database as JSON, for PRAGMA sqlstream_status and sqlstream_status().
+  virtual std::string status_json() noexcept = 0;
+
+  /// Waits until everything this process has seen committed is in every replica; false on time-out
+  /// or when replication is paused. Takes no SQLite lock. *waits*
+  virtual bool wait_shipped(std::chrono::milliseconds limit) noexcept = 0;
+};
+
+/// xDelete of `path` through the shim, before it is passed on: tells the database whose -wal it is.
+void wal_deleting(const char* path) noexcept;
+
+/// Called once per process before any Connection: installs fork and exit handlers.
+void start_engine() noexcept;
+
+/// Flushes every database for up to its shutdown timeout; called at normal process exit.
+void flush_at_exit() noexcept;
+
+}  // namespace sqlstream

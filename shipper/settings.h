@@ -1,0 +1,32 @@
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "store/settings.h"
+
+namespace sqlstream {
+
+/// One place a database is shipped to.
+struct ReplicaSettings {
+  std::string name;  ///< as in Litestream: given, else the type ("s3", "file")
+  StoreSettings store;
+  std::chrono::nanoseconds sync_interval = std::chrono::seconds(1);
+  std::chrono::nanoseconds retention = std::chrono::hours(24);
+  std::chrono::nanoseconds retention_check_interval = std::chrono::hours(1);
+  std::optional<std::chrono::nanoseconds> snapshot_interval;
+};
+
+/// One replicated database.
+struct DatabaseSettings {
+  std::string path;  ///< canonical, absolute
+  std::vector<ReplicaSettings> replicas;
+  std::string outbox_dir;             ///< empty: ".<name>-sqlstream" beside the database
+  std::uint64_t outbox_max_size = 0;  ///< bytes; 0: the larger of 1 GiB and twice the database
+  std::chrono::nanoseconds shutdown_timeout = std::chrono::seconds(5);
+};
+
+}  // namespace sqlstream
