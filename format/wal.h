@@ -79,13 +79,13 @@ class Encoder {
 };
 
 /// Reads a WAL fed in pieces of any length; checks salts and the checksum chain of each frame.
-/// Memory: at most one frame.
+/// Memory: at most one frame. Unusable after an Error.
 class Decoder {
  public:
   struct Frame {
     std::uint32_t page;
     std::uint32_t commit_size;
-    ByteView data;  ///< valid until the next call
+    ByteView data;  ///< valid until the next call, and only while the input given is
   };
 
   /// Starts at offset 0, where the WAL header is expected.
@@ -100,7 +100,7 @@ class Decoder {
   /// Bytes taken so far, from the WAL's beginning.
   std::uint64_t offset() const { return offset_; }
   /// True between frames: nothing of a next one was taken.
-  bool at_frame_boundary() const { return buffer_.empty(); }
+  bool at_frame_boundary() const { return buffer_.empty() || delivered_; }
   const std::optional<Header>& header() const { return header_; }
   Checksum sum() const { return sum_; }
 
@@ -108,8 +108,8 @@ class Decoder {
   std::optional<Header> header_;
   Checksum sum_{};
   std::uint64_t offset_ = 0;
-  Bytes buffer_;
-  bool delivered_ = false;
+  Bytes buffer_;            // what was taken of a header or frame split over inputs
+  bool delivered_ = false;  // buffer_ holds the frame returned last
 };
 
 }  // namespace sqlstream::wal

@@ -1,0 +1,195 @@
+#include "format/metadata.h"
+
+#include <array>
+#include <limits>
+#include <string_view>
+
+#define XXH_INLINE_ALL
+#include <nlohmann/json.hpp>
+#include <xxhash.h>
+
+#include "base/error.h"
+#include "format/hex.h"
+#include "format/lz4_frame.h"
+
+namespace sqlstream {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+// The payload is {"sqlstream":<version>,…,"sum":"<XXH64 of all before this key's comma, hex>"}: a
+// skippable frame has no checksum of its own.
+constexpr std::string_view kBegin = "{\"sqlstream\":";
+constexpr std::string_view kSumKey = ",\"sum\":\"";
+constexpr std::string_view kEnd = "\"}";
+constexpr std::size_t kSumDigits = 16;
+constexpr std::size_t kTrailerSize = kSumKey.size() + kSumDigits + kEnd.size();
+
+// A range GET of the first KiB is to hold the whole frame.
+constexpr std::size_t kLargestPayload = 1024 - 8;
+
+constexpr std::string_view kSnapshot = "snapshot";
+constexpr std::string_view kSegment = "segment";
+
+std::string sum_of(std::string_view text) {
+  return to_hex(XXH64(text.data(), text.size(), 0), kSumDigits);
+}
+
+std::string dump(const Json& json) {
+  std::string text = json.dump(-1, ' ', false, Json::error_handler_t::replace);
+  text.pop_back();  // the closing brace
+  const std::string sum = sum_of(text);
+  return text.append(kSumKey).append(sum).append(kEnd);
+}
+
+std::int64_t to_nanos(Time time) {
+  return time.time_since_epoch().count();
+}
+
+Time to_time(std::int64_t nanos) {
+  return Time{std::chrono::nanoseconds{nanos}};
+}
+
+[[noreturn]] void fail_damaged() {
+  throw Error("the metadata in front of the object is damaged");
+}
+
+// Reads the keys of one object; an absent key leaves the value as it is.
+class Reader {
+ public:
+  explicit Reader(const Json& json) : json_(json) {}
+
+  template <class Integer>
+  void read(const char* key, Integer& value) const {
+    const auto found = json_.find(key);
+    if (found != json_.end()) value = integer<Integer>(*found);
+  }
+  void read(const char* key, Time& value) const {
+    std::int64_t nanos = to_nanos(value);
+    read(key, nanos);
+    value = to_time(nanos);
+  }
+  void read(const char* key, bool& value) const {
+    const auto found = json_.find(key);
+    if (found == json_.end()) return;
+    if (!found->is_boolean()) fail_damaged();
+    value = found->get<bool>();
+  }
+  void read(const char* key, std::string& value) const {
+    const auto found = json_.find(key);
+    if (found == json_.end()) return;
+    if (!found->is_string()) fail_damaged();
+    value = found->get<std::string>();
+  }
+  void read(const char* key, std::array<std::uint32_t, 2>& value) const {
+    const auto found = json_.find(key);
+    if (found == json_.end()) return;
+    if (!found->is_array() || found->size() != 2) fail_damaged();
+    value = {integer<std::uint32_t>((*found)[0]), integer<std::uint32_t>((*found)[1])};
+  }
+
+ private:
+  template <class Integer>
+  static Integer integer(const Json& json) {
+    using Limits = std::numeric_limits<Integer>;
+    if (json.is_number_unsigned()) {
+      const auto n = json.get<std::uint64_t>();
+      if (n > static_cast<std::uint64_t>(Limits::max())) fail_damaged();
+      return static_cast<Integer>(n);
+    }
+    if (!json.is_number_integer() || !Limits::is_signed) fail_damaged();
+    return static_cast<Integer>(json.get<std::int64_t>());
+  }
+
+  const Json& json_;
+};
+
+}  // namespace
+
+Bytes encode_metadata(const Metadata& metadata) {
+  const bool segment = metadata.kind == Metadata::Kind::segment;
+  Json json;
+  json["sqlstream"] = Metadata::kFormatVersion;
+  json["kind"] = segment ? kSegment : kSnapshot;
+  json["first"] = to_nanos(metadata.first_commit);
+  json["last"] = to_nanos(metadata.last_commit);
+  json["commits"] = metadata.commits;
+  json["pages"] = metadata.pages;
+  json["page_size"] = metadata.page_size;
+  json["db_size"] = metadata.database_size;
+  if (!metadata.ends_on_commit) json["ends_on_commit"] = false;
+  json["first_seq"] = metadata.first_sequence;
+  json["last_seq"] = metadata.last_sequence;
+  json["src_salt"] = metadata.source_salt;
+  json["src_frame"] = metadata.source_frame;
+  if (segment) {
+    json["wal_size"] = metadata.wal_size;
+    json["wal_salt"] = metadata.wal_salt;
+    json["wal_sum"] = metadata.wal_sum;
+  }
+  json["host"] = metadata.host;
+  json["db"] = metadata.database;
+  std::string text = dump(json);
+  for (const char* key : {"db", "host"}) {
+    if (text.size() <= kLargestPayload) break;
+    json.erase(key);
+    text = dump(json);
+  }
+  return lz4::skippable_frame(as_bytes(text));
+}
+
+std::optional<Metadata> decode_metadata(ByteView head) {
+  const auto payload = lz4::parse_skippable_frame(head);
+  if (!payload) return std::nullopt;
+  const std::string_view text = as_text(*payload);
+
+  const std::string_view trailer =
+      text.size() < kTrailerSize ? std::string_view{} : text.substr(text.size() - kTrailerSize);
+  const bool sum_follows = trailer.starts_with(kSumKey) && trailer.ends_with(kEnd);
+  if (!text.starts_with(kBegin) && !sum_follows) return std::nullopt;
+  if (!sum_follows || trailer.substr(kSumKey.size(), kSumDigits) !=
+                          sum_of(text.substr(0, text.size() - kTrailerSize))) {
+    fail_damaged();
+  }
+
+  const Json json = Json::parse(text, nullptr, false);
+  if (!json.is_object()) fail_damaged();
+  const Reader reader(json);
+  int version = 0;
+  reader.read("sqlstream", version);
+  if (version < 1) fail_damaged();
+  if (version > Metadata::kFormatVersion) {
+    throw Error("the object was written in format version " + std::to_string(version) +
+                ", newer than this sqlstream reads: use a newer sqlstream");
+  }
+
+  Metadata m;
+  std::string kind;
+  reader.read("kind", kind);
+  if (kind == kSnapshot) {
+    m.kind = Metadata::Kind::snapshot;
+  } else if (kind == kSegment) {
+    m.kind = Metadata::Kind::segment;
+  } else {
+    fail_damaged();
+  }
+  reader.read("first", m.first_commit);
+  reader.read("last", m.last_commit);
+  reader.read("commits", m.commits);
+  reader.read("pages", m.pages);
+  reader.read("page_size", m.page_size);
+  reader.read("db_size", m.database_size);
+  reader.read("ends_on_commit", m.ends_on_commit);
+  reader.read("first_seq", m.first_sequence);
+  reader.read("last_seq", m.last_sequence);
+  reader.read("src_salt", m.source_salt);
+  reader.read("src_frame", m.source_frame);
+  reader.read("wal_size", m.wal_size);
+  reader.read("wal_salt", m.wal_salt);
+  reader.read("wal_sum", m.wal_sum);
+  reader.read("host", m.host);
+  reader.read("db", m.database);
+  return m;
+}
+
+}  // namespace sqlstream
