@@ -1,0 +1,68 @@
+#include "base/fork.h"
+
+#include <mutex>
+#include <pthread.h>
+#include <unistd.h>
+
+namespace sqlstream {
+namespace {
+
+// Held over fork(), so that the child finds the list whole. Never destroyed.
+std::mutex& list_mutex() {
+  static auto* mutex = new std::mutex();
+  return *mutex;
+}
+
+ForkClosedFd* first = nullptr;
+std::atomic<std::uint64_t> epoch{0};
+void (*child_hook)() = nullptr;
+
+}  // namespace
+
+void close_fork_closed_fds() noexcept {
+  for (ForkClosedFd* fd = first; fd != nullptr; fd = fd->next_) {
+    const int value = fd->fd_.exchange(-1);
+    if (value >= 0) ::close(value);
+  }
+}
+
+std::uint64_t fork_epoch() {
+  return epoch.load(std::memory_order_acquire);
+}
+
+void install_fork_handlers(void (*in_child)()) {
+  static std::once_flag once;
+  std::call_once(once, [in_child] {
+    child_hook = in_child;
+    pthread_atfork([] { list_mutex().lock(); }, [] { list_mutex().unlock(); },
+                   [] {
+                     close_fork_closed_fds();
+                     list_mutex().unlock();
+                     epoch.fetch_add(1, std::memory_order_acq_rel);
+                     if (child_hook != nullptr) child_hook();
+                   });
+  });
+}
+
+ForkClosedFd::ForkClosedFd() noexcept : ForkClosedFd(-1) {}
+
+ForkClosedFd::ForkClosedFd(int fd) noexcept : fd_(fd) {
+  const std::lock_guard lock(list_mutex());
+  next_ = first;
+  if (first != nullptr) first->previous_ = this;
+  first = this;
+}
+
+ForkClosedFd::~ForkClosedFd() {
+  reset();
+  const std::lock_guard lock(list_mutex());
+  if (next_ != nullptr) next_->previous_ = previous_;
+  (previous_ != nullptr ? previous_->next_ : first) = next_;
+}
+
+void ForkClosedFd::reset(int fd) noexcept {
+  const int old = fd_.exchange(fd);
+  if (old >= 0) ::close(old);
+}
+
+}  // namespace sqlstream

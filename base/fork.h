@@ -1,0 +1,40 @@
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+
+/// What a child of fork() inherits and must let go of at once. Kernel locks go with an open file
+/// description: a child that keeps a copy of the descriptor keeps the lock alive after its parent
+/// died.
+namespace sqlstream {
+
+/// How many times this process is a child of a process that had these handlers: 0, then one more in
+/// each generation of children. What remembers an older value belongs to a parent. Thread-safe.
+std::uint64_t fork_epoch();
+
+/// Installs the handlers (once; later calls do nothing). `in_child` runs in every child, after the
+/// descriptors were closed; it must not take locks.
+void install_fork_handlers(void (*in_child)());
+
+/// Owns a descriptor that a forked child closes (never unlocks) before anything else runs there.
+/// In the child the object reports -1. Thread-safe against fork(), not otherwise.
+class ForkClosedFd {
+ public:
+  ForkClosedFd() noexcept;
+  explicit ForkClosedFd(int fd) noexcept;
+  ForkClosedFd(const ForkClosedFd&) = delete;
+  ForkClosedFd& operator=(const ForkClosedFd&) = delete;
+  ~ForkClosedFd();
+  int get() const { return fd_.load(std::memory_order_relaxed); }
+  explicit operator bool() const { return get() >= 0; }
+  /// Closes what it owned and owns `fd` (-1: nothing).
+  void reset(int fd = -1) noexcept;
+
+ private:
+  friend void close_fork_closed_fds() noexcept;
+  std::atomic<int> fd_{-1};
+  ForkClosedFd* next_ = nullptr;
+  ForkClosedFd* previous_ = nullptr;
+};
+
+}  // namespace sqlstream

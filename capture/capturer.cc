@@ -1,0 +1,428 @@
+#include "capture/capturer.h"
+
+#include <algorithm>
+#include <array>
+#include <atomic>
+#include <cerrno>
+#include <sys/stat.h>
+#include <sys/uio.h>
+#include <system_error>
+#include <thread>
+#include <unordered_set>
+#include <utility>
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "format/wal.h"
+
+namespace sqlstream::capture {
+namespace {
+
+constexpr int kAttempts = 50;
+constexpr std::int64_t kSecond = 1'000'000'000;
+constexpr std::int64_t kCalm = 60 * kSecond;  // a generation this old is no quick start
+constexpr std::int64_t kLongestPause = 300 * kSecond;
+
+std::int64_t now_ns() {
+  return now().time_since_epoch().count();
+}
+
+std::uint64_t frame_offset(std::uint32_t frame, std::uint32_t page_size) {
+  return wal::kHeaderSize + std::uint64_t{frame - 1} * (wal::kFrameHeaderSize + page_size);
+}
+
+std::optional<wal::FrameHeader> read_frame_header(int fd, std::uint32_t frame,
+                                                  std::uint32_t page_size) {
+  std::array<std::uint8_t, wal::kFrameHeaderSize> bytes{};
+  const auto offset = static_cast<off_t>(frame_offset(frame, page_size));
+  if (::pread(fd, bytes.data(), bytes.size(), offset) != static_cast<ssize_t>(bytes.size())) {
+    return std::nullopt;
+  }
+  return wal::decode_frame_header(bytes);
+}
+
+// How many of frames 1..last end a commit; empty when one of them is not of this WAL.
+std::optional<std::uint32_t> count_commits(int fd, const WalIndexHeader& header) {
+  std::uint32_t commits = 0;
+  for (std::uint32_t frame = 1; frame <= header.frames; ++frame) {
+    const auto found = read_frame_header(fd, frame, header.page_size);
+    if (!found || found->salt != header.salt) return std::nullopt;
+    if (found->commit_size != 0) ++commits;
+  }
+  return commits;
+}
+
+struct PageFrame {
+  std::uint32_t page;
+  std::uint32_t frame;
+};
+
+// The newest frame of each page in first..last, ascending by frame; nothing beyond the final size.
+// Empty when the wal-index holds a zero, which it never does for a committed frame.
+std::optional<std::vector<PageFrame>> newest_frames(const Source& source,
+                                                    const WalIndexHeader& header,
+                                                    std::uint32_t first) {
+  std::vector<PageFrame> newest;
+  std::unordered_set<std::uint32_t> seen;
+  seen.reserve(std::min<std::uint32_t>(header.frames - first + 1, 1U << 20));
+  const std::uint32_t lock_page = wal::lock_byte_page(header.page_size);
+  for (std::uint32_t frame = header.frames; frame >= first; --frame) {
+    const std::uint32_t page = page_of_frame(source.regions, frame);
+    if (page == 0) return std::nullopt;
+    if (page > header.pages || page == lock_page || !seen.insert(page).second) continue;
+    newest.push_back({page, frame});
+  }
+  std::reverse(newest.begin(), newest.end());
+  return newest;
+}
+
+// Reads the pages of `frames` into `out`, neighbours in one call. False when a frame is not what
+// the wal-index says: the WAL was reset meanwhile.
+bool read_frames(int fd, std::span<const PageFrame> frames, const WalIndexHeader& header,
+                 std::span<std::uint8_t> out) {
+  constexpr std::size_t kBatch = 256;
+  const std::size_t page_size = header.page_size;
+  std::array<std::array<std::uint8_t, wal::kFrameHeaderSize>, kBatch> heads{};
+  std::array<iovec, kBatch * 2> parts{};
+  std::size_t i = 0;
+  while (i < frames.size()) {
+    std::size_t n = 0;
+    do {
+      parts[2 * n] = {heads[n].data(), wal::kFrameHeaderSize};
+      parts[2 * n + 1] = {out.data() + (i + n) * page_size, page_size};
+      ++n;
+    } while (n < kBatch && i + n < frames.size() &&
+             frames[i + n].frame == frames[i + n - 1].frame + 1);
+    const auto wanted = static_cast<ssize_t>(n * (wal::kFrameHeaderSize + page_size));
+    const auto offset = static_cast<off_t>(frame_offset(frames[i].frame, header.page_size));
+    ssize_t got = 0;
+    do {
+      got = ::preadv(fd, parts.data(), static_cast<int>(2 * n), offset);
+    } while (got < 0 && errno == EINTR);
+    if (got != wanted) return false;
+    for (std::size_t k = 0; k < n; ++k) {
+      const auto head = wal::decode_frame_header(heads[k]);
+      if (head.page != frames[i + k].page || head.salt != header.salt) return false;
+    }
+    i += n;
+  }
+  return true;
+}
+
+bool wal_is_empty(const std::string& database_path) {
+  struct stat st {};
+  return ::stat((database_path + "-wal").c_str(), &st) != 0 || st.st_size == 0;
+}
+
+}  // namespace
+
+Capturer::Capturer(Outbox& outbox, std::string database_path,
+                   std::function<std::optional<DatabaseShape>()> shape, std::uint64_t max_size)
+    : outbox_(outbox),
+      path_(std::move(database_path)),
+      shape_(std::move(shape)),
+      max_size_(max_size) {}
+
+Outcome Capturer::capture(const Source& source, std::chrono::nanoseconds wait) {
+  try {
+    const auto lock = outbox_.lock(wait);
+    if (!lock) return Outcome::busy;
+    outbox_.refresh();
+    for (int attempt = 0; attempt < kAttempts; ++attempt) {
+      const Outcome outcome = capture_locked(source);
+      if (outcome == Outcome::captured || outcome == Outcome::up_to_date) anchored_ = true;
+      if (outcome != Outcome::try_again) return outcome;
+      // SQLite holds the header inconsistent for some stores only.
+      if (attempt > 10) std::this_thread::yield();
+    }
+    return Outcome::try_again;
+  } catch (const std::exception& e) {
+    fail(e.what());
+    return Outcome::failed;
+  }
+}
+
+Outcome Capturer::capture_locked(const Source& given) {
+  Source source = given;
+  if (source.regions.empty()) return Outcome::try_again;
+  const auto header = read_wal_index_header(source.regions[0]);
+  if (!header) return Outcome::try_again;
+  if (header->frames > 0 && (!wal::is_valid_page_size(header->page_size) || source.wal_fd < 0 ||
+                             !map_regions(source, header->frames))) {
+    return Outcome::try_again;
+  }
+  alive_ = outbox_.generation_alive();
+  if (!alive_) return begin(source, *header);
+
+  const Tail& tail = *outbox_.tail();
+  if (header->salt == tail.last.source.salt && header->frames == tail.last.source.frame &&
+      header->sum == tail.last.source.sum && header->frames > 0) {
+    recovered();
+    return Outcome::up_to_date;
+  }
+  std::string why;
+  const auto range = prove(source, *header, why);
+  if (!range) {
+    give_up(why);
+    return begin(source, *header);
+  }
+  if (range->first > range->last) {
+    recovered();
+    return Outcome::up_to_date;
+  }
+  return append(source, *header, *range);
+}
+
+std::optional<Capturer::Range> Capturer::prove(Source& source, const WalIndexHeader& header,
+                                               std::string& why) {
+  const Tail& tail = *outbox_.tail();
+  const auto database = identify(path_);
+  if (!database || database->device != tail.device || database->inode != tail.inode) {
+    why = "the database file was replaced";
+    return std::nullopt;
+  }
+  if (header.frames > 0 && header.page_size != tail.last.page_size) {
+    why = "the page size changed";
+    return std::nullopt;
+  }
+  const auto continues = [&](const SourcePosition& position) -> std::optional<Range> {
+    if (header.frames < position.frame) {
+      why = "the WAL is shorter than what was captured from it";
+      return std::nullopt;
+    }
+    if (position.frame > 0) {
+      const auto frame = read_frame_header(source.wal_fd, position.frame, header.page_size);
+      if (!frame || frame->salt != position.salt || frame->sum != position.sum) {
+        why = "the WAL differs from what was captured from it";
+        return std::nullopt;
+      }
+    }
+    return Range{position.frame + 1, header.frames};
+  };
+
+  const bool anchor_holds = anchored_ && anchor_ && anchor_->chain == tail.last.chain;
+  const SourcePosition last = anchor_holds ? anchor_->position : tail.last.source;
+  // A new wal-index has no salts: all zeros are no proof of anything between two sessions.
+  const bool has_salt = header.salt != wal::Salt{};
+  if (header.salt == last.salt && (has_salt || anchored_) && header.frames >= last.frame) {
+    return continues(last);
+  }
+  // The reset that was noted was undone by a crash: the WAL before it is back.
+  if (tail.last.kind == RecordKind::reset && has_salt && header.frames > 0 &&
+      header.salt == tail.last.previous.salt) {
+    return continues(tail.last.previous);
+  }
+  const Range all{1, header.frames};
+  if (header.frames == 0) {
+    const bool same_frame = header.change == last.change && header.sum == last.sum;
+    if (same_frame && (anchored_ || last.sum != wal::Checksum{})) return all;
+  } else if (anchored_) {
+    const auto commits = count_commits(source.wal_fd, header);
+    if (commits && *commits == header.change - last.change) return all;
+  }
+  // No WAL was left, and nobody wrote to the file since: all that came later is in this WAL.
+  if (tail.last.identity.inode != 0 && database == tail.last.identity) {
+    if (header.frames == 0) {
+      anchor_ = Anchor{tail.last.chain, {header.salt, 0, header.change, header.sum}};
+    }
+    return all;
+  }
+  why = "what was committed since the last capture cannot be proven complete";
+  return std::nullopt;
+}
+
+Outcome Capturer::begin(Source& source, const WalIndexHeader& header) {
+  Control control = outbox_.control();
+  const std::int64_t time = now_ns();
+  if (control.full != 0) {
+    error_ =
+        "the outbox reached outbox-max-size; a new generation begins once the replica takes data";
+    return Outcome::waiting;
+  }
+  const bool quick =
+      control.last_start != 0 && time - control.last_start < kCalm && time >= control.last_start;
+  if (quick && control.quick_starts > 1) {
+    const std::int64_t pause =
+        std::min(kLongestPause, kSecond / 2 << std::min(control.quick_starts, 12U));
+    if (time - control.last_start < pause) {
+      error_ = "generations were begun in quick succession; the next one waits";
+      return Outcome::waiting;
+    }
+  }
+  const auto database = identify(path_);
+  if (!database) return Outcome::waiting;
+
+  Record record;
+  record.page_size = header.page_size;
+  record.database_size = header.pages;
+  std::vector<PageFrame> frames;
+  if (header.frames > 0) {
+    auto newest = newest_frames(source, header, 1);
+    if (!newest) return Outcome::try_again;
+    frames = std::move(*newest);
+  } else {
+    const auto shape = shape_();
+    if (!shape) return Outcome::waiting;  // an empty database: nothing to replicate yet
+    record.page_size = shape->page_size;
+    record.database_size = shape->pages;
+    record.identity = stamp_identity(path_).value_or(FileIdentity{});
+  }
+  record.first_commit = record.last_commit = time;
+  record.source = {header.salt, header.frames, header.change, header.sum};
+
+  std::vector<std::uint32_t> pages;
+  pages.reserve(frames.size());
+  for (const auto& frame : frames) pages.push_back(frame.page);
+  const auto images = [&](std::size_t first, std::size_t count, std::span<std::uint8_t> out) {
+    return read_frames(source.wal_fd, std::span(frames).subspan(first, count), header, out) &&
+           (first + count < frames.size() ||
+            read_wal_index_header(source.regions[0]).value_or(WalIndexHeader{}).salt ==
+                header.salt);
+  };
+  control.last_start = time;
+  control.quick_starts = quick ? control.quick_starts + 1 : 0;
+  outbox_.set_control(control);
+  const Generation generation = Generation::random();
+  if (!outbox_.begin_generation(generation, *database, record, pages, images)) {
+    return Outcome::try_again;
+  }
+  alive_ = true;
+  recovered();
+  log::info("new generation", {{"db", path_}, {"generation", generation.str()}});
+  return Outcome::captured;
+}
+
+Outcome Capturer::append(Source& source, const WalIndexHeader& header, Range range) {
+  const auto newest = newest_frames(source, header, range.first);
+  if (!newest) return Outcome::try_again;
+  const Tail& tail = *outbox_.tail();
+  Record record;
+  record.page_size = header.page_size;
+  record.database_size = header.pages;
+  record.source = {header.salt, header.frames, header.change, header.sum};
+  const std::uint32_t changes = header.change - tail.last.source.change;
+  record.commits = changes >= 1 && changes <= range.last - range.first + 1 ? changes : 1;
+  // Commit times never run backwards within a generation, whatever the clock does.
+  const std::int64_t newest_commit =
+      source.own_commit_time != 0 && source.own_change == header.change ? source.own_commit_time
+                                                                        : now_ns();
+  record.last_commit = std::max(newest_commit, tail.last.last_commit);
+  record.first_commit =
+      source.first_commit_time == 0
+          ? record.last_commit
+          : std::clamp(source.first_commit_time, tail.last.last_commit, record.last_commit);
+
+  std::vector<std::uint32_t> pages;
+  pages.reserve(newest->size());
+  for (const auto& frame : *newest) pages.push_back(frame.page);
+  const auto images = [&](std::size_t first, std::size_t count, std::span<std::uint8_t> out) {
+    if (!read_frames(source.wal_fd, std::span(*newest).subspan(first, count), header, out)) {
+      return false;
+    }
+    if (first + count < newest->size()) return true;
+    std::atomic_thread_fence(std::memory_order_seq_cst);
+    const auto after = read_wal_index_header(source.regions[0]);
+    return after && after->salt == header.salt && after->frames >= header.frames;
+  };
+  const std::uint64_t limit =
+      max_size_ != 0
+          ? max_size_
+          : std::max<std::uint64_t>(1ULL << 30, std::uint64_t{2} * header.pages * header.page_size);
+  // Looked at once per log file: cheap, and exact enough for a bound of many files.
+  if (outbox_.at_rotation() && outbox_.size() > limit) {
+    Control control = outbox_.control();
+    control.full = 1;
+    outbox_.set_control(control);
+    give_up("the outbox reached outbox-max-size (" + std::to_string(limit) + " bytes)");
+    error_ =
+        "the outbox reached outbox-max-size; a new generation begins once the replica takes data";
+    return Outcome::waiting;
+  }
+  if (!outbox_.append_batch(record, pages, images)) return Outcome::try_again;
+  recovered();
+  return Outcome::captured;
+}
+
+void Capturer::note_reset(const Source& source) {
+  try {
+    if (source.regions.empty()) return;
+    const auto header = read_wal_index_header(source.regions[0]);
+    if (!header || header->frames != 0) return;
+    const auto lock = outbox_.lock(std::chrono::milliseconds(100));
+    if (!lock) return;
+    outbox_.refresh();
+    if (!outbox_.generation_alive()) return;
+    const Record& last = outbox_.tail()->last;
+    if (header->salt == last.source.salt || header->change != last.source.change ||
+        header->sum != last.source.sum) {
+      return;
+    }
+    Record record;
+    record.kind = RecordKind::reset;
+    record.source = {header->salt, 0, header->change, header->sum};
+    // Two resets without a commit between them: the WAL on disk is still the one before the first.
+    record.previous = last.kind == RecordKind::reset ? last.previous : last.source;
+    if (wal_is_empty(path_)) record.identity = stamp_identity(path_).value_or(FileIdentity{});
+    outbox_.append_mark(record);
+  } catch (const std::exception& e) {
+    fail(e.what());
+  }
+}
+
+void Capturer::note_clean_close() {
+  try {
+    if (!wal_is_empty(path_)) return;
+    const auto lock = outbox_.lock(std::chrono::seconds(2));
+    if (!lock) return;
+    outbox_.refresh();
+    if (!outbox_.generation_alive()) return;
+    const Record& last = outbox_.tail()->last;
+    if (last.identity.inode != 0 && identify(path_) == last.identity) return;
+    const auto identity = stamp_identity(path_);
+    if (!identity) return;
+    Record record;
+    record.kind = RecordKind::clean;
+    record.source = last.source;
+    record.identity = *identity;
+    outbox_.append_mark(record);
+  } catch (const std::exception& e) {
+    fail(e.what());
+  }
+}
+
+void Capturer::give_up(const std::string& why) {
+  try {
+    alive_ = false;
+    if (!outbox_.generation_alive()) return;
+    const Generation generation = outbox_.tail()->generation;
+    outbox_.end_generation(generation);
+    if (generation == given_up_) return;
+    given_up_ = generation;
+    log::warn("generation ended: " + why, {{"db", path_}, {"generation", generation.str()}});
+  } catch (const std::exception& e) {
+    fail(e.what());
+  }
+}
+
+bool Capturer::map_regions(Source& source, std::uint32_t frames) const {
+  for (std::size_t i = source.regions.size(); i < regions_for(frames); ++i) {
+    const volatile void* region = source.map_more ? source.map_more(i) : nullptr;
+    if (region == nullptr) return false;
+    source.regions.push_back(region);
+  }
+  return true;
+}
+
+void Capturer::fail(const std::string& what) {
+  if (error_ == what) return;
+  error_ = what;
+  log::error("cannot capture: " + what, {{"db", path_}});
+}
+
+void Capturer::recovered() {
+  if (error_.empty()) return;
+  error_.clear();
+  log::info("capturing again", {{"db", path_}});
+}
+
+}  // namespace sqlstream::capture

@@ -1,0 +1,107 @@
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <functional>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "capture/outbox.h"
+#include "capture/wal_index.h"
+
+namespace sqlstream::capture {
+
+/// What a capture reads from, valid during the call.
+struct Source {
+  /// Mapped wal-index regions, borrowed from a connection that keeps them mapped meanwhile.
+  std::vector<const volatile void*> regions;
+  /// Maps one more region through the application's connection; null outside of a hook.
+  std::function<const volatile void*(std::size_t region)> map_more;
+  /// The -wal file, read-only; -1 when there is none yet.
+  int wal_fd = -1;
+  /// The wal-index change counter of this process's own last commit, and its time; if that is not
+  /// the newest commit, another process made it and now() is taken.
+  std::uint32_t own_change = 0;
+  std::int64_t own_commit_time = 0;    ///< ns since 1970
+  std::int64_t first_commit_time = 0;  ///< of the first commit not captured yet; 0: unknown
+};
+
+/// The database file, read through the host's VFS (a plain descriptor of it would drop locks).
+struct DatabaseShape {
+  std::uint32_t page_size = 0;
+  std::uint32_t pages = 0;
+};
+
+enum class Outcome {
+  up_to_date,  ///< nothing new
+  captured,    ///< a batch was appended
+  try_again,   ///< SQLite is writing the wal-index, or a region is not mapped here
+  busy,        ///< the capture lock was not to be had in time
+  waiting,     ///< no generation goes on, and a new one may not begin yet
+  failed,      ///< the outbox cannot be written; error() says why
+};
+
+/// Copies committed pages from SQLite's WAL into the outbox, proving at each step that nothing is
+/// missing in between; what is not proven begins a new generation. One object per process and
+/// database. Not thread-safe: the owner serialises calls. Never throws but std::bad_alloc.
+class Capturer {
+ public:
+  /// `shape` reads the database header when there is no WAL; `max_size` bounds the outbox (0: the
+  /// larger of 1 GiB and twice the database). Both referenced objects must outlive the Capturer.
+  Capturer(Outbox& outbox, std::string database_path,
+           std::function<std::optional<DatabaseShape>()> shape, std::uint64_t max_size);
+
+  /// A connection of this process mapped the wal-index, and none had before: the change counter in
+  /// it may have begun anew since the last capture, so only salts, checksums and the identity of
+  /// the database file prove anything until a capture has succeeded.
+  void session_began() { anchored_ = false; }
+
+  /// Captures every commit that is visible now.
+  Outcome capture(const Source& source, std::chrono::nanoseconds wait);
+
+  /// For the holder of the reset lock, before it lets go: if the WAL was reset, says so in the
+  /// outbox, so that what comes next is known to be contiguous even if this process dies.
+  void note_reset(const Source& source);
+
+  /// For the last connection, while it holds the EXCLUSIVE lock and the WAL is gone or empty: the
+  /// database file is the whole state, recognisable by its identity at the next open.
+  void note_clean_close();
+
+  /// Gives the current generation up, without waiting for anybody. Logged once per generation.
+  void give_up(const std::string& why);
+
+  /// True when everything the outbox's last record says was captured while a generation goes on.
+  bool generation_alive() const { return alive_; }
+  const std::string& error() const { return error_; }
+
+ private:
+  struct Range {
+    std::uint32_t first;  // frames first..last are to be captured
+    std::uint32_t last;
+  };
+  Outcome capture_locked(const Source& source);
+  Outcome begin(Source& source, const WalIndexHeader& header);
+  Outcome append(Source& source, const WalIndexHeader& header, Range range);
+  std::optional<Range> prove(Source& source, const WalIndexHeader& header, std::string& why);
+  bool map_regions(Source& source, std::uint32_t frames) const;
+  void fail(const std::string& what);
+  void recovered();
+
+  Outbox& outbox_;
+  std::string path_;
+  std::function<std::optional<DatabaseShape>()> shape_;
+  std::uint64_t max_size_;
+  // A place of the wal-index mapped now that means the same as the outbox's record with this chain.
+  struct Anchor {
+    std::uint64_t chain;
+    SourcePosition position;
+  };
+  bool alive_ = false;
+  bool anchored_ = false;  // captures since session_began() prove the wal-index to be one lifetime
+  std::optional<Anchor> anchor_;
+  std::string error_;
+  Generation given_up_;
+};
+
+}  // namespace sqlstream::capture

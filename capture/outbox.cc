@@ -1,0 +1,381 @@
+#include "capture/outbox.h"
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <cstring>
+#include <fcntl.h>
+#include <filesystem>
+#include <pthread.h>
+#include <signal.h>
+#include <sys/stat.h>
+#include <sys/types.h>
+#include <system_error>
+#include <thread>
+
+#include "base/error.h"
+
+namespace sqlstream::capture {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr std::uint64_t kRotateSize = 16 << 20;
+constexpr std::uint64_t kControlMagic = 0x31545243424f5153;  // "SQOBCRT1"
+
+// Two places in the control file, each written by one call: the mark needs no lock, the rest does.
+struct DiskControl {
+  std::uint64_t magic;
+  std::uint64_t current_log;
+  std::int64_t last_start;
+  std::uint32_t quick_starts;
+  std::uint32_t left_wal;
+  std::uint32_t full;
+  std::uint32_t reserved;
+};
+constexpr off_t kControlAt = 0;
+constexpr off_t kEndedAt = 512;
+
+// Open file description locks: they belong to the descriptor, so two registrations in one process
+// keep each other out too, and closing another descriptor of the file does not drop them.
+constexpr off_t kCaptureByte = 0;
+constexpr off_t kRoleByte = 1;
+
+bool try_lock_byte(int fd, off_t byte) {
+  struct flock lock {};
+  lock.l_type = F_WRLCK;
+  lock.l_whence = SEEK_SET;
+  lock.l_start = byte;
+  lock.l_len = 1;
+  while (::fcntl(fd, F_OFD_SETLK, &lock) != 0) {
+    if (errno == EINTR) continue;
+    if (errno == EAGAIN || errno == EACCES) return false;
+    throw std::system_error(errno, std::generic_category(), "cannot lock the outbox");
+  }
+  return true;
+}
+
+void unlock_byte(int fd, off_t byte) {
+  struct flock lock {};
+  lock.l_type = F_UNLCK;
+  lock.l_whence = SEEK_SET;
+  lock.l_start = byte;
+  lock.l_len = 1;
+  ::fcntl(fd, F_OFD_SETLK, &lock);
+}
+
+std::string reason() {
+  return std::generic_category().message(errno);
+}
+
+}  // namespace
+
+OutboxPlace OutboxPlace::of(const std::string& database_path, const std::string& directory) {
+  struct stat st {};
+  if (::stat(database_path.c_str(), &st) != 0) {
+    throw Error("cannot find the database " + database_path + ": " + reason());
+  }
+  OutboxPlace place;
+  const fs::path path(database_path);
+  place.directory =
+      directory.empty()
+          ? (path.parent_path() / ("." + path.filename().string() + "-sqlstream")).string()
+          : directory;
+  place.file_mode = st.st_mode & 0666;
+  place.owner = st.st_uid;
+  place.group = st.st_gid;
+  return place;
+}
+
+Outbox::Outbox(OutboxPlace place) : place_(std::move(place)) {
+  const std::string& dir = place_.directory;
+  // Whoever may read (write) the database may read (write) in the folder, and so search it.
+  mode_t dir_mode = place_.file_mode;
+  for (const mode_t read : {0400U, 0040U, 0004U}) {
+    if ((dir_mode & read) != 0) dir_mode |= read >> 2;
+  }
+  if (::mkdir(dir.c_str(), dir_mode) == 0) {
+    ::chmod(dir.c_str(), dir_mode);
+    if (::geteuid() == 0 && ::chown(dir.c_str(), place_.owner, place_.group) != 0) {
+      // Root may be without this power in a container; then the folder stays root's.
+    }
+  } else if (errno != EEXIST) {
+    throw Error("cannot create the outbox directory " + dir + ": " + reason() +
+                "; make its parent writable for this user or set outbox-dir");
+  }
+  lock_fd_.reset(open_file("lock", O_RDWR | O_CREAT));
+  control_fd_ = UniqueFd(open_file("control", O_RDWR | O_CREAT));
+  if (::mkfifo((dir + "/wake").c_str(), place_.file_mode) == 0) {
+    ::chmod((dir + "/wake").c_str(), place_.file_mode);
+    if (::geteuid() == 0 && ::chown((dir + "/wake").c_str(), place_.owner, place_.group) != 0) {
+      // As above.
+    }
+  }
+}
+
+int Outbox::open_file(const char* name, int flags) const {
+  const std::string path = place_.directory + '/' + name;
+  const bool creating =
+      (flags & O_CREAT) != 0 && ::access(path.c_str(), F_OK) != 0 && errno == ENOENT;
+  const int fd = ::open(path.c_str(), flags | O_CLOEXEC | O_NOFOLLOW, place_.file_mode);
+  if (fd < 0) {
+    throw Error("cannot open " + path + ": " + reason() +
+                "; whoever writes the database must be able to write in its outbox directory");
+  }
+  if (creating) own(fd);
+  return fd;
+}
+
+void Outbox::own(int fd) const {
+  ::fchmod(fd, place_.file_mode);
+  if (::geteuid() == 0 && ::fchown(fd, place_.owner, place_.group) != 0) {
+    // As for the folder.
+  }
+}
+
+Outbox::Lock::~Lock() {
+  if (fd_ >= 0) unlock_byte(fd_, kCaptureByte);
+}
+
+std::optional<Outbox::Lock> Outbox::lock(std::chrono::nanoseconds limit) {
+  const auto deadline = std::chrono::steady_clock::now() + limit;
+  auto pause = std::chrono::microseconds(20);
+  while (!try_lock_byte(lock_fd_.get(), kCaptureByte)) {
+    if (std::chrono::steady_clock::now() >= deadline) return std::nullopt;
+    std::this_thread::sleep_for(pause);
+    pause = std::min(pause * 2, std::chrono::microseconds(2000));
+  }
+  return Lock(lock_fd_.get());
+}
+
+bool Outbox::try_take_role() {
+  if (role_fd_) return true;
+  UniqueFd fd(open_file("lock", O_RDWR | O_CREAT));
+  if (!try_lock_byte(fd.get(), kRoleByte)) return false;
+  // Reading and writing: the pipe never reports its end while this process lives.
+  const int wake =
+      ::open((place_.directory + "/wake").c_str(), O_RDWR | O_NONBLOCK | O_CLOEXEC | O_NOFOLLOW);
+  if (wake < 0) {
+    throw Error("cannot open " + place_.directory + "/wake: " + reason());
+  }
+  wake_reader_.reset(wake);
+  role_fd_.reset(fd.release());
+  return true;
+}
+
+void Outbox::release_role() {
+  wake_reader_.reset();
+  role_fd_.reset();
+}
+
+int Outbox::watch_role() const {
+  return ::open((place_.directory + "/wake").c_str(),
+                O_WRONLY | O_NONBLOCK | O_CLOEXEC | O_NOFOLLOW);
+}
+
+void Outbox::poke() {
+  if (!wake_writer_) wake_writer_.reset(watch_role());
+  if (!wake_writer_) return;
+  const char byte = 0;
+  // A full pipe is a wake-up already; EPIPE (SIGPIPE is blocked where this runs, or ignored by
+  // MSG-like means below) tells that the shipper is gone, which its watcher sees as well.
+  sigset_t pipe_only;
+  sigset_t before;
+  sigemptyset(&pipe_only);
+  sigaddset(&pipe_only, SIGPIPE);
+  pthread_sigmask(SIG_BLOCK, &pipe_only, &before);
+  if (::write(wake_writer_.get(), &byte, 1) < 0 && errno == EPIPE) {
+    const timespec none{};
+    if (sigismember(&before, SIGPIPE) == 0) sigtimedwait(&pipe_only, nullptr, &none);
+    wake_writer_.reset();
+  }
+  pthread_sigmask(SIG_SETMASK, &before, nullptr);
+}
+
+void Outbox::refresh() {
+  DiskControl disk{};
+  const ssize_t n = ::pread(control_fd_.get(), &disk, sizeof disk, kControlAt);
+  const bool known = n == sizeof disk && disk.magic == kControlMagic;
+  if (known) {
+    control_ = {disk.current_log, disk.last_start, disk.quick_starts, disk.left_wal, disk.full};
+  } else {
+    // Lost with the machine: the newest log file is the current one.
+    control_ = {};
+    const auto files = log_files();
+    if (!files.empty()) control_.current_log = files.back();
+  }
+  if (control_.current_log == 0) {
+    tail_.reset();
+    log_.reset();
+    return;
+  }
+  if (!log_ || log_->header().first != control_.current_log) adopt_log(control_.current_log);
+  if (!log_) return;
+  const std::uint64_t size = log_->size();
+  while (log_end_ < size) {
+    const auto found = log_->read(log_end_, tail_->last.chain, false);
+    if (!found) {
+      // Only a process that died (or a machine that did) leaves this behind: we hold the lock.
+      log_->truncate(log_end_);
+      break;
+    }
+    tail_->last = found->record;
+    log_end_ = found->end;
+  }
+}
+
+void Outbox::adopt_log(std::uint64_t first_sequence) {
+  tail_.reset();
+  log_.reset();
+  const std::string path = log_path(first_sequence);
+  if (::access(path.c_str(), F_OK) != 0) return;
+  log_ = LogFile::open(path, true);
+  if (!log_) return;
+  const LogHeader& header = log_->header();
+  tail_ =
+      Tail{header.generation, header.generation_first, header.device, header.inode, header.state};
+  log_end_ = LogFile::kHeaderSize;
+}
+
+void Outbox::set_control(const Control& control) {
+  DiskControl disk{};
+  disk.magic = kControlMagic;
+  disk.current_log = control.current_log;
+  disk.last_start = control.last_start;
+  disk.quick_starts = control.quick_starts;
+  disk.left_wal = control.left_wal;
+  disk.full = control.full;
+  if (::pwrite(control_fd_.get(), &disk, sizeof disk, kControlAt) != sizeof disk) {
+    throw std::system_error(errno, std::generic_category(),
+                            "cannot write " + place_.directory + "/control");
+  }
+  control_ = control;
+}
+
+bool Outbox::at_rotation() const {
+  return log_ && log_end_ >= kRotateSize;
+}
+
+bool Outbox::append_batch(Record& record, const std::vector<std::uint32_t>& pages,
+                          const LogFile::ImageSource& source) {
+  record.kind = RecordKind::batch;
+  record.sequence = tail_->last.sequence + 1;
+  if (at_rotation()) {
+    LogHeader header = log_->header();
+    header.first = record.sequence;
+    header.state = tail_->last;
+    return start_log(header, record, pages, source);
+  }
+  const std::uint64_t end = log_->append(log_end_, record, tail_->last.chain, pages, source);
+  if (end == 0) return false;
+  log_end_ = end;
+  tail_->last = record;
+  return true;
+}
+
+void Outbox::append_mark(Record& record) {
+  record.sequence = tail_->last.sequence;
+  record.page_size = tail_->last.page_size;
+  record.database_size = tail_->last.database_size;
+  record.first_commit = record.last_commit = tail_->last.last_commit;
+  log_end_ = log_->append(log_end_, record, tail_->last.chain, {}, {});
+  tail_->last = record;
+}
+
+bool Outbox::begin_generation(Generation generation, const FileIdentity& database, Record& record,
+                              const std::vector<std::uint32_t>& pages,
+                              const LogFile::ImageSource& source) {
+  std::uint64_t last = tail_ ? tail_->last.sequence : 0;
+  for (const std::uint64_t file : log_files()) last = std::max(last, file);
+  record.kind = RecordKind::batch;
+  record.sequence = last + 1;
+  LogHeader header;
+  header.generation = generation;
+  header.generation_first = record.sequence;
+  header.first = record.sequence;
+  header.device = database.device;
+  header.inode = database.inode;
+  header.state.page_size = record.page_size;
+  header.state.chain = generation.id;
+  return start_log(header, record, pages, source);
+}
+
+bool Outbox::start_log(const LogHeader& header, Record& record,
+                       const std::vector<std::uint32_t>& pages,
+                       const LogFile::ImageSource& source) {
+  const std::string path = log_path(header.first);
+  // Not the current one: what a process left that died while it began the file.
+  ::unlink(path.c_str());
+  LogFile log = LogFile::create(path, header, place_.file_mode);
+  own(log.fd());
+  try {
+    const std::uint64_t end =
+        log.append(LogFile::kHeaderSize, record, header.state.chain, pages, source);
+    if (end == 0) {
+      ::unlink(path.c_str());
+      return false;
+    }
+    Control control = control_;
+    control.current_log = header.first;
+    set_control(control);
+    log_ = std::move(log);
+    log_end_ = end;
+    tail_ = Tail{header.generation, header.generation_first, header.device, header.inode, record};
+    return true;
+  } catch (...) {
+    ::unlink(path.c_str());
+    throw;
+  }
+}
+
+void Outbox::end_generation(Generation generation) {
+  if (::pwrite(control_fd_.get(), &generation.id, sizeof generation.id, kEndedAt) !=
+      sizeof generation.id) {
+    throw std::system_error(errno, std::generic_category(),
+                            "cannot write " + place_.directory + "/control");
+  }
+}
+
+std::optional<Generation> Outbox::ended_generation() const {
+  Generation generation;
+  if (::pread(control_fd_.get(), &generation.id, sizeof generation.id, kEndedAt) !=
+      sizeof generation.id) {
+    return std::nullopt;
+  }
+  return generation;
+}
+
+std::vector<std::uint64_t> Outbox::log_files() const {
+  std::vector<std::uint64_t> files;
+  std::error_code ignored;
+  for (const auto& entry : fs::directory_iterator(place_.directory, ignored)) {
+    if (const auto first = parse_log_file_name(entry.path().filename().string())) {
+      files.push_back(*first);
+    }
+  }
+  std::sort(files.begin(), files.end());
+  return files;
+}
+
+std::string Outbox::log_path(std::uint64_t first_sequence) const {
+  return place_.directory + '/' + log_file_name(first_sequence);
+}
+
+void Outbox::trim(std::uint64_t sequence) {
+  const auto files = log_files();
+  for (std::size_t i = 0; i + 1 < files.size(); ++i) {
+    if (files[i] >= control_.current_log || files[i + 1] > sequence + 1) break;
+    ::unlink(log_path(files[i]).c_str());
+  }
+}
+
+std::uint64_t Outbox::size() const {
+  std::uint64_t total = 0;
+  for (const std::uint64_t file : log_files()) {
+    struct stat st {};
+    if (::stat(log_path(file).c_str(), &st) == 0) total += static_cast<std::uint64_t>(st.st_size);
+  }
+  return total;
+}
+
+}  // namespace sqlstream::capture

@@ -1,0 +1,137 @@
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <sys/types.h>
+#include <vector>
+
+#include "base/fork.h"
+#include "capture/outbox_log.h"
+
+namespace sqlstream::capture {
+
+/// Where the outbox of a database is and whose it is: as SQLite does for -shm, mode, owner and
+/// group follow the database file's.
+struct OutboxPlace {
+  std::string directory;
+  mode_t file_mode = 0600;
+  uid_t owner = 0;
+  gid_t group = 0;
+
+  /// `directory` empty: ".<name>-sqlstream" beside the database. The database file must exist.
+  static OutboxPlace of(const std::string& database_path, const std::string& directory);
+};
+
+/// What is shared by all processes beside the log, and not part of any history.
+struct Control {
+  std::uint64_t current_log = 0;   ///< first sequence of the log file that is appended to
+  std::int64_t last_start = 0;     ///< when the last generation was begun, ns
+  std::uint32_t quick_starts = 0;  ///< generations begun in quick succession
+  std::uint32_t left_wal = 0;      ///< 1: the application chose another journal mode
+  std::uint32_t full = 0;          ///< 1: ended for its size; cleared when everything is shipped
+};
+
+/// The newest state of the outbox: the current generation and the last record.
+struct Tail {
+  Generation generation;
+  std::uint64_t generation_first = 0;
+  std::uint64_t device = 0;
+  std::uint64_t inode = 0;
+  Record last;
+};
+
+/// The local directory where captured data waits. One object per process and database. Not
+/// thread-safe: the owner serialises calls; other processes are kept out by the capture lock.
+/// System errors are thrown as std::system_error.
+class Outbox {
+ public:
+  /// Creates the directory when it is missing. Throws Error with a clear sentence when it cannot.
+  explicit Outbox(OutboxPlace place);
+
+  const std::string& directory() const { return place_.directory; }
+  const OutboxPlace& place() const { return place_; }
+
+  /// The capture lock, a kernel lock that goes with this process. Waits up to `limit`.
+  class Lock {
+   public:
+    Lock(Lock&& other) noexcept : fd_(std::exchange(other.fd_, -1)) {}
+    Lock& operator=(Lock&&) = delete;
+    ~Lock();
+
+   private:
+    friend class Outbox;
+    explicit Lock(int fd) : fd_(fd) {}
+    int fd_;
+  };
+  std::optional<Lock> lock(std::chrono::nanoseconds limit);
+
+  /// The shipping role, also a kernel lock, held until released or the process ends. False: another
+  /// has it.
+  bool try_take_role();
+  void release_role();
+  bool has_role() const { return static_cast<bool>(role_fd_); }
+
+  /// With the capture lock held: sees what others appended, cuts a torn tail. Afterwards tail() is
+  /// the newest state; empty when there is no generation yet.
+  void refresh();
+  const std::optional<Tail>& tail() const { return tail_; }
+  Control control() const { return control_; }
+  void set_control(const Control& control);
+
+  /// Appends a batch of the current generation. False when `source` gave it up. Rotates files.
+  bool append_batch(Record& record, const std::vector<std::uint32_t>& pages,
+                    const LogFile::ImageSource& source);
+  /// True when the next batch begins a new log file.
+  bool at_rotation() const;
+  /// Appends a record without pages.
+  void append_mark(Record& record);
+  /// Begins `generation` with its first batch.
+  bool begin_generation(Generation generation, const FileIdentity& database, Record& record,
+                        const std::vector<std::uint32_t>& pages,
+                        const LogFile::ImageSource& source);
+
+  /// The mark "generation ended", written and read without any lock: a stopped holder of the
+  /// capture lock must not hold back those who give its generation up.
+  void end_generation(Generation generation);
+  std::optional<Generation> ended_generation() const;
+  /// True when the tail's generation is one that goes on.
+  bool generation_alive() const { return tail_ && ended_generation() != tail_->generation; }
+
+  /// Log files, ascending; the last one is the current.
+  std::vector<std::uint64_t> log_files() const;
+  std::string log_path(std::uint64_t first_sequence) const;
+  /// Deletes log files all of whose batches are <= `sequence`, never the current one.
+  void trim(std::uint64_t sequence);
+  /// Bytes in log files.
+  std::uint64_t size() const;
+
+  /// Wakes the process that ships; without effect when none does.
+  void poke();
+  /// For the process that ships: the descriptor that becomes readable when poked.
+  int wake_reader() const { return wake_reader_.get(); }
+  /// For the others: an own descriptor (the caller's to close) that reports an error condition when
+  /// the shipping process is gone. -1 when none is shipping.
+  int watch_role() const;
+
+ private:
+  void adopt_log(std::uint64_t first_sequence);
+  bool start_log(const LogHeader& header, Record& record, const std::vector<std::uint32_t>& pages,
+                 const LogFile::ImageSource& source);
+  void own(int fd) const;
+  int open_file(const char* name, int flags) const;
+
+  OutboxPlace place_;
+  ForkClosedFd lock_fd_;
+  ForkClosedFd role_fd_;
+  ForkClosedFd wake_reader_;
+  ForkClosedFd wake_writer_;
+  UniqueFd control_fd_;
+  Control control_;
+  std::optional<LogFile> log_;
+  std::uint64_t log_end_ = 0;
+  std::optional<Tail> tail_;
+};
+
+}  // namespace sqlstream::capture

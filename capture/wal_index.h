@@ -1,0 +1,42 @@
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <vector>
+
+#include "format/wal.h"
+
+/// Reading SQLite's wal-index through mappings that belong to the application's connections
+/// (https://sqlite.org/walformat.html, section 2). Nothing here maps, locks or writes.
+namespace sqlstream::capture {
+
+inline constexpr std::uint32_t kRegionSize = 32768;
+
+/// The part of the wal-index header that capture needs, decoded.
+struct WalIndexHeader {
+  std::uint32_t change = 0;     ///< iChange: one more with each commit
+  std::uint32_t page_size = 0;  ///< 0 before the first frame of a new wal-index
+  std::uint32_t frames = 0;     ///< mxFrame: the last committed frame
+  std::uint32_t pages = 0;      ///< database size after it, in pages
+  wal::Checksum sum{};          ///< running checksum of that frame
+  wal::Salt salt{};
+  bool operator==(const WalIndexHeader&) const = default;
+};
+
+/// Both copies of the header, compared and checked; empty while SQLite is writing it, before it is
+/// initialised, or when it is of a version unknown here. `region0` is the first mapped region.
+std::optional<WalIndexHeader> read_wal_index_header(const volatile void* region0);
+
+/// The salts in copy 0 as one number, read without any check: enough to notice a change cheaply.
+std::uint64_t peek_salt(const volatile void* region0);
+/// iChange in copy 0, read without any check.
+std::uint32_t peek_change(const volatile void* region0);
+
+/// How many regions cover frames 1..frames. At least 1.
+std::size_t regions_for(std::uint32_t frames);
+
+/// The page number stored for frame `frame` (1-based). Precondition: regions.size() >=
+/// regions_for(frame), none null.
+std::uint32_t page_of_frame(const std::vector<const volatile void*>& regions, std::uint32_t frame);
+
+}  // namespace sqlstream::capture
