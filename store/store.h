@@ -1,5 +1,6 @@
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -11,8 +12,8 @@
 #include <boost/asio/awaitable.hpp>
 
 #include "base/bytes.h"
-#include "base/error.h"
 #include "base/clock.h"
+#include "base/error.h"
 #include "store/settings.h"
 
 namespace sqlstream {
@@ -78,10 +79,12 @@ class Upload {
   virtual asio::awaitable<void> finish() = 0;
 };
 
-/// An object store, rooted at a replica path. All awaitables run on the executor it was opened with
-/// and may run concurrently. Each retries what is worth retrying for a bounded time (about 30 s)
-/// with backoff and jitter, then throws StoreError. The store must outlive its awaitables;
-/// cancelling the awaiting coroutine (asio cancellation, terminal) is allowed.
+/// An object store, rooted at a replica path. All awaitables run on the executor it was opened
+/// with, which must run one handler at a time (one thread in run(), or a strand), and may be in
+/// progress concurrently. Each retries what is worth retrying for a bounded time (about 30 s) with
+/// backoff and jitter, then throws StoreError. The store must outlive its awaitables; cancelling
+/// the awaiting coroutine (asio cancellation, terminal) is allowed; it then ends with asio's
+/// operation_aborted.
 class Store {
  public:
   virtual ~Store() = default;
@@ -105,6 +108,11 @@ class Store {
 
   /// Deletes; keys that are not there are no error.
   virtual asio::awaitable<void> remove(std::vector<std::string> keys) = 0;
+
+  /// Frees what uploads below `prefix` left behind that were begun more than `older_than` ago and
+  /// never finished (their process died). Stores without such leftovers do nothing.
+  virtual asio::awaitable<void> abort_stale_uploads(std::string prefix,
+                                                    std::chrono::seconds older_than);
 };
 
 /// Opens nothing yet: the first request connects. Throws Error for settings that cannot work.

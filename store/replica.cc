@@ -1,0 +1,72 @@
+#include "store/replica.h"
+
+#include <algorithm>
+
+#include "format/names.h"
+
+namespace sqlstream::replica {
+namespace {
+
+// One request's answer of this size holds any metadata frame we write with room to spare.
+constexpr std::uint64_t kMetadataHead = 1024;
+constexpr std::uint64_t kLargestMetadata = 64 * 1024;
+
+}  // namespace
+
+asio::awaitable<std::vector<Generation>> list_generations(Store& store) {
+  ListQuery query;
+  query.prefix = names::kGenerations;
+  query.folders = true;
+  const Listing listing = co_await store.list(std::move(query));
+  std::vector<Generation> generations;
+  for (const std::string& folder : listing.folders) {
+    const auto generation = names::parse_generation(folder);
+    if (generation && names::generation_prefix(*generation) == folder)
+      generations.push_back(*generation);
+  }
+  std::sort(generations.begin(), generations.end());
+  co_return generations;
+}
+
+asio::awaitable<std::vector<Snapshot>> list_snapshots(Store& store, Generation generation) {
+  ListQuery query;
+  query.prefix = names::snapshots_prefix(generation);
+  const Listing listing = co_await store.list(std::move(query));
+  std::vector<Snapshot> snapshots;
+  for (const ObjectInfo& object : listing.objects) {
+    if (const auto name = names::parse_snapshot_key(object.key))
+      snapshots.push_back({name->index, object.size, object.modified});
+  }
+  co_return snapshots;  // fixed-width names: key order is index order
+}
+
+asio::awaitable<std::vector<Segment>> list_segments(Store& store, Generation generation,
+                                                    std::optional<Position> after) {
+  ListQuery query;
+  query.prefix = names::wal_prefix(generation);
+  if (after) query.start_after = names::segment_key(generation, *after);
+  const Listing listing = co_await store.list(std::move(query));
+  std::vector<Segment> segments;
+  segments.reserve(listing.objects.size());
+  for (const ObjectInfo& object : listing.objects) {
+    if (const auto name = names::parse_segment_key(object.key))
+      segments.push_back({name->position, object.size, object.modified});
+  }
+  co_return segments;  // fixed-width names: key order is position order
+}
+
+asio::awaitable<std::optional<Metadata>> read_metadata(Store& store, std::string key) {
+  ByteRange range;
+  range.size = kMetadataHead;
+  Bytes head = co_await store.get(key, range);
+  std::optional<Metadata> metadata = decode_metadata(head);
+  // The skippable magic in front says that there is more of it than the first answer held.
+  if (!metadata && head.size() == kMetadataHead && load_be32(head.data()) == 0x502A4D18) {
+    range.size = kLargestMetadata;
+    head = co_await store.get(std::move(key), range);
+    metadata = decode_metadata(head);
+  }
+  co_return metadata;
+}
+
+}  // namespace sqlstream::replica

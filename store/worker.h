@@ -1,0 +1,83 @@
+#pragma once
+
+#include <csignal>
+#include <exception>
+#include <memory>
+#include <mutex>
+#include <type_traits>
+#include <utility>
+
+#include <boost/asio/associated_executor.hpp>
+#include <boost/asio/async_result.hpp>
+#include <boost/asio/awaitable.hpp>
+#include <boost/asio/dispatch.hpp>
+#include <boost/asio/executor_work_guard.hpp>
+#include <boost/asio/post.hpp>
+#include <boost/asio/thread_pool.hpp>
+#include <boost/asio/use_awaitable.hpp>
+
+namespace sqlstream {
+
+/// Blocks every signal in this thread for a scope: a thread started inside keeps them blocked, so
+/// that the host program's handlers never run on a thread of ours.
+class SignalsBlocked {
+ public:
+  SignalsBlocked() {
+    sigset_t all;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before_);
+  }
+  ~SignalsBlocked() { pthread_sigmask(SIG_SETMASK, &before_, nullptr); }
+  SignalsBlocked(const SignalsBlocked&) = delete;
+  SignalsBlocked& operator=(const SignalsBlocked&) = delete;
+
+ private:
+  sigset_t before_{};
+};
+
+/// A few threads for calls that block or compute for long, started at the first one. Thread-safe.
+/// The destructor waits for calls that were begun.
+class Worker {
+ public:
+  explicit Worker(std::size_t threads) : threads_(threads) {}
+  ~Worker();
+  Worker(const Worker&) = delete;
+  Worker& operator=(const Worker&) = delete;
+
+  /// Runs `call` on one of the threads and resumes on the awaiting coroutine's executor with what
+  /// it returned (a default-constructible value) or threw. It cannot be cancelled: once begun it
+  /// ends.
+  template <class Call>
+  boost::asio::awaitable<std::invoke_result_t<Call&>> run(Call call) {
+    namespace asio = boost::asio;
+    using Result = std::invoke_result_t<Call&>;
+    auto start = [this](auto handler, Call work) {
+      auto executor = asio::get_associated_executor(handler);
+      asio::post(pool(), [handler = std::move(handler), work = std::move(work),
+                          guard = asio::make_work_guard(executor)]() mutable {
+        std::exception_ptr failure;
+        Result result{};
+        try {
+          result = work();
+        } catch (...) {
+          failure = std::current_exception();
+        }
+        asio::post(guard.get_executor(),
+                   [handler = std::move(handler), failure, result = std::move(result)]() mutable {
+                     std::move(handler)(failure, std::move(result));
+                   });
+      });
+    };
+    return asio::async_initiate<const asio::use_awaitable_t<>&, void(std::exception_ptr, Result)>(
+        std::move(start), asio::use_awaitable, std::move(call));
+  }
+
+ private:
+  boost::asio::thread_pool& pool();
+
+  const std::size_t threads_;
+  std::mutex mutex_;
+  std::unique_ptr<boost::asio::thread_pool> pool_;
+};
+
+}  // namespace sqlstream
