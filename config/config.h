@@ -7,6 +7,7 @@
 #include <string_view>
 #include <vector>
 
+#include "base/log.h"
 #include "shipper/settings.h"
 
 /// Settings from URLs, the environment and litestream.yml. Reads files and the environment; keeps
@@ -17,24 +18,36 @@ namespace sqlstream::config {
 using Environment = std::function<std::optional<std::string>(const std::string& name)>;
 Environment process_environment();
 
-/// A replica URL: "s3://bucket/path?endpoint=…&region=…&force-path-style=true&skip-verify=true&
-/// ca-file=…", "s3://bucket.host:port/path", "file:///path", "/path". Settings the URL leaves open
-/// come from AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL, AWS_REGION, AWS_DEFAULT_REGION. An unknown
-/// query key is an error that names the known ones.
+/// A replica URL: "s3://bucket/path", "s3://bucket.host:port/path" (over http on the local host,
+/// else https), "file:///path", "/path" (taken literally). The query sets options:
+/// endpoint, region, force-path-style, skip-verify, ca-file, profile, storage-class,
+/// server-side-encryption, kms-key-id, name, sync-interval, retention, retention-check-interval,
+/// snapshot-interval; an unknown one is an error that names these. Region and addressing follow
+/// from the endpoint of a known service; what is left open comes from AWS_ENDPOINT_URL_S3,
+/// AWS_ENDPOINT_URL, AWS_REGION, AWS_DEFAULT_REGION. Secrets in a URL are refused.
 ReplicaSettings parse_replica_url(std::string_view url, const Environment& env);
 
 /// `pattern` with "{name}" (file name) and "{path}" (absolute path without the leading '/') of the
-/// database put in, percent-encoded. A pattern with neither is for one database only: returned as
-/// is.
+/// database put in, percent-encoded (as they are, when the pattern is a plain path). A pattern with
+/// neither is for one database only: returned as is.
 std::string expand_replica_url(std::string_view pattern, std::string_view database_path);
+
+/// How a configuration file wants the command line to log.
+struct Logging {
+  log::Level level = log::Level::info;
+  log::Style style = log::Style::logfmt;
+  bool to_stderr = false;  ///< else to stdout, as Litestream does
+};
 
 /// What a configuration file says.
 struct Config {
   std::string file;  ///< where it was read from; empty: none
   std::vector<DatabaseSettings> databases;
+  Logging logging;
 };
 
-/// Reads one file. Warnings (unknown keys) go to the log.
+/// Reads one file in Litestream's format. Values are expanded ($VAR, ${VAR}) unless `expand_env` is
+/// false. Errors name file and line; warnings (unknown keys, unset variables) go to the log.
 Config read_config(const std::string& file, const Environment& env, bool expand_env = true);
 
 /// The first of SQLSTREAM_CONFIG, LITESTREAM_CONFIG (these must exist when set), then

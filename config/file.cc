@@ -1,0 +1,473 @@
+// Litestream's configuration file. Each value is expanded when it is read, not the file as a text,
+// so that a secret may hold any character and an unset variable can be named with its line.
+
+#include <algorithm>
+#include <cerrno>
+#include <fcntl.h>
+#include <filesystem>
+#include <functional>
+#include <map>
+#include <numeric>
+#include <set>
+#include <span>
+#include <system_error>
+#include <unistd.h>
+#include <utility>
+
+#include <yaml-cpp/yaml.h>
+
+#include "base/error.h"
+#include "base/log.h"
+#include "base/unique_fd.h"
+#include "config/config.h"
+#include "config/expand.h"
+#include "config/path.h"
+#include "config/replica_options.h"
+#include "config/units.h"
+
+namespace sqlstream::config {
+namespace {
+
+// What Litestream knows and has no meaning here: accepted, and named once.
+constexpr std::string_view kIgnoredGlobal[] = {"exec"};
+constexpr std::string_view kIgnoredDatabase[] = {
+    "busy-timeout",    "checkpoint-interval",       "max-checkpoint-page-count",
+    "meta-path",       "min-checkpoint-page-count", "monitor-interval",
+    "shadow-retention"};
+constexpr std::string_view kIgnoredReplica[] = {"validation-interval"};
+
+// Of Litestream's other replica types; the type itself is refused.
+constexpr std::string_view kOtherTypes[] = {"abs", "gcs", "gs", "nats", "sftp", "webdav", "oss"};
+
+std::string read_whole(const std::string& file) {
+  const auto refuse = [&](int code) {
+    return Error("cannot read the configuration file " + file + ": " +
+                 std::generic_category().message(code));
+  };
+  const UniqueFd fd(::open(file.c_str(), O_RDONLY | O_CLOEXEC));
+  if (!fd) throw refuse(errno);
+  std::string text;
+  char buffer[4096];
+  for (;;) {
+    const ssize_t n = ::read(fd.get(), buffer, sizeof buffer);
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) throw refuse(errno);
+    if (n == 0) return text;
+    text.append(buffer, static_cast<std::size_t>(n));
+  }
+}
+
+// How many characters must be inserted, deleted or replaced to make one from the other.
+std::size_t edit_distance(std::string_view a, std::string_view b) {
+  std::vector<std::size_t> row(b.size() + 1);
+  std::iota(row.begin(), row.end(), std::size_t{0});
+  for (std::size_t i = 0; i < a.size(); ++i) {
+    std::size_t diagonal = row[0];
+    row[0] = i + 1;
+    for (std::size_t j = 0; j < b.size(); ++j) {
+      const std::size_t replaced = diagonal + (a[i] == b[j] ? 0 : 1);
+      diagonal = row[j + 1];
+      row[j + 1] = std::min({row[j] + 1, row[j + 1] + 1, replaced});
+    }
+  }
+  return row.back();
+}
+
+// An Error that already says where.
+class LocatedError : public Error {
+ public:
+  using Error::Error;
+};
+
+class Reader {
+ public:
+  Reader(std::string file, const Environment& env, bool expand_env)
+      : file_(std::move(file)), env_(env), expand_env_(expand_env) {}
+
+  Config read() {
+    Config config;
+    config.file = file_;
+    const YAML::Node root = parse(read_whole(file_));
+    if (root.IsNull()) return config;
+    read_keys(
+        root, "the configuration",
+        {{"access-key-id", [&](const auto& v) { access_key_id_ = text(v); }},
+         {"secret-access-key", [&](const auto& v) { secret_access_key_ = text(v); }},
+         {"addr", [&](const auto& v) { warn(v, "addr has no effect: there are no metrics yet"); }},
+         {"logging", [&](const auto& v) { config.logging = read_logging(v); }},
+         {"dbs", [&](const auto& v) { databases_ = v; }}},
+        kIgnoredGlobal);
+    // After the rest: the global keys may stand behind the list.
+    if (databases_.IsDefined() && !databases_.IsNull()) {
+      if (!databases_.IsSequence()) fail(databases_, "dbs must be a list");
+      for (const auto& entry : databases_) read_database(entry, config);
+    }
+    name_ignored();
+    return config;
+  }
+
+ private:
+  using Handler = std::function<void(const YAML::Node& value)>;
+  using Handlers = std::map<std::string_view, Handler>;
+
+  YAML::Node parse(const std::string& content) const {
+    try {
+      return YAML::Load(content);
+    } catch (const YAML::Exception& error) {
+      throw Error(file_ + " line " + std::to_string(error.mark.line + 1) + " column " +
+                  std::to_string(error.mark.column + 1) + ": broken YAML: " + error.msg);
+    }
+  }
+
+  static std::string line_of(const YAML::Node& node) {
+    return std::to_string(node.Mark().line + 1);
+  }
+
+  [[noreturn]] void fail(const YAML::Node& at, const std::string& sentence) const {
+    throw LocatedError(file_ + " line " + line_of(at) + ": " + sentence);
+  }
+
+  void warn(const YAML::Node& at, const std::string& sentence) const {
+    log::warn(sentence, {{"file", file_}, {"line", line_of(at)}});
+  }
+
+  // Calls the handler of each key of `map`. `what` names the map for messages.
+  void read_keys(const YAML::Node& map, const std::string& what, const Handlers& handlers,
+                 std::span<const std::string_view> ignored = {}) {
+    if (!map.IsMap()) fail(map, what + " must consist of \"key: value\" lines");
+    std::set<std::string> seen;
+    for (const auto& entry : map) {
+      if (!entry.first.IsScalar()) fail(entry.first, "a key of " + what + " must be a word");
+      const std::string& key = entry.first.Scalar();
+      if (!seen.insert(key).second) fail(entry.first, key + " is given twice in " + what);
+      if (const auto handler = handlers.find(key); handler != handlers.end()) {
+        handler->second(entry.second);
+      } else if (std::find(ignored.begin(), ignored.end(), key) != ignored.end()) {
+        ignored_.insert(key);
+      } else {
+        warn_unknown(entry.first, what, handlers);
+      }
+    }
+  }
+
+  void warn_unknown(const YAML::Node& key, const std::string& what,
+                    const Handlers& handlers) const {
+    log::Fields fields = {
+        {"key", key.Scalar()}, {"in", what}, {"file", file_}, {"line", line_of(key)}};
+    const auto distance = [&](const auto& handler) {
+      return edit_distance(key.Scalar(), handler.first);
+    };
+    const auto nearest =
+        std::min_element(handlers.begin(), handlers.end(),
+                         [&](const auto& a, const auto& b) { return distance(a) < distance(b); });
+    if (nearest != handlers.end()) fields.emplace_back("nearest", std::string(nearest->first));
+    log::warn("unknown key in the configuration is ignored", fields);
+  }
+
+  void name_ignored() const {
+    if (ignored_.empty()) return;
+    std::string keys;
+    for (const auto& key : ignored_) keys += (keys.empty() ? "" : ", ") + key;
+    log::debug("keys without a meaning here are ignored", {{"keys", keys}, {"file", file_}});
+  }
+
+  // A value as text, with variables put in. `required` values may not lack a variable.
+  std::string text(const YAML::Node& value, bool required = false) const {
+    if (value.IsNull()) return {};
+    if (!value.IsScalar()) fail(value, "a single value is expected here");
+    if (!expand_env_) return value.Scalar();
+    Expanded expanded;
+    try {
+      expanded = expand_variables(value.Scalar(), env_);
+    } catch (const Error& error) {
+      fail(value, error.what());
+    }
+    for (const auto& name : expanded.unset) {
+      if (required) {
+        fail(value, "the environment variable " + name + " is not set: set it, or write its value");
+      }
+      log::warn("environment variable is not set, nothing is put in",
+                {{"variable", name}, {"file", file_}, {"line", line_of(value)}});
+    }
+    return expanded.text;
+  }
+
+  bool switch_of(const YAML::Node& value, std::string_view key) const {
+    if (const auto parsed = parse_bool(text(value))) return *parsed;
+    fail(value, std::string(key) + " must be true or false");
+  }
+
+  // Runs `action`, putting file and line in front of what it throws.
+  template <class Action>
+  auto located(const YAML::Node& at, Action&& action) const {
+    try {
+      return action();
+    } catch (const LocatedError&) {
+      throw;
+    } catch (const Error& error) {
+      fail(at, error.what());
+    }
+  }
+
+  Logging read_logging(const YAML::Node& node) {
+    Logging logging;
+    if (node.IsNull()) return logging;
+    read_keys(node, "logging",
+              {{"level",
+                [&](const auto& v) {
+                  static const std::map<std::string, log::Level> kLevels = {
+                      {"debug", log::Level::debug}, {"info", log::Level::info},
+                      {"warn", log::Level::warn},   {"warning", log::Level::warn},
+                      {"error", log::Level::error}, {"trace", log::Level::debug}};
+                  std::string name = text(v);
+                  std::transform(name.begin(), name.end(), name.begin(), [](char c) {
+                    return c >= 'A' && c <= 'Z' ? static_cast<char>(c + 32) : c;
+                  });
+                  const auto level = kLevels.find(name);
+                  if (level == kLevels.end()) {
+                    fail(v, "level must be debug, info, warn or error, not \"" + name + '"');
+                  }
+                  logging.level = level->second;
+                }},
+               {"type",
+                [&](const auto& v) {
+                  const std::string name = text(v);
+                  if (name != "text" && name != "json") {
+                    fail(v, "type must be text or json, not \"" + name + '"');
+                  }
+                  logging.style = name == "json" ? log::Style::json : log::Style::logfmt;
+                }},
+               {"stderr", [&](const auto& v) { logging.to_stderr = switch_of(v, "stderr"); }}});
+    return logging;
+  }
+
+  void read_database(const YAML::Node& node, Config& config) {
+    DatabaseSettings database;
+    YAML::Node path, replicas, replica;
+    read_keys(node, "a database",
+              {{"path", [&](const auto& v) { path = v; }},
+               {"replicas", [&](const auto& v) { replicas = v; }},
+               {"replica", [&](const auto& v) { replica = v; }},
+               {"outbox-dir",
+                [&](const auto& v) {
+                  database.outbox_dir =
+                      located(v, [&] { return canonical_path(expand_home(text(v, true), env_)); });
+                }},
+               {"outbox-max-size",
+                [&](const auto& v) {
+                  const auto size = parse_size(text(v));
+                  if (!size) {
+                    fail(v, "outbox-max-size must be a size such as 500MB or 2GiB, not \"" +
+                                text(v) + '"');
+                  }
+                  database.outbox_max_size = *size;
+                }},
+               {"shutdown-timeout",
+                [&](const auto& v) {
+                  const auto limit = parse_duration(text(v));
+                  if (!limit || limit->count() < 0) {
+                    fail(v, "shutdown-timeout must be a duration such as 500ms or 5s, not \"" +
+                                text(v) + '"');
+                  }
+                  database.shutdown_timeout = *limit;
+                }}},
+              kIgnoredDatabase);
+
+    if (path.IsNull()) fail(node, "a database has no path: add \"path: /folder/file.db\"");
+    database.path =
+        located(path, [&] { return canonical_path(expand_home(text(path, true), env_)); });
+    if (std::error_code ignored; std::filesystem::is_directory(database.path, ignored)) {
+      fail(path, "the database path " + database.path + " is a folder: name the file in it");
+    }
+    if (!paths_.insert(database.path).second) {
+      fail(path, "the database " + database.path + " is given twice");
+    }
+
+    if (!replicas.IsNull() && !replica.IsNull()) {
+      fail(replica, "a database has both replica and replicas: keep one of them");
+    }
+    if (!replica.IsNull()) database.replicas.push_back(read_replica(replica));
+    if (!replicas.IsNull()) {
+      if (!replicas.IsSequence()) fail(replicas, "replicas must be a list");
+      for (const auto& entry : replicas) {
+        ReplicaSettings settings = read_replica(entry);
+        if (std::any_of(database.replicas.begin(), database.replicas.end(),
+                        [&](const auto& other) { return other.name == settings.name; })) {
+          fail(entry,
+               "the database has two replicas named " + settings.name + ": give each its own name");
+        }
+        database.replicas.push_back(std::move(settings));
+      }
+    }
+    if (database.replicas.empty()) {
+      warn(node, "database without a replica is not replicated");
+      return;
+    }
+    for (const auto& settings : database.replicas) claim(node, settings, database.path);
+    config.databases.push_back(std::move(database));
+  }
+
+  // Two databases in one place would destroy each other's history.
+  void claim(const YAML::Node& at, const ReplicaSettings& replica, const std::string& database) {
+    const StoreSettings& store = replica.store;
+    const std::string place = store.type == StoreSettings::Type::s3
+                                  ? "s3://" + store.bucket + '/' + store.path
+                                  : store.path;
+    const std::string key = store.endpoint + ' ' + place;
+    const auto [other, fresh] = places_.emplace(key, database);
+    if (!fresh) {
+      fail(at, "the replica " + place + " of " + database + " is already one of " + other->second +
+                   ": give each its own path");
+    }
+  }
+
+  ReplicaSettings read_replica(const YAML::Node& node) {
+    YAML::Node type, url, path, bucket;
+    std::vector<std::pair<std::string, YAML::Node>> options;
+    std::string key_id = access_key_id_, secret = secret_access_key_, token;
+    Handlers handlers = {
+        {"type", [&](const auto& v) { type = v; }},
+        {"url", [&](const auto& v) { url = v; }},
+        {"path", [&](const auto& v) { path = v; }},
+        {"bucket", [&](const auto& v) { bucket = v; }},
+        {"access-key-id", [&](const auto& v) { key_id = text(v); }},
+        {"secret-access-key", [&](const auto& v) { secret = text(v); }},
+        {"session-token", [&](const auto& v) { token = text(v); }},
+        {"age", [&](const auto& v) {
+           fail(v,
+                "age encryption is not supported, and nothing is shipped unencrypted that was "
+                "asked to be encrypted: remove the replica or its age section");
+         }}};
+    for (const auto name : replica_option_names()) {
+      handlers[name] = [&options, name](const auto& v) { options.emplace_back(name, v); };
+    }
+    if (node.IsScalar()) {
+      // As in "replica: s3://bucket/path".
+      return located(node, [&] { return with_keys(from_url(node), key_id, secret, token); });
+    }
+    refuse_other_type(node);
+    read_keys(node, "a replica", handlers, kIgnoredReplica);
+
+    ReplicaSettings replica =
+        located(node, [&] { return place_of(node, type, url, path, bucket); });
+    for (const auto& [name, value] : options) {
+      located(value, [&] {
+        const std::string content = text(value);
+        // An option whose variable is not set is left out, as the warning said.
+        if (!content.empty()) set_replica_option(replica, name, content);
+      });
+    }
+    located(node, [&] { complete_store(replica.store, env_); });
+    return with_keys(std::move(replica), key_id, secret, token);
+  }
+
+  static ReplicaSettings with_keys(ReplicaSettings replica, const std::string& key_id,
+                                   const std::string& secret, const std::string& token) {
+    if (replica.store.type == StoreSettings::Type::s3) {
+      replica.store.access_key_id = key_id;
+      replica.store.secret_access_key = secret;
+      replica.store.session_token = token;
+    }
+    return replica;
+  }
+
+  // Before its keys are read: those of another type would only be unknown ones.
+  void refuse_other_type(const YAML::Node& node) const {
+    if (!node.IsMap()) return;
+    const YAML::Node type = node["type"];
+    if (!type.IsDefined() || !type.IsScalar()) return;
+    const std::string name = text(type);
+    if (std::find(std::begin(kOtherTypes), std::end(kOtherTypes), name) != std::end(kOtherTypes)) {
+      fail(type, "replicas of type " + name + " are not supported: use s3 or file");
+    }
+    if (name != "s3" && name != "file") {
+      fail(type, "the replica type \"" + name + "\" is not known: use s3 or file");
+    }
+  }
+
+  ReplicaSettings from_url(const YAML::Node& url) const {
+    return parse_replica_url(expand_home(text(url, true), env_), env_);
+  }
+
+  ReplicaSettings place_of(const YAML::Node& node, const YAML::Node& type, const YAML::Node& url,
+                           const YAML::Node& path, const YAML::Node& bucket) const {
+    if (!url.IsNull()) {
+      if (!path.IsNull()) fail(path, "a replica has both url and path: keep one of them");
+      if (!bucket.IsNull()) fail(bucket, "a replica has both url and bucket: keep one of them");
+      ReplicaSettings replica = from_url(url);
+      if (!type.IsNull() && text(type) != replica.name) {
+        fail(type, "the replica's type is " + text(type) + " but its url is of type " +
+                       replica.name + ": take the type out");
+      }
+      return replica;
+    }
+
+    const bool s3 = type.IsNull() ? !bucket.IsNull() : text(type) == "s3";
+    if (!s3) {
+      if (!bucket.IsNull()) fail(bucket, "bucket has no meaning for a file replica: take it out");
+      if (path.IsNull()) fail(node, "a replica has neither url nor path: add one of them");
+      const std::string folder = canonical_path(expand_home(text(path, true), env_));
+      return parse_replica_url(folder, env_);
+    }
+
+    if (bucket.IsNull()) fail(node, "an s3 replica has neither url nor bucket: add one of them");
+    ReplicaSettings replica;
+    const std::string name = text(bucket, true);
+    if (name.find("://") != std::string::npos) {
+      replica = parse_replica_url(name, env_);
+      if (replica.store.type != StoreSettings::Type::s3) {
+        fail(bucket, "the bucket of an s3 replica must be a name or an s3:// URL");
+      }
+    } else {
+      if (name.empty() || name.find('/') != std::string::npos) {
+        fail(bucket, "the bucket \"" + name + "\" is not a bucket's name");
+      }
+      replica.name = "s3";
+      replica.store.type = StoreSettings::Type::s3;
+      replica.store.bucket = name;
+    }
+    if (!path.IsNull()) replica.store.path = key_prefix(path);
+    return replica;
+  }
+
+  std::string key_prefix(const YAML::Node& path) const {
+    std::string prefix =
+        std::filesystem::path('/' + text(path, true)).lexically_normal().string().substr(1);
+    while (prefix.ends_with('/')) prefix.pop_back();
+    return prefix;
+  }
+
+  const std::string file_;
+  const Environment& env_;
+  const bool expand_env_;
+  YAML::Node databases_;
+  std::string access_key_id_, secret_access_key_;
+  std::set<std::string> ignored_;
+  std::set<std::string> paths_;
+  std::map<std::string, std::string> places_;
+};
+
+}  // namespace
+
+Config read_config(const std::string& file, const Environment& env, bool expand_env) {
+  try {
+    return Reader(file, env, expand_env).read();
+  } catch (const YAML::Exception& error) {
+    // What the checks before reading a node should have caught.
+    throw Error(file + " line " + std::to_string(error.mark.line + 1) + ": " + error.msg);
+  }
+}
+
+Config find_config(const Environment& env) {
+  for (const char* name : {"SQLSTREAM_CONFIG", "LITESTREAM_CONFIG"}) {
+    const auto file = env(name);
+    if (file && !file->empty()) return read_config(*file, env);
+  }
+  for (const char* file : {"/etc/sqlstream.yml", "/etc/litestream.yml"}) {
+    std::error_code ignored;
+    if (std::filesystem::exists(file, ignored)) return read_config(file, env);
+  }
+  return {};
+}
+
+}  // namespace sqlstream::config

@@ -1,0 +1,38 @@
+#include <algorithm>
+#include <cstdlib>
+
+#include "config/config.h"
+
+namespace sqlstream::config {
+
+Environment process_environment() {
+  return [](const std::string& name) -> std::optional<std::string> {
+    const char* value = std::getenv(name.c_str());
+    if (value == nullptr) return std::nullopt;
+    return std::string(value);
+  };
+}
+
+std::optional<DatabaseSettings> settings_for(const std::string& database_path,
+                                             const std::string& replica_uri,
+                                             const Environment& env) {
+  const auto from_pattern = [&](const std::string& pattern) {
+    DatabaseSettings settings;
+    settings.path = database_path;
+    settings.replicas.push_back(parse_replica_url(expand_replica_url(pattern, database_path), env));
+    return settings;
+  };
+
+  if (!replica_uri.empty()) return from_pattern(replica_uri);
+
+  const Config config = find_config(env);
+  const auto entry = std::find_if(config.databases.begin(), config.databases.end(),
+                                  [&](const auto& d) { return d.path == database_path; });
+  if (entry != config.databases.end()) return *entry;
+
+  const auto pattern = env("SQLSTREAM_REPLICA_URL");
+  if (pattern && !pattern->empty()) return from_pattern(*pattern);
+  return std::nullopt;
+}
+
+}  // namespace sqlstream::config

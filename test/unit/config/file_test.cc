@@ -1,0 +1,336 @@
+#include <mutex>
+
+#include "support.h"
+#include "temp_folder.h"
+
+using namespace sqlstream;
+using namespace sqlstream::config;
+using namespace sqlstream::config::testing;
+using namespace std::chrono_literals;
+
+namespace {
+
+/// Collects log lines while it lives.
+class LogCapture {
+ public:
+  LogCapture() {
+    log::set_sink(
+        [this](log::Level, std::string_view line) {
+          const std::lock_guard lock(mutex_);
+          text_ += std::string(line) + '\n';
+        },
+        log::Level::debug);
+  }
+  LogCapture(const LogCapture&) = delete;
+  LogCapture& operator=(const LogCapture&) = delete;
+  ~LogCapture() { log::set_sink({}); }
+
+  std::string text() const {
+    const std::lock_guard lock(mutex_);
+    return text_;
+  }
+  bool has(const std::string& part) const { return contains(text(), part); }
+
+ private:
+  mutable std::mutex mutex_;
+  std::string text_;
+};
+
+Config read(const std::string& text, std::map<std::string, std::string> env = {},
+            bool expand = true) {
+  const TempFolder folder;
+  return read_config(folder.write("c.yml", text), fake_environment(std::move(env)), expand);
+}
+
+std::string refusal(const std::string& text, std::map<std::string, std::string> env = {}) {
+  const auto sentence = error_of([&] { read(text, std::move(env)); });
+  CHECK_FALSE(contains(sentence, "\n"));
+  CHECK(contains(sentence, "c.yml"));
+  // Where it is, once.
+  CHECK(sentence.find(" line ") == sentence.rfind(" line "));
+  return sentence;
+}
+
+}  // namespace
+
+TEST_CASE("a Litestream configuration is read") {
+  const LogCapture log;
+  const auto config = read(R"(
+access-key-id: AKID
+secret-access-key: hush
+dbs:
+  - path: /srv/none/app.db
+    monitor-interval: 1s
+    checkpoint-interval: 1m
+    replicas:
+      - url: s3://bkt/app
+        retention: 48h
+        retention-check-interval: 10m
+        sync-interval: 500ms
+        snapshot-interval: 1m30s
+        validation-interval: 6h
+      - name: second
+        type: s3
+        bucket: other
+        path: /deep//app/
+        region: eu-west-1
+        endpoint: localhost:9000
+        force-path-style: true
+        skip-verify: yes
+        access-key-id: OWN
+        secret-access-key: own-secret
+      - type: file
+        path: /backup/app
+        name: third
+  - path: /srv/none/two.db
+    replica:
+      path: /backup/two
+)");
+  REQUIRE(config.databases.size() == 2);
+  const auto& database = config.databases[0];
+  CHECK(database.path == "/srv/none/app.db");
+  REQUIRE(database.replicas.size() == 3);
+  const auto& first = database.replicas[0];
+  CHECK(first.name == "s3");
+  CHECK(first.store.bucket == "bkt");
+  CHECK(first.store.path == "app");
+  CHECK(first.store.access_key_id == "AKID");
+  CHECK(first.store.secret_access_key == "hush");
+  CHECK(first.retention == 48h);
+  CHECK(first.retention_check_interval == 10min);
+  CHECK(first.sync_interval == 500ms);
+  CHECK(first.snapshot_interval == 90s);
+  const auto& second = database.replicas[1];
+  CHECK(second.name == "second");
+  CHECK(second.store.bucket == "other");
+  CHECK(second.store.path == "deep/app");
+  CHECK(second.store.region == "eu-west-1");
+  CHECK(second.store.endpoint == "http://localhost:9000");
+  CHECK(second.store.force_path_style == true);
+  CHECK(second.store.skip_verify);
+  CHECK(second.store.access_key_id == "OWN");
+  CHECK(second.store.secret_access_key == "own-secret");
+  const auto& third = database.replicas[2];
+  CHECK(third.name == "third");
+  CHECK(third.store.type == StoreSettings::Type::file);
+  CHECK(third.store.path == "/backup/app");
+  CHECK(third.store.access_key_id.empty());
+  CHECK(config.databases[1].replicas.at(0).store.path == "/backup/two");
+  // Litestream's own tuning is named once, and nothing is warned about.
+  CHECK(log.has("checkpoint-interval, monitor-interval, validation-interval"));
+  CHECK_FALSE(log.has("WARN"));
+  CHECK_FALSE(log.has("hush"));
+}
+
+TEST_CASE("global keys may stand behind the databases") {
+  const auto config = read(
+      "dbs: [{path: /none/a.db, replicas: [{url: s3://b/a}]}]\n"
+      "access-key-id: AKID\nsecret-access-key: S\n");
+  CHECK(config.databases.at(0).replicas.at(0).store.access_key_id == "AKID");
+}
+
+TEST_CASE("a replica may be one URL, a bucket may be a URL") {
+  auto config = read("dbs: [{path: /none/a.db, replica: 's3://b/a?region=r'}]");
+  CHECK(config.databases.at(0).replicas.at(0).store.region == "r");
+  config = read(
+      "dbs: [{path: /none/a.db, replicas: [{type: s3, bucket: 's3://mybkt.localhost:9000/', "
+      "path: db}]}]");
+  const auto& store = config.databases.at(0).replicas.at(0).store;
+  CHECK(store.bucket == "mybkt");
+  CHECK(store.endpoint == "http://localhost:9000");
+  CHECK(store.path == "db");
+}
+
+TEST_CASE("endpoints of services and the environment complete a replica") {
+  const auto config = read(
+      "dbs: [{path: /none/a.db, replicas: [{type: s3, bucket: b, path: a, endpoint: "
+      "s3.us-west-004.backblazeb2.com}, {name: aws, bucket: b2}]}]",
+      {{"AWS_REGION", "eu-north-1"}});
+  CHECK(config.databases.at(0).replicas.at(0).store.region == "us-west-004");
+  CHECK(config.databases.at(0).replicas.at(1).store.region == "eu-north-1");
+}
+
+TEST_CASE("own keys of a database") {
+  const auto config = read(R"(
+dbs:
+  - path: ~/app.db
+    outbox-dir: ~/out
+    outbox-max-size: 2GiB
+    shutdown-timeout: 750ms
+    replicas: [{path: ~/backup}]
+)",
+                           {{"HOME", "/none/me"}});
+  const auto& database = config.databases.at(0);
+  CHECK(database.path == "/none/me/app.db");
+  CHECK(database.outbox_dir == "/none/me/out");
+  CHECK(database.outbox_max_size == 2ULL << 30);
+  CHECK(database.shutdown_timeout == 750ms);
+  CHECK(database.replicas.at(0).store.path == "/none/me/backup");
+}
+
+TEST_CASE("logging is read") {
+  auto config = read("logging: {level: DEBUG, type: json, stderr: true}");
+  CHECK(config.logging.level == log::Level::debug);
+  CHECK(config.logging.style == log::Style::json);
+  CHECK(config.logging.to_stderr);
+  config = read("dbs: []");
+  CHECK(config.logging.level == log::Level::info);
+  CHECK_FALSE(config.logging.to_stderr);
+  CHECK(contains(refusal("logging:\n  level: loud\n"), "line 2: level must be"));
+  CHECK(contains(refusal("logging: {type: xml}"), "type must be text or json"));
+}
+
+TEST_CASE("variables are put in after the YAML is read") {
+  const LogCapture log;
+  const std::string text = R"(
+access-key-id: $KEY
+secret-access-key: ${SECRET}
+dbs:
+  # $COMMENT is not looked at
+  - path: ${DIR}/app.db
+    replicas:
+      - url: s3://$BUCKET/x
+        region: "$UNSET"
+        retention: ${HOURS}h
+)";
+  const std::map<std::string, std::string> env = {{"KEY", "k"},
+                                                  {"SECRET", "a: #b\"'$KEY"},
+                                                  {"DIR", "/none"},
+                                                  {"BUCKET", "bkt"},
+                                                  {"HOURS", "7"}};
+  const auto config = read(text, env);
+  const auto& replica = config.databases.at(0).replicas.at(0);
+  CHECK(config.databases[0].path == "/none/app.db");
+  CHECK(replica.store.bucket == "bkt");
+  CHECK(replica.store.access_key_id == "k");
+  CHECK(replica.store.secret_access_key == "a: #b\"'$KEY");
+  CHECK(replica.store.region.empty());
+  CHECK(replica.retention == 7h);
+  CHECK(log.has("variable=UNSET"));
+  CHECK(log.has("line=9"));
+  CHECK_FALSE(log.has("COMMENT"));
+  CHECK_FALSE(log.has("#b"));
+
+  // Not at all when told so.
+  CHECK(read("access-key-id: $KEY\ndbs: [{path: /none/$A.db, replica: /b/x}]", env, false)
+            .databases.at(0)
+            .path == "/none/$A.db");
+}
+
+TEST_CASE("a dollar sign alone stays") {
+  const auto config =
+      read("secret-access-key: a$5$$-b$\ndbs: [{path: /none/a.db, replica: {url: s3://b/x}}]");
+  CHECK(config.databases.at(0).replicas.at(0).store.secret_access_key == "a$5$$-b$");
+  CHECK(contains(refusal("access-key-id: ${KEY\n"), "line 1: \"${\""));
+  CHECK(contains(refusal("access-key-id: ${}\n"), "line 1: \"${\""));
+}
+
+TEST_CASE("an unset variable inside a place is an error") {
+  CHECK(contains(refusal("dbs:\n  - path: $DIR/a.db\n    replica: /x/y\n"),
+                 "line 2: the environment variable DIR is not set"));
+  CHECK(
+      contains(refusal("dbs:\n  - path: /none/a.db\n    replica: {url: 's3://$BKT/x'}\n"), "BKT"));
+  CHECK(contains(refusal("dbs:\n  - path: /none/a.db\n    replica: {bucket: $BKT}\n"), "BKT"));
+}
+
+TEST_CASE("unknown keys are warned about with line and nearest key") {
+  const LogCapture log;
+  const auto config = read(R"(
+wat: 1
+dbs:
+  - path: /none/a.db
+    replicas:
+      - url: s3://b/x
+        retenton: 1h
+        synch-interval: 1h
+)");
+  CHECK(config.databases.size() == 1);
+  CHECK(log.has("key=wat"));
+  CHECK(log.has("line=2"));
+  CHECK(log.has("key=retenton in=\"a replica\""));
+  CHECK(log.has("line=7"));
+  CHECK(log.has("nearest=retention"));
+  CHECK(log.has("nearest=sync-interval"));
+}
+
+TEST_CASE("a database without a replica is warned about and left out") {
+  const LogCapture log;
+  CHECK(read("dbs: [{path: /none/a.db}, {path: /none/b.db, replicas: []}]").databases.empty());
+  CHECK(log.has("without a replica"));
+}
+
+TEST_CASE("addr is warned about") {
+  const LogCapture log;
+  read("addr: ':9090'");
+  CHECK(log.has("WARN"));
+  CHECK(log.has("addr"));
+}
+
+TEST_CASE("what cannot be is refused with its line") {
+  const auto with = [](const std::string& replica) {
+    return "dbs:\n  - path: /none/a.db\n    replicas:\n      - " + replica + "\n";
+  };
+  CHECK(contains(refusal("dbs: [\n"), "broken YAML"));
+  CHECK(contains(refusal("dbs: [\n"), "column"));
+  CHECK(contains(refusal("just words"), "\"key: value\""));
+  CHECK(contains(refusal("dbs: 5"), "dbs must be a list"));
+  CHECK(contains(refusal("dbs: [5]"), "a database must consist of"));
+  CHECK(contains(refusal("dbs:\n  - replicas: []\n"), "line 2: a database has no path"));
+  CHECK(contains(refusal("dbs: [{path: /tmp, replica: /x/y}]"), "is a folder"));
+  CHECK(contains(refusal("dbs: [{path: /none/a, replica: /x/y}, {path: /none/./a, replica: /x/z}]"),
+                 "given twice"));
+  CHECK(contains(refusal("dbs: [{path: /none/a, replica: /x/y}, {path: /none/b, replica: /x//y}]"),
+                 "already one of /none/a"));
+  CHECK(contains(refusal("dbs: [{path: /none/a, replica: /x/y, replicas: [/x/z]}]"), "keep one"));
+  CHECK(contains(refusal("dbs: [{path: /none/a, replicas: [/x/y, /x/z]}]"), "two replicas named"));
+  CHECK(contains(refusal("dbs: [{path: [a], replica: /x/y}]"), "single value"));
+  CHECK(contains(refusal("dbs: [{path: /none/a, path: /none/b}]"), "path is given twice"));
+  CHECK(contains(refusal("dbs: [{path: /none/a, outbox-max-size: big}]"), "outbox-max-size"));
+  CHECK(contains(refusal("dbs: [{path: /none/a, shutdown-timeout: -1s}]"), "shutdown-timeout"));
+
+  CHECK(contains(refusal(with("type: sftp\n        host: x")), "line 4: replicas of type sftp"));
+  CHECK(contains(refusal(with("type: abs")), "not supported"));
+  CHECK(contains(refusal(with("type: magic")), "not known"));
+  CHECK(contains(refusal(with("url: gcs://b/x")), "line 4: replica URL"));
+  CHECK(contains(refusal(with("url: s3://b/x\n        age: {recipients: [x]}")), "line 5: age"));
+  CHECK(
+      contains(refusal(with("url: s3://b/x\n        retention: 5")), "line 5: retention must be"));
+  CHECK(contains(refusal(with("url: s3://b/x\n        path: y")), "both url and path"));
+  CHECK(contains(refusal(with("url: s3://b/x\n        bucket: y")), "both url and bucket"));
+  CHECK(contains(refusal(with("url: s3://b/x\n        type: file")), "take the type out"));
+  CHECK(contains(refusal(with("type: s3")), "neither url nor bucket"));
+  CHECK(contains(refusal(with("name: x")), "neither url nor path"));
+  CHECK(contains(refusal(with("type: file\n        bucket: x")), "no meaning"));
+  CHECK(contains(refusal(with("bucket: a/b")), "not a bucket's name"));
+  CHECK(contains(refusal(with("path: /x/y\n        region: z")), "no meaning for a file replica"));
+  CHECK(contains(refusal(with("[a]")), "must consist of"));
+}
+
+TEST_CASE("secrets never appear in what is said") {
+  const LogCapture log;
+  for (const char* bad : {"retention: x", "url: s3://KEYID:hush@b/x", "endpoint: http://u:hush@h",
+                          "skip-verify: maybe", "type: sftp", "secret-acces-key: hush"}) {
+    CAPTURE(bad);
+    try {
+      read(std::string("secret-access-key: hush\ndbs:\n- path: /none/a.db\n  replicas:\n"
+                       "  - secret-access-key: hush\n    bucket: b\n    ") +
+           bad);
+    } catch (const Error& error) {
+      CHECK_FALSE(contains(error.what(), "hush"));
+    }
+  }
+  CHECK_FALSE(log.has("hush"));
+}
+
+TEST_CASE("a file that cannot be read is named") {
+  const TempFolder folder;
+  const auto env = fake_environment();
+  CHECK(
+      contains(error_of([&] { read_config(folder.path() + "/no.yml", env); }), "/no.yml: No such"));
+  CHECK(contains(error_of([&] { read_config(folder.path(), env); }), "Is a directory"));
+}
+
+TEST_CASE("an empty file is an empty configuration") {
+  CHECK(read("").databases.empty());
+  CHECK(read("# only words\ndbs:\n").databases.empty());
+}
