@@ -120,6 +120,8 @@ Bytes encode_metadata(const Metadata& metadata) {
   if (!metadata.ends_on_commit) json["ends_on_commit"] = false;
   json["first_seq"] = metadata.first_sequence;
   json["last_seq"] = metadata.last_sequence;
+  json["chain"] = metadata.chain;
+  if (metadata.batch_frame != 0) json["batch_frame"] = metadata.batch_frame;
   json["src_salt"] = metadata.source_salt;
   json["src_frame"] = metadata.source_frame;
   if (segment) {
@@ -182,6 +184,8 @@ std::optional<Metadata> decode_metadata(ByteView head) {
   reader.read("ends_on_commit", m.ends_on_commit);
   reader.read("first_seq", m.first_sequence);
   reader.read("last_seq", m.last_sequence);
+  reader.read("chain", m.chain);
+  reader.read("batch_frame", m.batch_frame);
   reader.read("src_salt", m.source_salt);
   reader.read("src_frame", m.source_frame);
   reader.read("wal_size", m.wal_size);

@@ -27,6 +27,8 @@ struct Metadata {
   bool ends_on_commit = true;  ///< false: one of several objects of a split batch, not the last
   std::uint64_t first_sequence = 0;  ///< outbox sequence of the first batch inside
   std::uint64_t last_sequence = 0;   ///< … and of the last
+  std::uint64_t chain = 0;           ///< the outbox's running hash after last_sequence
+  std::uint32_t batch_frame = 0;     ///< segment: frames of the first batch in earlier objects
   wal::Salt source_salt{};           ///< of the source WAL when the last batch was captured
   std::uint32_t source_frame = 0;    ///< last captured frame in that WAL
   std::uint64_t wal_size = 0;        ///< segment: uncompressed bytes in this object
