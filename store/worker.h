@@ -48,9 +48,9 @@ class Worker {
   /// it returned (a default-constructible value) or threw. It cannot be cancelled: once begun it
   /// ends.
   template <class Call>
-  boost::asio::awaitable<std::invoke_result_t<Call&>> run(Call call) {
+  boost::asio::awaitable<std::invoke_result_t<const Call&>> run(Call call) {
     namespace asio = boost::asio;
-    using Result = std::invoke_result_t<Call&>;
+    using Result = std::invoke_result_t<const Call&>;
     auto start = [this](auto handler, Call work) {
       auto executor = asio::get_associated_executor(handler);
       asio::post(pool(), [handler = std::move(handler), work = std::move(work),
@@ -58,7 +58,8 @@ class Worker {
         std::exception_ptr failure;
         Result result{};
         try {
-          result = work();
+          const Call once = std::move(work);  // what it holds is gone before the awaiter goes on
+          result = once();
         } catch (...) {
           failure = std::current_exception();
         }
