@@ -14,12 +14,18 @@
 
 namespace sqlstream {
 
+/// There is nothing to restore at that URL.
+class NothingToRestore : public Error {
+ public:
+  using Error::Error;
+};
+
 struct RestoreOptions {
   std::string output;                    ///< the database file to write; must not exist
   std::optional<Generation> generation;  ///< empty: the one with the latest data
   std::optional<std::uint32_t> index;    ///< up to the end of this WAL index
   std::optional<Time> timestamp;         ///< every batch whose last commit time is <= it
-  unsigned parallelism = 8;              ///< downloads in flight, >= 1
+  unsigned parallelism = 8;  ///< large downloads in flight, >= 1; 16 times as many of small objects
 };
 
 struct RestoreResult {
@@ -39,9 +45,11 @@ struct RestoreProgress {
 using ProgressCallback = std::function<void(const RestoreProgress&)>;
 
 /// Restores into a temporary file beside options.output, verifies every checksum, fsyncs, and
-/// renames without replacing. On any failure nothing is left behind but what a later call resumes
-/// from. Throws Error (StoreError for the store's): "cannot restore, output path already exists",
-/// "no matching backups found", … Decoding runs on `workers`. Memory is bounded whatever the size.
+/// renames without replacing. On any failure nothing is left behind. Awaited on the store's
+/// executor, which must be one thread; ends early, leaving nothing, when it is cancelled
+/// (terminal). `store` and `workers` must outlive it. Throws Error (StoreError for the store's,
+/// NothingToRestore): "cannot restore, output path already exists", "no matching backups found", …
+/// Decoding runs on `workers`. Memory is bounded whatever the size.
 asio::awaitable<RestoreResult> restore(Store& store, RestoreOptions options,
                                        asio::thread_pool& workers, ProgressCallback progress);
 

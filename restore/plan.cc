@@ -1,0 +1,88 @@
+#include "restore/plan.h"
+
+#include <algorithm>
+#include <cstdio>
+
+#include "base/error.h"
+
+namespace sqlstream {
+
+Time object_time(Time stored, const std::optional<Metadata>& metadata) {
+  return metadata ? metadata->last_commit : stored;
+}
+
+Generation newest_generation(std::span<const GenerationSpan> spans) {
+  return std::max_element(spans.begin(), spans.end(),
+                          [](const GenerationSpan& a, const GenerationSpan& b) {
+                            return std::pair(a.latest, a.earliest) <
+                                   std::pair(b.latest, b.earliest);
+                          })
+      ->generation;
+}
+
+Generation generation_at(std::span<const GenerationSpan> spans, Time moment) {
+  std::vector<GenerationSpan> begun;
+  std::vector<GenerationSpan> covering;
+  for (const auto& span : spans) {
+    if (span.earliest > moment) continue;
+    begun.push_back(span);
+    if (moment <= span.latest) covering.push_back(span);
+  }
+  if (begun.empty()) {
+    const auto first = std::min_element(
+        spans.begin(), spans.end(),
+        [](const GenerationSpan& a, const GenerationSpan& b) { return a.earliest < b.earliest; });
+    throw Error(
+        "cannot restore to " + format_rfc3339(moment) +
+        ", which is before the first snapshot: the earliest moment that can be restored is " +
+        format_rfc3339(first->earliest) + " (generation " + first->generation.str() + ")");
+  }
+  if (covering.size() > 1) {
+    // One generation ending at the very moment the next begins is a hand-over, not an overlap.
+    std::erase_if(covering, [&](const GenerationSpan& span) {
+      return span.latest == moment && span.earliest < moment;
+    });
+    const bool hand_over = covering.size() == 1 && covering.front().earliest == moment;
+    if (!hand_over) {
+      std::string names;
+      for (const auto& span : spans) {
+        if (span.earliest > moment || span.latest < moment) continue;
+        names += (names.empty() ? "" : ", ") + span.generation.str();
+      }
+      throw Error("cannot restore to " + format_rfc3339(moment) +
+                  ", because several generations have data for that moment: choose one of " +
+                  names + " with -generation");
+    }
+  }
+  return newest_generation(covering.empty() ? begun : covering);
+}
+
+std::optional<std::size_t> first_gap(const RestorePlan& plan) {
+  std::uint32_t index = plan.snapshot.index;
+  for (std::size_t i = 0; i < plan.segments.size(); ++i) {
+    const Position position = plan.segments[i].position;
+    const bool begins_plan = i == 0;
+    const bool same_index = position.index == index && !begins_plan;
+    if (same_index) continue;
+    // An index that holds nothing has no segment; the snapshot's own index may be such a one.
+    const bool follows = begins_plan ? position.index <= index + 1 : position.index == index + 1;
+    if (!follows || position.offset != 0) return i;
+    index = position.index;
+  }
+  return std::nullopt;
+}
+
+std::string describe_position(Generation generation, Position position) {
+  char text[40];
+  std::snprintf(text, sizeof text, "/%08x:%08llx", position.index,
+                static_cast<unsigned long long>(position.offset));
+  return generation.str() + text;
+}
+
+std::string describe_reach(const Reach& reach) {
+  return "a restore can go to " + describe_position(reach.generation, reach.position) +
+         ", with -generation " + reach.generation.str() + " -timestamp " +
+         format_rfc3339(reach.time);
+}
+
+}  // namespace sqlstream

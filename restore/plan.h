@@ -1,0 +1,83 @@
+#pragma once
+
+#include <cstddef>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "base/clock.h"
+#include "format/metadata.h"
+#include "format/position.h"
+#include "store/replica.h"
+
+/// The decisions of a restore, as pure functions over listings and the metadata that was read.
+namespace sqlstream {
+
+/// The moments a generation can be restored to, and when something was last written to it.
+struct GenerationSpan {
+  Generation generation;
+  Time earliest{};  ///< of its first snapshot
+  Time latest{};    ///< of its last object
+};
+
+/// The commit time an object counts for: its own where sqlstream wrote it, else the store's.
+Time object_time(Time stored, const std::optional<Metadata>& metadata);
+
+/// The generation with the latest data. Precondition: not empty.
+Generation newest_generation(std::span<const GenerationSpan> spans);
+
+/// The generation that a moment belongs to: the one that covers it, else the one that ended last
+/// before it. Throws Error when the moment is before all of them, or several cover it.
+/// Precondition: not empty.
+Generation generation_at(std::span<const GenerationSpan> spans, Time moment);
+
+/// Binary search for how many of `count` ascending items, from the first, satisfy a predicate that
+/// holds for a prefix of them. The caller evaluates the predicate where next() says.
+class PrefixSearch {
+ public:
+  explicit PrefixSearch(std::size_t count) : high_(count) {}
+  std::optional<std::size_t> next() const {
+    if (low_ == high_) return std::nullopt;
+    return low_ + (high_ - low_) / 2;
+  }
+  void tell(bool holds) {
+    const std::size_t middle = low_ + (high_ - low_) / 2;
+    if (holds) {
+      low_ = middle + 1;
+    } else {
+      high_ = middle;
+    }
+  }
+  std::size_t length() const { return low_; }  ///< the answer, once next() is empty
+
+ private:
+  std::size_t low_ = 0;
+  std::size_t high_;
+};
+
+/// What a restore reads: one snapshot, then the segments in this order.
+struct RestorePlan {
+  Generation generation;
+  replica::Snapshot snapshot;
+  std::vector<replica::Segment> segments;
+};
+
+/// The first segment that cannot follow what is before it, as far as the names tell: an index that
+/// does not start at offset 0, or that skips one. Gaps inside an index show only when decoding.
+std::optional<std::size_t> first_gap(const RestorePlan& plan);
+
+/// How far a restore can go when something behind it is missing or damaged.
+struct Reach {
+  Generation generation;
+  Position position;
+  Time time{};
+};
+
+/// "a restore can go to … with -generation … -timestamp …": the end of an error's sentence.
+std::string describe_reach(const Reach& reach);
+
+/// "<generation>/<index %08x>:<offset %08x>"
+std::string describe_position(Generation generation, Position position);
+
+}  // namespace sqlstream

@@ -1,0 +1,183 @@
+#include "restore/replay.h"
+
+#include <algorithm>
+#include <string>
+#include <string_view>
+
+namespace sqlstream {
+namespace {
+
+constexpr std::size_t kDatabaseHeader = 100;
+constexpr std::string_view kMagic{"SQLite format 3\0", 16};
+
+}  // namespace
+
+void SnapshotReplay::write(ByteView stored) {
+  if (!begun_) {
+    begun_ = true;
+    metadata_ = decode_metadata(stored);
+    if (metadata_ && metadata_->kind != Metadata::Kind::snapshot) {
+      throw Error("it is not a snapshot");
+    }
+  }
+  decompressor_.write(stored, [this](ByteView data) { accept(data); });
+}
+
+void SnapshotReplay::find_page_size() {
+  looked_for_page_size_ = true;
+  std::uint32_t page_size = 0;
+  if (metadata_) {
+    page_size = metadata_->page_size;
+  } else if (carried_.size() >= kDatabaseHeader &&
+             as_text(ByteView(carried_).first(kMagic.size())) == kMagic) {
+    page_size = std::uint32_t{carried_[16]} << 8 | carried_[17];
+    if (page_size == 1) page_size = 65536;
+  }
+  // Without a header it is the image of a page codec; its WAL will tell the page size.
+  if (wal::is_valid_page_size(page_size)) image_.set_page_size(page_size);
+}
+
+void SnapshotReplay::accept(ByteView data) {
+  size_ += data.size();
+  if (!looked_for_page_size_) {
+    carried_.insert(carried_.end(), data.begin(), data.end());
+    if (carried_.size() < kDatabaseHeader) return;
+    find_page_size();
+    data = {};
+  }
+  const std::uint32_t page_size = std::max(image_.page_size(), 1U);
+  if (!carried_.empty()) {
+    // Complete the page that was begun, or hand on all that was carried.
+    const std::size_t missing = (page_size - carried_.size() % page_size) % page_size;
+    const std::size_t taken = std::min(missing, data.size());
+    carried_.insert(carried_.end(), data.begin(),
+                    data.begin() + static_cast<std::ptrdiff_t>(taken));
+    data = data.subspan(taken);
+    const std::size_t whole = carried_.size() - carried_.size() % page_size;
+    if (whole > 0) {
+      image_.write_snapshot(ByteView(carried_).first(whole));
+      carried_.erase(carried_.begin(), carried_.begin() + static_cast<std::ptrdiff_t>(whole));
+    }
+  }
+  const std::size_t whole = data.size() - data.size() % page_size;
+  if (whole > 0) image_.write_snapshot(data.first(whole));
+  carried_.insert(carried_.end(), data.begin() + static_cast<std::ptrdiff_t>(whole), data.end());
+}
+
+void SnapshotReplay::finish() {
+  decompressor_.finish();
+  if (!looked_for_page_size_ && !carried_.empty()) find_page_size();
+  if (!carried_.empty()) throw Error("it ends inside a page");
+  if (metadata_ && size_ != std::uint64_t{metadata_->database_size} * metadata_->page_size) {
+    throw Error("it holds " + std::to_string(size_) + " bytes, not the " +
+                std::to_string(metadata_->database_size) + " pages it was made of");
+  }
+  image_.end_snapshot();
+}
+
+void PendingFrames::add(std::uint32_t page, ByteView data) {
+  pages_.push_back(page);
+  memory_.insert(memory_.end(), data.begin(), data.end());
+  if (memory_.size() < kMemory) return;
+  if (!scratch_) scratch_ = target_.scratch();
+  scratch_->write(scratch_size_, memory_);
+  scratch_size_ += memory_.size();
+  memory_.clear();
+}
+
+void PendingFrames::apply(DatabaseImage& image) {
+  const std::uint32_t page_size = image.page_size();
+  Bytes buffer(scratch_size_ > 0 ? page_size : 0);
+  std::uint64_t at = 0;
+  for (const std::uint32_t page : pages_) {
+    if (at < scratch_size_) {
+      scratch_->read(at, buffer);
+      image.write_page(page, buffer);
+    } else {
+      image.write_page(page, ByteView(memory_).subspan(at - scratch_size_, page_size));
+    }
+    at += page_size;
+  }
+  drop();
+}
+
+void PendingFrames::drop() {
+  pages_.clear();
+  memory_.clear();
+  if (scratch_size_ > 0) scratch_->clear();
+  scratch_size_ = 0;
+}
+
+void WalReplay::begin(const replica::Segment& segment, const std::optional<Metadata>& metadata) {
+  const Position position = segment.position;
+  const bool new_index = index_ != position.index;
+  if (new_index) {
+    // Names do not tell whether an index goes on: its last frame and the sequences do.
+    if (!decoder_.at_frame_boundary()) throw SegmentMissing("the rest of a frame");
+    if (metadata && last_sequence_ != 0 && metadata->first_sequence > last_sequence_ + 1) {
+      throw SegmentMissing("the end of the index before");
+    }
+  }
+  if (!new_index && position.offset < decoder_.offset()) {
+    throw Error("it overlaps the segment before it");
+  }
+  if (new_index ? position.offset != 0 : position.offset != decoder_.offset()) {
+    throw SegmentMissing("a part of the index");
+  }
+  if (metadata && metadata->kind != Metadata::Kind::segment) throw Error("it is not a WAL segment");
+  if (new_index) {
+    pending_.drop();  // as SQLite does with a transaction that was never committed
+    decoder_ = wal::Decoder();
+    index_ = position.index;
+  }
+  decompressor_ = lz4::Decompressor();
+  metadata_ = metadata;
+  time_ = object_time(segment.created, metadata);
+  begin_offset_ = decoder_.offset();
+  commit_offset_ = 0;
+  ends_on_commit_ = metadata && metadata->ends_on_commit;
+  after_commit_ = false;
+  if (ends_on_commit_ && !pending_.empty()) pending_.apply(image_);
+}
+
+void WalReplay::take(const wal::Decoder::Frame& frame) {
+  after_commit_ = frame.commit_size != 0;
+  if (ends_on_commit_) {
+    image_.write_page(frame.page, frame.data);
+  } else {
+    pending_.add(frame.page, frame.data);
+    if (after_commit_) pending_.apply(image_);
+  }
+  if (!after_commit_) return;
+  image_.commit(frame.commit_size);
+  commit_offset_ = decoder_.offset();
+}
+
+void WalReplay::write(ByteView stored) {
+  decompressor_.write(stored, [this](ByteView data) {
+    while (true) {
+      const bool had_header = decoder_.header().has_value();
+      const auto frame = decoder_.next(data);
+      if (!had_header && decoder_.header()) image_.set_page_size(decoder_.header()->page_size);
+      if (!frame) break;
+      take(*frame);
+    }
+  });
+}
+
+void WalReplay::end() {
+  decompressor_.finish();
+  if (ends_on_commit_ && (!after_commit_ || !decoder_.at_frame_boundary())) {
+    throw Error("it does not end with a commit");
+  }
+  if (metadata_) {
+    const std::uint64_t size = decoder_.offset() - begin_offset_;
+    if (size != metadata_->wal_size || decoder_.sum() != metadata_->wal_sum) {
+      throw Error("its frames are not the ones it was made of");
+    }
+    last_sequence_ = metadata_->last_sequence;
+  }
+  if (commit_offset_ != 0) reached_ = Reached{{*index_, commit_offset_}, time_};
+}
+
+}  // namespace sqlstream

@@ -1,0 +1,223 @@
+#include "restore/restore.h"
+
+#include <algorithm>
+#include <exception>
+#include <utility>
+
+#include <boost/asio/experimental/awaitable_operators.hpp>
+
+#include "format/names.h"
+#include "restore/database_image.h"
+#include "restore/fetch.h"
+#include "restore/on_worker.h"
+#include "restore/plan.h"
+#include "restore/replay.h"
+#include "restore/survey.h"
+#include "restore/target_file.h"
+
+namespace sqlstream {
+namespace {
+
+// Downloaded bytes held at once. With two decompressors (up to about 10 MiB each) this keeps a
+// restore well under 64 MiB.
+constexpr std::uint64_t kDownloadMemory = 20 << 20;
+
+// One restore: a lane for the snapshot and one for the WAL, at the same time. Everything but the
+// replaying itself runs on the store's executor.
+class Restore {
+ public:
+  Restore(Store& store, const asio::any_io_executor& executor, const RestorePlan& plan,
+          TargetFile& target, asio::thread_pool& workers, unsigned parallelism,
+          ProgressCallback progress)
+      : store_(store),
+        workers_(workers),
+        plan_(plan),
+        report_(std::move(progress)),
+        units_(std::uint64_t{std::max(parallelism, 1U)} * OrderedFetch::kLargeUnits),
+        image_(target),
+        snapshot_(image_),
+        wal_(image_, target),
+        snapshot_fetch_(
+            store, executor, 1,
+            [this](std::size_t) {
+              return OrderedFetch::Object{snapshot_key(), plan_.snapshot.size};
+            },
+            share(plan.segments.empty() ? 1 : 2)),
+        wal_fetch_(
+            store, executor, plan.segments.size(),
+            [this](std::size_t i) {
+              return OrderedFetch::Object{segment_key(i), plan_.segments[i].size};
+            },
+            // With one download at a time, the snapshot comes first.
+            parallelism > 1 ? share(2) : OrderedFetch::Limits{}),
+        wal_may_begin_(executor) {
+    progress_.objects_total = 1 + plan.segments.size();
+    progress_.bytes_total = plan.snapshot.size;
+    for (const auto& segment : plan.segments) progress_.bytes_total += segment.size;
+  }
+
+  asio::awaitable<RestoreResult> run() {
+    using asio::experimental::awaitable_operators::operator&&;
+    co_await (guarded(read_snapshot()) && guarded(read_wal()));
+    if (failure_) std::rethrow_exception(failure_);
+
+    RestoreResult result;
+    result.generation = plan_.generation;
+    result.position = {plan_.snapshot.index, 0};
+    result.commit_time = object_time(plan_.snapshot.created, snapshot_.metadata());
+    if (const auto& reached = wal_.reached()) {
+      result.position = reached->position;
+      result.commit_time = reached->time;
+    }
+    result.pages = image_.finish();
+    result.page_size = image_.page_size();
+    co_return result;
+  }
+
+ private:
+  OrderedFetch::Limits share(unsigned parts) const {
+    return {kDownloadMemory / parts, std::max<std::uint64_t>(units_ / parts, 1)};
+  }
+
+  std::string snapshot_key() const {
+    return names::snapshot_key(plan_.generation, plan_.snapshot.index);
+  }
+  std::string segment_key(std::size_t i) const {
+    return names::segment_key(plan_.generation, plan_.segments[i].position);
+  }
+
+  // The first failure of either lane ends both, and every download with them. Never throws.
+  asio::awaitable<void> guarded(asio::awaitable<void> lane) {
+    try {
+      co_await std::move(lane);
+    } catch (...) {
+      if (!failure_) failure_ = std::current_exception();
+    }
+    if (!failure_) co_return;
+    co_await asio::this_coro::throw_if_cancelled(false);
+    stopped_ = true;
+    wal_may_begin_.notify();
+    co_await snapshot_fetch_.stop();
+    co_await wal_fetch_.stop();
+  }
+
+  void count(const std::vector<OrderedFetch::Piece>& pieces) {
+    for (const auto& piece : pieces) {
+      progress_.bytes_done += piece.data.size();
+      if (piece.last) ++progress_.objects_done;
+    }
+    if (report_) report_(progress_);
+  }
+
+  void begin_wal() {
+    if (wal_begun_) return;
+    wal_begun_ = true;
+    wal_may_begin_.notify();
+  }
+
+  asio::awaitable<void> read_snapshot() {
+    std::vector<OrderedFetch::Piece> pieces;
+    auto replay = [&] {
+      try {
+        for (const auto& piece : pieces) snapshot_.write(piece.data);
+        if (pieces.back().last) snapshot_.finish();
+      } catch (const OutputError&) {
+        throw;
+      } catch (const Error& error) {
+        throw Error(damaged(snapshot_key(), error) +
+                    "; choose an older snapshot with -generation " + plan_.generation.str() +
+                    " -timestamp or -index, or another generation");
+      }
+    };
+    while (true) {
+      pieces.clear();
+      pieces = co_await snapshot_fetch_.next();
+      if (stopped_ || pieces.empty()) break;
+      co_await on_worker(workers_, replay);
+      count(pieces);
+      if (snapshot_.page_size_known()) begin_wal();
+    }
+    begin_wal();
+    wal_fetch_.set_limits(share(1));
+  }
+
+  asio::awaitable<void> read_wal() {
+    while (!wal_begun_ && !stopped_) co_await wal_may_begin_.wait();
+    if (const auto& metadata = snapshot_.metadata()) wal_.follow(*metadata);
+    std::vector<OrderedFetch::Piece> pieces;
+    std::size_t failed = 0;  // the segment that cannot be used
+    std::string reason;
+    auto replay = [&] {
+      for (const auto& piece : pieces) {
+        const auto& segment = plan_.segments[piece.object];
+        try {
+          if (piece.first) wal_.begin(segment, decode_metadata(piece.data));
+          wal_.write(piece.data);
+          if (piece.last) wal_.end();
+        } catch (const OutputError&) {
+          throw;
+        } catch (const SegmentMissing& missing) {
+          failed = piece.object;
+          reason = "cannot restore, a WAL segment is missing in " + store_.url() + " before " +
+                   segment_key(failed) + " (" + missing.what() + ")";
+          return;
+        } catch (const Error& error) {
+          failed = piece.object;
+          reason = damaged(segment_key(failed), error);
+          return;
+        }
+      }
+    };
+    while (!stopped_) {
+      pieces.clear();
+      pieces = co_await wal_fetch_.next();
+      if (stopped_ || pieces.empty()) break;
+      co_await on_worker(workers_, replay);
+      if (!reason.empty()) {
+        const Reach reach = co_await reach_before(store_, plan_, failed);
+        throw Error(reason + ": " + describe_reach(reach));
+      }
+      count(pieces);
+    }
+    snapshot_fetch_.set_limits(share(1));
+  }
+
+  std::string damaged(const std::string& key, const Error& error) const {
+    return "cannot restore, object " + store_.url() + "/" + key + " is damaged (" + error.what() +
+           ")";
+  }
+
+  Store& store_;
+  asio::thread_pool& workers_;
+  const RestorePlan& plan_;
+  ProgressCallback report_;
+  RestoreProgress progress_;
+  std::uint64_t units_;
+  DatabaseImage image_;
+  SnapshotReplay snapshot_;
+  WalReplay wal_;
+  OrderedFetch snapshot_fetch_;
+  OrderedFetch wal_fetch_;
+  Event wal_may_begin_;
+  bool wal_begun_ = false;
+  bool stopped_ = false;
+  std::exception_ptr failure_;
+};
+
+}  // namespace
+
+asio::awaitable<RestoreResult> restore(Store& store, RestoreOptions options,
+                                       asio::thread_pool& workers, ProgressCallback progress) {
+  const auto executor = co_await asio::this_coro::executor;
+  refuse_existing_output(options.output);
+  const RestorePlan plan = co_await survey(store, options);
+  TargetFile target(options.output);
+  Restore run(store, executor, plan, target, workers, options.parallelism, std::move(progress));
+  RestoreResult result = co_await run.run();
+  result.output = options.output;
+  auto publish = [&] { target.publish(); };
+  co_await on_worker(workers, publish);
+  co_return result;
+}
+
+}  // namespace sqlstream

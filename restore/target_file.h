@@ -1,0 +1,63 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "base/bytes.h"
+#include "base/error.h"
+#include "base/unique_fd.h"
+
+namespace sqlstream {
+
+/// What is restored could not be written.
+class OutputError : public Error {
+ public:
+  using Error::Error;
+};
+
+/// Throws Error when a database cannot be restored to `output`: it, or a -wal, -shm or -journal
+/// beside it, exists. A stale one of these would silently change the restored database.
+void refuse_existing_output(const std::string& output);
+
+/// A file without a name, gone with the object.
+class ScratchFile {
+ public:
+  /// `output`: what the user calls the file this is for, in messages.
+  ScratchFile(UniqueFd fd, std::string output) : fd_(std::move(fd)), output_(std::move(output)) {}
+  void write(std::uint64_t offset, ByteView data);
+  void read(std::uint64_t offset, std::span<std::uint8_t> data) const;
+  void clear();
+
+ private:
+  UniqueFd fd_;
+  std::string output_;
+};
+
+/// A file that becomes `output` when it is complete, and until then is a hidden temporary one
+/// beside it that only its owner can read. Removed by the destructor unless published. Writing is
+/// thread-safe for disjoint ranges.
+class TargetFile {
+ public:
+  /// Throws Error when output exists or its folder cannot be written.
+  explicit TargetFile(std::string output);
+  ~TargetFile();
+  TargetFile(const TargetFile&) = delete;
+  TargetFile& operator=(const TargetFile&) = delete;
+
+  void write(std::uint64_t offset, ByteView data);
+  void set_size(std::uint64_t size);
+
+  /// An unnamed file in the same folder, for what does not fit in memory.
+  ScratchFile scratch() const;
+
+  /// Makes it durable and gives it its name and mode, never replacing another file.
+  void publish();
+
+ private:
+  std::string output_;
+  std::string folder_;
+  std::string temporary_;  // full path; empty once published
+  UniqueFd fd_;
+};
+
+}  // namespace sqlstream

@@ -1,0 +1,9 @@
+#pragma once
+
+namespace sqlstream::tools {
+
+/// What the programs here set once, before any thread: no SIGPIPE, and memory given back to the
+/// system when a large piece is done with, instead of growing with the largest sizes ever used.
+void prepare_process();
+
+}  // namespace sqlstream::tools
