@@ -96,7 +96,7 @@ std::string normalise_endpoint(std::string_view endpoint) {
   if (text.find("://") == std::string::npos) text = "none://" + text;
   const auto parsed = urls::parse_uri(text);
   if (!parsed) throw Error("the endpoint is not a valid address" + wanted);
-  const urls::url_view url = *parsed;
+  const urls::url_view& url = *parsed;
   if (url.has_userinfo()) {
     throw Error(
         "the endpoint holds a user name or password: take it out and set "

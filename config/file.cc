@@ -350,11 +350,11 @@ class Reader {
 
     ReplicaSettings replica =
         located(node, [&] { return place_of(node, type, url, path, bucket); });
-    for (const auto& [name, value] : options) {
-      located(value, [&] {
-        const std::string content = text(value);
+    for (const auto& option : options) {
+      located(option.second, [&] {
+        const std::string content = text(option.second);
         // An option whose variable is not set is left out, as the warning said.
-        if (!content.empty()) set_replica_option(replica, name, content);
+        if (!content.empty()) set_replica_option(replica, option.first, content);
       });
     }
     located(node, [&] { complete_store(replica.store, env_); });

@@ -111,6 +111,7 @@ bool set_replica_option(ReplicaSettings& replica, std::string_view name, const s
 
 std::vector<std::string_view> replica_option_names() {
   std::vector<std::string_view> names;
+  names.reserve(kOptions.size());
   for (const Option& option : kOptions) names.push_back(option.name);
   return names;
 }

@@ -131,7 +131,7 @@ ReplicaSettings parse_replica_url(std::string_view url, const Environment& env) 
   const std::string readable = encode_brackets(url);
   const auto parsed = urls::parse_uri(readable);
   if (!parsed) fail_malformed(url);
-  const urls::url_view view = *parsed;
+  const urls::url_view& view = *parsed;
   if (view.has_userinfo()) {
     fail(url,
          "it holds a user name or password: take it out and set AWS_ACCESS_KEY_ID and "

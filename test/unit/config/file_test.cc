@@ -43,7 +43,7 @@ Config read(const std::string& text, std::map<std::string, std::string> env = {}
 }
 
 std::string refusal(const std::string& text, std::map<std::string, std::string> env = {}) {
-  const auto sentence = error_of([&] { read(text, std::move(env)); });
+  auto sentence = error_of([&] { read(text, std::move(env)); });
   CHECK_FALSE(contains(sentence, "\n"));
   CHECK(contains(sentence, "c.yml"));
   // Where it is, once.

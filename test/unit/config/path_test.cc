@@ -13,7 +13,7 @@ namespace fs = std::filesystem;
 
 TEST_CASE("a canonical path is absolute, with links resolved") {
   const TempFolder folder;
-  const std::string root = folder.path();
+  const std::string& root = folder.path();
   fs::create_directories(root + "/real/deep");
   std::ofstream(root + "/real/app.db") << "x";
   fs::create_directory_symlink(root + "/real", root + "/link");

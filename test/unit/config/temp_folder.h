@@ -27,7 +27,7 @@ class TempFolder {
 
   /// Writes a file and returns its path.
   std::string write(const std::string& name, const std::string& text) const {
-    const std::string file = path_ + '/' + name;
+    std::string file = path_ + '/' + name;
     std::ofstream(file) << text;
     return file;
   }

@@ -105,7 +105,7 @@ TEST_CASE("services are known by their host names") {
     const char* region;
     bool path_style;
   };
-  for (const auto& [host, endpoint, region, path_style] : {
+  for (const auto& expected : {
            Expected{"s3.us-west-004.backblazeb2.com", "https://s3.us-west-004.backblazeb2.com",
                     "us-west-004", true},
            Expected{"s3.filebase.com", "https://s3.filebase.com", "us-east-1", true},
@@ -128,21 +128,21 @@ TEST_CASE("services are known by their host names") {
                     false},
            Expected{"s3.amazonaws.com", "https://s3.amazonaws.com", "", false},
        }) {
+    const std::string host = expected.host;
     CAPTURE(host);
     // As part of the URL, with a bucket whose name has a dot; the environment does not interfere.
-    auto store = parse("s3://my.bkt." + std::string(host) + "/db",
-                       {{"AWS_ENDPOINT_URL", "http://elsewhere"}})
-                     .store;
+    auto store =
+        parse("s3://my.bkt." + host + "/db", {{"AWS_ENDPOINT_URL", "http://elsewhere"}}).store;
     CHECK(store.bucket == "my.bkt");
-    CHECK(store.endpoint == endpoint);
-    CHECK(store.region == region);
-    CHECK(store.force_path_style == path_style);
+    CHECK(store.endpoint == expected.endpoint);
+    CHECK(store.region == expected.region);
+    CHECK(store.force_path_style == expected.path_style);
     // As an endpoint.
-    store = parse("s3://bkt/db?endpoint=" + std::string(host)).store;
+    store = parse("s3://bkt/db?endpoint=" + host).store;
     CHECK(store.bucket == "bkt");
-    CHECK(store.endpoint == endpoint);
-    CHECK(store.region == region);
-    CHECK(store.force_path_style == path_style);
+    CHECK(store.endpoint == expected.endpoint);
+    CHECK(store.region == expected.region);
+    CHECK(store.force_path_style == expected.path_style);
   }
   const auto store =
       parse("s3://b/db?endpoint=s3.filebase.com&region=x&force-path-style=false").store;
