@@ -1,10 +1,8 @@
-#include <memory>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include <doctest/doctest.h>
-#include <sqlite3.h>
 
 #include "base/error.h"
 #include "format/merged_pages.h"
@@ -12,6 +10,7 @@
 #include "format/wal.h"
 #include "test/unit/format/files.h"
 #include "test/unit/format/random.h"
+#include "test/unit/format/sqlite.h"
 
 // The WAL codec against SQLite itself, both ways: what SQLite wrote is read here, and what is
 // written here is recovered by SQLite to the pages of the source.
@@ -19,44 +18,9 @@
 namespace sqlstream {
 namespace {
 
+using test::Database;
+
 constexpr std::uint32_t kPageSizes[] = {512, 1024, 2048, 4096, 8192, 16384, 32768, 65536};
-
-class Database {
- public:
-  explicit Database(const std::string& path) {
-    sqlite3* raw = nullptr;
-    const int code = sqlite3_open(path.c_str(), &raw);
-    handle_.reset(raw);
-    REQUIRE(code == SQLITE_OK);
-  }
-  void exec(const std::string& sql) {
-    char* error = nullptr;
-    const int code = sqlite3_exec(handle_.get(), sql.c_str(), nullptr, nullptr, &error);
-    const std::string text = error == nullptr ? "" : error;
-    sqlite3_free(error);
-    CAPTURE(sql);
-    CAPTURE(text);
-    REQUIRE(code == SQLITE_OK);
-  }
-  std::string value(const std::string& sql) {
-    sqlite3_stmt* statement = nullptr;
-    REQUIRE(sqlite3_prepare_v2(handle_.get(), sql.c_str(), -1, &statement, nullptr) == SQLITE_OK);
-    std::string text;
-    if (sqlite3_step(statement) == SQLITE_ROW) {
-      if (const auto* column = sqlite3_column_text(statement, 0)) {
-        text = reinterpret_cast<const char*>(column);
-      }
-    }
-    sqlite3_finalize(statement);
-    return text;
-  }
-
- private:
-  struct Close {
-    void operator()(sqlite3* handle) const { sqlite3_close(handle); }
-  };
-  std::unique_ptr<sqlite3, Close> handle_;
-};
 
 struct Frame {
   std::uint32_t page;
