@@ -1,0 +1,105 @@
+#include "vfs/registration.h"
+
+#include <array>
+#include <cstddef>
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+#include <mutex>
+#include <string_view>
+
+#include "vfs/functions.h"
+#include "vfs/shim.h"
+
+namespace sqlstream {
+namespace {
+
+constexpr int kOldestSqlite = 3035000;
+
+/// The part of the table every supported library has: a newer member used by accident would be
+/// read beyond the end of an older library's table.
+constexpr std::size_t kTableSize = offsetof(sqlite3_api_routines, changes64);
+
+struct Library {
+  /// Tells libraries apart. The table's address would not: with the preloading library in the
+  /// process, there are two tables for one library.
+  const char* (*identity)() = nullptr;
+  sqlite3_api_routines api{};
+  Shim shim;
+};
+
+// Never freed: SQLite calls into these until the last moment of the process.
+std::mutex mutex;
+std::array<Library*, kMaxLibraries> known;
+
+/// The index of the library in `known`, or of its free place there, or kMaxLibraries.
+std::size_t place_of(const sqlite3_api_routines& api) {
+  std::size_t i = 0;
+  while (i < kMaxLibraries && known[i] && known[i]->identity != api.sourceid) ++i;
+  return i;
+}
+
+int on_connection(sqlite3* db, char**, const sqlite3_api_routines* api) noexcept {
+  std::size_t place = 0;
+  {
+    const std::lock_guard lock(mutex);
+    place = place_of(*api);
+  }
+  if (place == kMaxLibraries || !known[place]) return SQLITE_OK;
+  return register_functions(place, known[place]->api, db);
+}
+
+bool wanted_as_default() {
+  const char* value = std::getenv("SQLSTREAM_DEFAULT_VFS");
+  return value && std::string_view(value) == "1";
+}
+
+}  // namespace
+
+int register_library(const sqlite3_api_routines& api, sqlite3* db, std::string& error) {
+  if (api.libversion_number() < kOldestSqlite) {
+    error = std::string("sqlstream needs SQLite 3.35.0 or newer, and this program has ") +
+            api.libversion() + ": use a newer SQLite library";
+    return SQLITE_ERROR;
+  }
+
+  std::size_t place = 0;
+  {
+    const std::lock_guard lock(mutex);
+    place = place_of(api);
+    if (place == kMaxLibraries) {
+      error = "sqlstream serves at most " + std::to_string(kMaxLibraries) +
+              " SQLite libraries in one process";
+      return SQLITE_ERROR;
+    }
+    if (!known[place]) {
+      // Another copy of the extension, from another file: one at a time can serve a library.
+      if (api.vfs_find("sqlstream")) return SQLITE_OK;
+
+      auto library = std::make_unique<Library>();
+      library->identity = api.sourceid;
+      std::memcpy(static_cast<void*>(&library->api), &api, kTableSize);
+      library->shim.host = {&library->api, api.vfs_find(nullptr)};
+      if (!library->shim.host.base) {
+        error = "sqlstream cannot be used: the SQLite library has no default VFS to build on";
+        return SQLITE_ERROR;
+      }
+      make_vfs(library->shim);
+      const int result = api.vfs_register(&library->shim.vfs, wanted_as_default() ? 1 : 0);
+      if (result != SQLITE_OK) {
+        error = "sqlstream cannot register its VFS: SQLite is out of memory";
+        return result;
+      }
+      known[place] = library.release();
+    }
+  }
+  // Again when loaded again: sqlite3_shutdown() and sqlite3_reset_auto_extension() forget it.
+  const int result = api.auto_extension(reinterpret_cast<void (*)(void)>(on_connection));
+  if (result != SQLITE_OK) {
+    error = "sqlstream cannot register its SQL functions: SQLite is out of memory";
+    return result;
+  }
+  return register_functions(place, known[place]->api, db);
+}
+
+}  // namespace sqlstream

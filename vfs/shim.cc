@@ -1,0 +1,617 @@
+#include "vfs/shim.h"
+
+#include <algorithm>
+#include <atomic>
+#include <cstdlib>
+#include <cstring>
+#include <exception>
+#include <fcntl.h>
+#include <new>
+#include <optional>
+#include <string_view>
+#include <unistd.h>
+#include <utility>
+
+#include <nlohmann/json.hpp>
+
+#include "config/config.h"
+
+namespace sqlstream {
+namespace {
+
+/// Answered by the shim only: writes an OpenDatabase*. A file control (and not
+/// SQLITE_FCNTL_FILE_POINTER) because it also gets through a VFS stacked on top of this one.
+constexpr int kFcntlOpenDatabase = 0x73716c73;
+
+// What SQLite's wal.c locks, as slots of the wal-index.
+constexpr int kWriteLock = 0;
+constexpr int kFirstReadLock = 4;
+constexpr int kAllReadLocks = 4;  // every read mark but the first: only a reset takes these at once
+
+/// A wrapped file, in the memory SQLite reserved for it; the base VFS's file follows it there.
+struct File : sqlite3_file {
+  sqlite3_io_methods methods;
+  Shim* shim;
+};
+
+struct DatabaseFile : File {
+  const char* name;
+  OpenDatabase database;
+};
+
+struct WalFile : File {
+  Connection* connection;
+};
+
+constexpr std::size_t kAlignment = 16;
+constexpr std::size_t kHeaderSize =
+    (std::max(sizeof(DatabaseFile), sizeof(WalFile)) + kAlignment - 1) / kAlignment * kAlignment;
+
+sqlite3_file* base_of(sqlite3_file* file) {
+  return reinterpret_cast<sqlite3_file*>(reinterpret_cast<char*>(file) + kHeaderSize);
+}
+DatabaseFile& database_of(sqlite3_file* file) {
+  return *static_cast<DatabaseFile*>(file);
+}
+Connection& connection_of(sqlite3_file* file) {
+  return *database_of(file).database.connection;
+}
+Shim& shim_of(sqlite3_vfs* vfs) {
+  return *static_cast<Shim*>(vfs->pAppData);
+}
+sqlite3_vfs* base_vfs(sqlite3_vfs* vfs) {
+  return shim_of(vfs).host.base;
+}
+
+// ---------------------------------------------------------------------------------------------
+// Files: forwarding
+
+int file_read(sqlite3_file* file, void* to, int amount, sqlite3_int64 offset) {
+  sqlite3_file* base = base_of(file);
+  return base->pMethods->xRead(base, to, amount, offset);
+}
+
+int file_write(sqlite3_file* file, const void* from, int amount, sqlite3_int64 offset) {
+  sqlite3_file* base = base_of(file);
+  return base->pMethods->xWrite(base, from, amount, offset);
+}
+
+int file_truncate(sqlite3_file* file, sqlite3_int64 size) {
+  sqlite3_file* base = base_of(file);
+  return base->pMethods->xTruncate(base, size);
+}
+
+int file_sync(sqlite3_file* file, int flags) {
+  sqlite3_file* base = base_of(file);
+  return base->pMethods->xSync(base, flags);
+}
+
+int file_size(sqlite3_file* file, sqlite3_int64* size) {
+  sqlite3_file* base = base_of(file);
+  return base->pMethods->xFileSize(base, size);
+}
+
+int file_lock(sqlite3_file* file, int level) {
+  sqlite3_file* base = base_of(file);
+  return base->pMethods->xLock(base, level);
+}
+
+int file_unlock(sqlite3_file* file, int level) {
+  sqlite3_file* base = base_of(file);
+  return base->pMethods->xUnlock(base, level);
+}
+
+int file_check_reserved_lock(sqlite3_file* file, int* result) {
+  sqlite3_file* base = base_of(file);
+  return base->pMethods->xCheckReservedLock(base, result);
+}
+
+int file_control(sqlite3_file* file, int operation, void* argument) {
+  sqlite3_file* base = base_of(file);
+  return base->pMethods->xFileControl(base, operation, argument);
+}
+
+int file_sector_size(sqlite3_file* file) {
+  sqlite3_file* base = base_of(file);
+  return base->pMethods->xSectorSize(base);
+}
+
+int file_device_characteristics(sqlite3_file* file) {
+  sqlite3_file* base = base_of(file);
+  return base->pMethods->xDeviceCharacteristics(base);
+}
+
+int file_shm_map(sqlite3_file* file, int region, int size, int extend, void volatile** pointer) {
+  sqlite3_file* base = base_of(file);
+  return base->pMethods->xShmMap(base, region, size, extend, pointer);
+}
+
+int file_shm_lock(sqlite3_file* file, int offset, int n, int flags) {
+  sqlite3_file* base = base_of(file);
+  return base->pMethods->xShmLock(base, offset, n, flags);
+}
+
+void file_shm_barrier(sqlite3_file* file) {
+  sqlite3_file* base = base_of(file);
+  base->pMethods->xShmBarrier(base);
+}
+
+int file_shm_unmap(sqlite3_file* file, int delete_flag) {
+  sqlite3_file* base = base_of(file);
+  return base->pMethods->xShmUnmap(base, delete_flag);
+}
+
+int file_fetch(sqlite3_file* file, sqlite3_int64 offset, int amount, void** page) {
+  sqlite3_file* base = base_of(file);
+  return base->pMethods->xFetch(base, offset, amount, page);
+}
+
+int file_unfetch(sqlite3_file* file, sqlite3_int64 offset, void* page) {
+  sqlite3_file* base = base_of(file);
+  return base->pMethods->xUnfetch(base, offset, page);
+}
+
+/// Forwards everything `base` can do, and nothing it cannot: SQLite decides by a table's version
+/// and by which members are null (whether WAL is possible, for one).
+sqlite3_io_methods forwarding_methods(const sqlite3_io_methods& base) {
+  sqlite3_io_methods methods{};
+  methods.iVersion = std::min(base.iVersion, 3);
+  methods.xRead = file_read;
+  methods.xWrite = file_write;
+  methods.xTruncate = file_truncate;
+  methods.xSync = file_sync;
+  methods.xFileSize = file_size;
+  methods.xLock = file_lock;
+  methods.xUnlock = file_unlock;
+  methods.xCheckReservedLock = file_check_reserved_lock;
+  methods.xFileControl = file_control;
+  methods.xSectorSize = base.xSectorSize ? file_sector_size : nullptr;
+  methods.xDeviceCharacteristics =
+      base.xDeviceCharacteristics ? file_device_characteristics : nullptr;
+  if (base.iVersion >= 2) {
+    methods.xShmMap = base.xShmMap ? file_shm_map : nullptr;
+    methods.xShmLock = base.xShmLock ? file_shm_lock : nullptr;
+    methods.xShmBarrier = base.xShmBarrier ? file_shm_barrier : nullptr;
+    methods.xShmUnmap = base.xShmUnmap ? file_shm_unmap : nullptr;
+  }
+  if (base.iVersion >= 3) {
+    methods.xFetch = base.xFetch ? file_fetch : nullptr;
+    methods.xUnfetch = base.xUnfetch ? file_unfetch : nullptr;
+  }
+  return methods;
+}
+
+// ---------------------------------------------------------------------------------------------
+// Main databases
+
+int database_close(sqlite3_file* file) {
+  DatabaseFile& self = database_of(file);
+  if (self.database.connection) {
+    const std::lock_guard lock(self.shim->mutex);
+    self.shim->databases.erase(self.name);
+  }
+  self.database.connection.reset();
+  sqlite3_file* base = base_of(file);
+  const int result = base->pMethods->xClose(base);
+  self.~DatabaseFile();
+  return result;
+}
+
+/// `text` in memory that SQLite frees; null when there is none.
+char* sqlite_string(const sqlite3_api_routines& api, const std::string& text) {
+  return api.mprintf("%s", text.c_str());
+}
+
+/// The shim's own PRAGMAs. SQLITE_NOTFOUND: not one of them.
+int database_pragma(const DatabaseFile& self, char** argument) noexcept {
+  const sqlite3_api_routines& api = *self.shim->host.api;
+  const char* name = argument[1];
+  try {
+    if (api.stricmp(name, "sqlstream_status") == 0) {
+      argument[0] = sqlite_string(api, self.database.status_json());
+    } else if (api.stricmp(name, "sqlstream_version") == 0) {
+      argument[0] = sqlite_string(api, SQLSTREAM_VERSION);
+    } else {
+      return SQLITE_NOTFOUND;
+    }
+  } catch (const std::exception&) {
+    return SQLITE_NOMEM;
+  }
+  return argument[0] ? SQLITE_OK : SQLITE_NOMEM;
+}
+
+int database_file_control(sqlite3_file* file, int operation, void* argument) {
+  const DatabaseFile& self = database_of(file);
+  const sqlite3_api_routines& api = *self.shim->host.api;
+  Connection* connection = self.database.connection.get();
+
+  switch (operation) {
+    case SQLITE_FCNTL_PRAGMA: {
+      const int result = database_pragma(self, static_cast<char**>(argument));
+      if (result != SQLITE_NOTFOUND) return result;
+      break;
+    }
+    case SQLITE_FCNTL_VFSNAME: {
+      const int result = file_control(file, operation, argument);
+      char** name = static_cast<char**>(argument);
+      *name = result == SQLITE_OK
+                  ? api.mprintf("%s/%z", self.shim->vfs.zName, *name)
+                  : api.mprintf("%s/%s", self.shim->vfs.zName, self.shim->host.base->zName);
+      return *name ? SQLITE_OK : SQLITE_NOMEM;
+    }
+    case kFcntlOpenDatabase:
+      *static_cast<const OpenDatabase**>(argument) = &self.database;
+      return SQLITE_OK;
+    case SQLITE_FCNTL_CKPT_START:
+      if (connection) connection->checkpoint_starting();
+      break;
+    case SQLITE_FCNTL_COMMIT_PHASETWO: {
+      const int result = file_control(file, operation, argument);
+      if (connection) connection->commit_phase_two();
+      return result;
+    }
+    default:
+      break;
+  }
+  return file_control(file, operation, argument);
+}
+
+// These are installed for replicated databases only.
+
+int database_write(sqlite3_file* file, const void* from, int amount, sqlite3_int64 offset) {
+  const int result = file_write(file, from, amount, offset);
+  connection_of(file).database_written();
+  return result;
+}
+
+int database_truncate(sqlite3_file* file, sqlite3_int64 size) {
+  const int result = file_truncate(file, size);
+  connection_of(file).database_written();
+  return result;
+}
+
+int database_lock(sqlite3_file* file, int level) {
+  const int result = file_lock(file, level);
+  if (result == SQLITE_OK) connection_of(file).locked(level);
+  return result;
+}
+
+int database_unlock(sqlite3_file* file, int level) {
+  connection_of(file).unlocking(level);
+  const int result = file_unlock(file, level);
+  connection_of(file).unlocked(level);
+  return result;
+}
+
+int database_shm_map(sqlite3_file* file, int region, int size, int extend,
+                     void volatile** pointer) {
+  const int result = file_shm_map(file, region, size, extend, pointer);
+  // A wal-index that can only be read is mapped, with SQLITE_READONLY as the result.
+  const bool mapped = result == SQLITE_OK || (result & 0xff) == SQLITE_READONLY;
+  if (mapped && *pointer) connection_of(file).region_mapped(region, *pointer);
+  return result;
+}
+
+int database_shm_lock(sqlite3_file* file, int offset, int n, int flags) {
+  const bool exclusive = (flags & SQLITE_SHM_EXCLUSIVE) != 0;
+  const bool commit = exclusive && offset == kWriteLock && n == 1;
+  const bool reset = exclusive && offset == kFirstReadLock && n == kAllReadLocks;
+  const bool unlock = (flags & SQLITE_SHM_UNLOCK) != 0;
+
+  if (reset && unlock) connection_of(file).reset_lock_releasing();
+  const int result = file_shm_lock(file, offset, n, flags);
+  if (commit && unlock) {
+    connection_of(file).write_lock_released();
+  } else if (result == SQLITE_OK && !unlock) {
+    if (commit) connection_of(file).write_lock_obtained();
+    if (reset) connection_of(file).reset_lock_obtained();
+  }
+  return result;
+}
+
+int database_shm_unmap(sqlite3_file* file, int delete_flag) {
+  connection_of(file).unmapping(delete_flag != 0);
+  return file_shm_unmap(file, delete_flag);
+}
+
+sqlite3_io_methods database_methods(const sqlite3_io_methods& base, bool replicated) {
+  sqlite3_io_methods methods = forwarding_methods(base);
+  methods.xClose = database_close;
+  methods.xFileControl = database_file_control;
+  if (!replicated) return methods;
+  methods.xWrite = database_write;
+  methods.xTruncate = database_truncate;
+  methods.xLock = database_lock;
+  methods.xUnlock = database_unlock;
+  if (methods.xShmMap) methods.xShmMap = database_shm_map;
+  if (methods.xShmLock) methods.xShmLock = database_shm_lock;
+  if (methods.xShmUnmap) methods.xShmUnmap = database_shm_unmap;
+  return methods;
+}
+
+// ---------------------------------------------------------------------------------------------
+// The -wal file of a replicated database
+
+int wal_close(sqlite3_file* file) {
+  sqlite3_file* base = base_of(file);
+  return base->pMethods->xClose(base);
+}
+
+int wal_write(sqlite3_file* file, const void* from, int amount, sqlite3_int64 offset) {
+  if (offset == 0) static_cast<WalFile*>(file)->connection->wal_restarting();
+  return file_write(file, from, amount, offset);
+}
+
+int wal_truncate(sqlite3_file* file, sqlite3_int64 size) {
+  static_cast<WalFile*>(file)->connection->wal_restarting();
+  return file_truncate(file, size);
+}
+
+sqlite3_io_methods wal_methods(const sqlite3_io_methods& base) {
+  sqlite3_io_methods methods = forwarding_methods(base);
+  methods.xClose = wal_close;
+  methods.xWrite = wal_write;
+  methods.xTruncate = wal_truncate;
+  return methods;
+}
+
+// ---------------------------------------------------------------------------------------------
+// Opening
+
+/// SQLSTREAM_RUN_MARK names a file whose existence tells `sqlstream run` that a database was
+/// opened through the VFS.
+void leave_run_mark() noexcept {
+  static std::atomic_flag left;
+  if (left.test_and_set()) return;
+  const char* mark = std::getenv("SQLSTREAM_RUN_MARK");
+  if (!mark || !*mark) return;
+  const int fd = ::open(mark, O_WRONLY | O_CREAT | O_CLOEXEC | O_NOCTTY, 0666);
+  if (fd >= 0) ::close(fd);
+}
+
+void start_engine_once() {
+  static std::once_flag started;
+  std::call_once(started, [] {
+    start_engine();
+    // Only now that there is something to flush: loading alone leaves no trace in the process.
+    std::atexit([] { flush_at_exit(); });
+  });
+}
+
+/// How a main database is to be opened.
+struct Plan {
+  std::string path;
+  std::optional<DatabaseSettings> settings;
+  std::string unreplicated_reason;
+  bool faulty = false;  ///< there are settings, but they are wrong
+};
+
+Plan plan_for(const sqlite3_api_routines& api, const char* name) {
+  Plan plan;
+  plan.path = name;
+  try {
+    plan.path = config::canonical_path(name);
+    const char* replica = api.uri_parameter(name, "replica");
+    plan.settings =
+        config::settings_for(plan.path, replica ? replica : "", config::process_environment());
+    if (!plan.settings) {
+      plan.unreplicated_reason =
+          "no replica is configured for it (with the URI parameter replica=, in a configuration "
+          "file, or with SQLSTREAM_REPLICA_URL)";
+    }
+  } catch (const std::bad_alloc&) {
+    throw;
+  } catch (const std::exception& e) {
+    plan.faulty = true;
+    plan.unreplicated_reason = e.what();
+  }
+  return plan;
+}
+
+void warn_unreplicated(const sqlite3_api_routines& api, const Plan& plan) {
+  static std::atomic_flag warned;
+  if (!plan.faulty && warned.test_and_set()) return;
+  api.log(SQLITE_WARNING, "sqlstream: %s is not replicated: %s", plan.path.c_str(),
+          plan.unreplicated_reason.c_str());
+}
+
+int open_database(Shim& shim, const char* name, sqlite3_file* file, int flags, int* out_flags) {
+  const sqlite3_api_routines& api = *shim.host.api;
+  leave_run_mark();
+
+  Plan plan = plan_for(api, name);
+  if (!plan.settings) {
+    if (api.uri_boolean(name, "strict", 0)) {
+      api.log(SQLITE_CANTOPEN, "sqlstream: cannot open %s with strict=1: %s", plan.path.c_str(),
+              plan.unreplicated_reason.c_str());
+      return SQLITE_CANTOPEN;
+    }
+    warn_unreplicated(api, plan);
+  }
+
+  sqlite3_file* base = base_of(file);
+  std::memset(base, 0, static_cast<std::size_t>(shim.host.base->szOsFile));
+  int opened_flags = flags;
+  const int result = shim.host.base->xOpen(shim.host.base, name, base, flags, &opened_flags);
+  if (out_flags) *out_flags = opened_flags;
+  if (result != SQLITE_OK) {
+    if (base->pMethods) base->pMethods->xClose(base);
+    return result;
+  }
+
+  std::unique_ptr<Connection> connection;
+  try {
+    if (plan.settings) {
+      start_engine_once();
+      connection = Connection::open(shim.host, std::move(*plan.settings), base, name, opened_flags);
+    }
+    if (connection) {
+      const std::lock_guard lock(shim.mutex);
+      shim.databases.insert_or_assign(name, connection.get());
+    }
+  } catch (...) {
+    connection.reset();
+    base->pMethods->xClose(base);
+    throw;
+  }
+  const bool replicated = connection != nullptr;
+  auto* self = new (file) DatabaseFile{
+      {{nullptr}, database_methods(*base->pMethods, replicated), &shim},
+      name,
+      {std::move(plan.path), std::move(connection), std::move(plan.unreplicated_reason)}};
+  self->pMethods = &self->methods;
+  return SQLITE_OK;
+}
+
+Connection* connection_of_wal(Shim& shim, const char* wal_name) {
+  const std::lock_guard lock(shim.mutex);
+  if (shim.databases.empty()) return nullptr;
+  const auto found = shim.databases.find(shim.host.api->filename_database(wal_name));
+  return found == shim.databases.end() ? nullptr : found->second;
+}
+
+int open_wal(Shim& shim, Connection* connection, const char* name, sqlite3_file* file, int flags,
+             int* out_flags) {
+  sqlite3_file* base = base_of(file);
+  std::memset(base, 0, static_cast<std::size_t>(shim.host.base->szOsFile));
+  const int result = shim.host.base->xOpen(shim.host.base, name, base, flags, out_flags);
+  if (result != SQLITE_OK) {
+    if (base->pMethods) base->pMethods->xClose(base);
+    return result;
+  }
+  auto* self = new (file) WalFile{{{nullptr}, wal_methods(*base->pMethods), &shim}, connection};
+  self->pMethods = &self->methods;
+  return SQLITE_OK;
+}
+
+int vfs_open(sqlite3_vfs* vfs, const char* name, sqlite3_file* file, int flags, int* out_flags) {
+  Shim& shim = shim_of(vfs);
+  // SQLite calls xClose of a file that failed to open unless this is null.
+  file->pMethods = nullptr;
+  try {
+    if (name && (flags & SQLITE_OPEN_MAIN_DB) && !(flags & SQLITE_OPEN_MEMORY)) {
+      return open_database(shim, name, file, flags, out_flags);
+    }
+    if (name && (flags & SQLITE_OPEN_WAL)) {
+      Connection* connection = connection_of_wal(shim, name);
+      if (connection) return open_wal(shim, connection, name, file, flags, out_flags);
+    }
+  } catch (const std::bad_alloc&) {
+    return SQLITE_NOMEM;
+  } catch (...) {
+    return SQLITE_CANTOPEN;
+  }
+  return shim.host.base->xOpen(shim.host.base, name, file, flags, out_flags);
+}
+
+// ---------------------------------------------------------------------------------------------
+// The other VFS methods
+
+int vfs_delete(sqlite3_vfs* vfs, const char* name, int sync_dir) {
+  if (name && std::string_view(name).ends_with("-wal")) wal_deleting(name);
+  return base_vfs(vfs)->xDelete(base_vfs(vfs), name, sync_dir);
+}
+
+int vfs_access(sqlite3_vfs* vfs, const char* name, int flags, int* result) {
+  return base_vfs(vfs)->xAccess(base_vfs(vfs), name, flags, result);
+}
+
+int vfs_full_pathname(sqlite3_vfs* vfs, const char* name, int size, char* full) {
+  return base_vfs(vfs)->xFullPathname(base_vfs(vfs), name, size, full);
+}
+
+void* vfs_dl_open(sqlite3_vfs* vfs, const char* name) {
+  return base_vfs(vfs)->xDlOpen(base_vfs(vfs), name);
+}
+
+void vfs_dl_error(sqlite3_vfs* vfs, int size, char* message) {
+  base_vfs(vfs)->xDlError(base_vfs(vfs), size, message);
+}
+
+void (*vfs_dl_sym(sqlite3_vfs* vfs, void* handle, const char* symbol))(void) {
+  return base_vfs(vfs)->xDlSym(base_vfs(vfs), handle, symbol);
+}
+
+void vfs_dl_close(sqlite3_vfs* vfs, void* handle) {
+  base_vfs(vfs)->xDlClose(base_vfs(vfs), handle);
+}
+
+int vfs_randomness(sqlite3_vfs* vfs, int size, char* bytes) {
+  return base_vfs(vfs)->xRandomness(base_vfs(vfs), size, bytes);
+}
+
+int vfs_sleep(sqlite3_vfs* vfs, int microseconds) {
+  return base_vfs(vfs)->xSleep(base_vfs(vfs), microseconds);
+}
+
+int vfs_current_time(sqlite3_vfs* vfs, double* now) {
+  return base_vfs(vfs)->xCurrentTime(base_vfs(vfs), now);
+}
+
+int vfs_get_last_error(sqlite3_vfs* vfs, int size, char* message) {
+  return base_vfs(vfs)->xGetLastError(base_vfs(vfs), size, message);
+}
+
+int vfs_current_time_int64(sqlite3_vfs* vfs, sqlite3_int64* now) {
+  return base_vfs(vfs)->xCurrentTimeInt64(base_vfs(vfs), now);
+}
+
+int vfs_set_system_call(sqlite3_vfs* vfs, const char* name, sqlite3_syscall_ptr call) {
+  return base_vfs(vfs)->xSetSystemCall(base_vfs(vfs), name, call);
+}
+
+sqlite3_syscall_ptr vfs_get_system_call(sqlite3_vfs* vfs, const char* name) {
+  return base_vfs(vfs)->xGetSystemCall(base_vfs(vfs), name);
+}
+
+const char* vfs_next_system_call(sqlite3_vfs* vfs, const char* name) {
+  return base_vfs(vfs)->xNextSystemCall(base_vfs(vfs), name);
+}
+
+}  // namespace
+
+void make_vfs(Shim& shim) {
+  const sqlite3_vfs& base = *shim.host.base;
+  sqlite3_vfs& vfs = shim.vfs;
+  vfs = {};
+  vfs.iVersion = std::min(base.iVersion, 3);
+  vfs.szOsFile = static_cast<int>(kHeaderSize) + base.szOsFile;
+  vfs.mxPathname = base.mxPathname;
+  vfs.zName = "sqlstream";
+  vfs.pAppData = &shim;
+  vfs.xOpen = vfs_open;
+  vfs.xDelete = vfs_delete;
+  vfs.xAccess = vfs_access;
+  vfs.xFullPathname = vfs_full_pathname;
+  vfs.xDlOpen = base.xDlOpen ? vfs_dl_open : nullptr;
+  vfs.xDlError = base.xDlError ? vfs_dl_error : nullptr;
+  vfs.xDlSym = base.xDlSym ? vfs_dl_sym : nullptr;
+  vfs.xDlClose = base.xDlClose ? vfs_dl_close : nullptr;
+  vfs.xRandomness = base.xRandomness ? vfs_randomness : nullptr;
+  vfs.xSleep = base.xSleep ? vfs_sleep : nullptr;
+  vfs.xCurrentTime = base.xCurrentTime ? vfs_current_time : nullptr;
+  vfs.xGetLastError = base.xGetLastError ? vfs_get_last_error : nullptr;
+  if (base.iVersion >= 2) {
+    vfs.xCurrentTimeInt64 = base.xCurrentTimeInt64 ? vfs_current_time_int64 : nullptr;
+  }
+  if (base.iVersion >= 3) {
+    vfs.xSetSystemCall = base.xSetSystemCall ? vfs_set_system_call : nullptr;
+    vfs.xGetSystemCall = base.xGetSystemCall ? vfs_get_system_call : nullptr;
+    vfs.xNextSystemCall = base.xNextSystemCall ? vfs_next_system_call : nullptr;
+  }
+}
+
+std::string OpenDatabase::status_json() const {
+  if (connection) return connection->status_json();
+  const nlohmann::json status = {
+      {"path", path}, {"replicated", false}, {"reason", unreplicated_reason}};
+  // A file name need not be UTF-8.
+  return status.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+}
+
+OpenDatabase* find_open_database(const sqlite3_api_routines& api, sqlite3* db, const char* schema) {
+  OpenDatabase* found = nullptr;
+  return api.file_control(db, schema, kFcntlOpenDatabase, &found) == SQLITE_OK ? found : nullptr;
+}
+
+}  // namespace sqlstream
