@@ -17,7 +17,7 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-// The payload is {"sqlstream":<version>,…,"sum":"<XXH64 of all before this key's comma, hex>"}: a
+// The payload is {"sqlstream":<version>,…,"sum":"<XXH3 of all before this key's comma, hex>"}: a
 // skippable frame has no checksum of its own.
 constexpr std::string_view kBegin = "{\"sqlstream\":";
 constexpr std::string_view kSumKey = ",\"sum\":\"";
@@ -32,7 +32,7 @@ constexpr std::string_view kSnapshot = "snapshot";
 constexpr std::string_view kSegment = "segment";
 
 std::string sum_of(std::string_view text) {
-  return to_hex(XXH64(text.data(), text.size(), 0), kSumDigits);
+  return to_hex(XXH3_64bits(text.data(), text.size()), kSumDigits);
 }
 
 std::string dump(const Json& json) {

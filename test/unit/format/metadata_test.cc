@@ -51,7 +51,7 @@ bool same(const Metadata& a, const Metadata& b) {
 
 // A frame around `body`, a JSON object without its closing brace, as a writer ends it.
 Bytes frame_of(const std::string& body) {
-  const std::string sum = to_hex(XXH64(body.data(), body.size(), 0), 16);
+  const std::string sum = to_hex(XXH3_64bits(body.data(), body.size()), 16);
   return lz4::skippable_frame(as_bytes(body + ",\"sum\":\"" + sum + "\"}"));
 }
 

@@ -123,7 +123,7 @@ Bytes recover(const test::TempFolder& folder, ByteView snapshot, ByteView wal) {
     CHECK(db.value("PRAGMA wal_checkpoint(TRUNCATE)") == "0");
   }
   CHECK(!std::filesystem::exists(path + "-wal"));
-  const Bytes result = test::read_file(path);
+  Bytes result = test::read_file(path);
   std::filesystem::remove(path);
   return result;
 }
