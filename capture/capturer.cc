@@ -262,7 +262,7 @@ Outcome Capturer::begin(Source& source, const WalIndexHeader& header) {
     frames = std::move(*newest);
   } else {
     const auto shape = shape_();
-    if (!shape) return Outcome::waiting;  // an empty database: nothing to replicate yet
+    if (!shape) return Outcome::up_to_date;  // an empty database: nothing to replicate yet
     record.page_size = shape->page_size;
     record.database_size = shape->pages;
     record.identity = stamp_identity(path_).value_or(FileIdentity{});

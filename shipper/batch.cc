@@ -1,0 +1,213 @@
+#include "shipper/batch.h"
+
+#include <algorithm>
+#include <sys/random.h>
+#include <system_error>
+#include <unistd.h>
+
+#include "base/error.h"
+#include "format/lz4_frame.h"
+#include "format/names.h"
+
+namespace sqlstream {
+namespace {
+
+constexpr std::uint64_t kObjectSize = 32ULL << 20;   // uncompressed
+constexpr std::uint64_t kIndexSize = 0xffffffffULL;  // offsets are 8 hex digits
+constexpr std::size_t kEncodeBuffer = 1 << 20;
+
+wal::Salt random_salt() {
+  wal::Salt salt{};
+  if (::getrandom(salt.data(), sizeof salt, 0) != sizeof salt) {
+    throw std::system_error(errno, std::generic_category(), "getrandom");
+  }
+  return salt;
+}
+
+Time to_time(std::int64_t ns) {
+  return Time(std::chrono::nanoseconds(ns));
+}
+
+}  // namespace
+
+bool OutboxReader::open_file(std::uint64_t first) {
+  const std::string path = directory_ + '/' + capture::log_file_name(first);
+  auto file = capture::LogFile::open(path, false);
+  if (!file) throw Error("the outbox file " + path + " is damaged");
+  chain_ = file->header().state.chain;
+  sequence_ = first - 1;
+  offset_ = capture::LogFile::kHeaderSize;
+  file_ = std::make_shared<capture::LogFile>(std::move(*file));
+  return true;
+}
+
+bool OutboxReader::seek(std::uint64_t sequence, const std::vector<std::uint64_t>& files) {
+  file_.reset();
+  const auto after = std::upper_bound(files.begin(), files.end(), sequence + 1);
+  if (after == files.begin()) return false;
+  open_file(*(after - 1));
+  while (sequence_ < sequence) {
+    if (!next(sequence)) break;
+  }
+  return sequence_ == sequence;
+}
+
+std::optional<Generation> OutboxReader::generation() const {
+  if (!file_) return std::nullopt;
+  return file_->header().generation;
+}
+
+std::optional<OutboxReader::Entry> OutboxReader::peek(std::uint64_t last) {
+  if (!file_ || sequence_ >= last) return std::nullopt;
+  while (true) {
+    const auto found = file_->read(offset_, chain_, false);
+    if (found && found->record.kind == capture::RecordKind::batch) return Entry{file_, *found};
+    if (found) {
+      offset_ = found->end;
+      chain_ = found->record.chain;
+      continue;
+    }
+    // The file's end: what follows is in the file that begins with the next sequence.
+    const std::string next_path = directory_ + '/' + capture::log_file_name(sequence_ + 1);
+    if (file_->header().first == sequence_ + 1 || ::access(next_path.c_str(), F_OK) != 0) {
+      throw Error("the outbox is damaged: batch " + std::to_string(sequence_ + 1) +
+                  " cannot be read from " + file_->path());
+    }
+    open_file(sequence_ + 1);
+  }
+}
+
+std::optional<OutboxReader::Entry> OutboxReader::next(std::uint64_t last) {
+  auto entry = peek(last);
+  if (entry) {
+    offset_ = entry->found.end;
+    chain_ = entry->found.record.chain;
+    sequence_ = entry->found.record.sequence;
+  }
+  return entry;
+}
+
+std::optional<Generation> OutboxReader::next_generation(std::uint64_t last) {
+  const auto entry = peek(last);
+  if (!entry) return std::nullopt;
+  return entry->file->header().generation;
+}
+
+void Batch::add(const OutboxReader::Entry& entry) {
+  const auto& record = entry.found.record;
+  if (entries_.empty()) {
+    page_size_ = record.page_size;
+    first_ = record;
+  }
+  const auto number = static_cast<std::uint32_t>(entries_.size());
+  entries_.push_back(entry);
+  last_ = record;
+  commits_ += record.commits;
+  pages_.begin_batch(record.database_size);
+  const auto list = entry.file->read_pages(entry.found);
+  for (std::uint32_t i = 0; i < list.size(); ++i) {
+    pages_.add(list[i].page, Image{number, i, list[i].hash});
+  }
+}
+
+void Batch::read(std::uint32_t page, const Image& image, std::span<std::uint8_t> out) const {
+  const auto& entry = entries_[image.entry];
+  entry.file->read_image(entry.found, image.index, {page, image.hash}, out);
+}
+
+SegmentEncoder::SegmentEncoder(std::shared_ptr<const Batch> batch, const ReplicaEnd& end,
+                               std::string host, std::string database)
+    : batch_(std::move(batch)),
+      pages_(batch_->pages()),
+      end_(end),
+      host_(std::move(host)),
+      database_(std::move(database)) {
+  if (pages_.empty()) {
+    // A commit that leaves nothing (its pages are beyond the final size) still needs a commit
+    // frame; page 1 is in every commit of SQLite's, so this is a batch no SQLite wrote.
+    throw Error("batch " + std::to_string(batch_->last().sequence) + " has no pages");
+  }
+  const std::uint64_t frame = wal::kFrameHeaderSize + batch_->page_size();
+  if (pages_.size() * frame > kIndexSize) {
+    throw Error("a transaction of over 4 GiB is shipped as a new snapshot");
+  }
+  if (end_.open_batch != 0) {
+    next_ = end_.open_frames;
+    if (next_ >= pages_.size()) throw Error("the replica holds more of a batch than the outbox");
+  } else if (end_.position.offset != 0 &&
+             end_.position.offset + pages_.size() * frame > kIndexSize) {
+    end_.position = {end_.position.index + 1, 0};
+  }
+}
+
+SegmentObject SegmentEncoder::next() {
+  const std::uint32_t page_size = batch_->page_size();
+  const std::uint64_t frame = wal::kFrameHeaderSize + page_size;
+  const std::size_t count =
+      std::min(pages_.size() - next_, std::max<std::size_t>(1, kObjectSize / frame));
+  const bool last_object = next_ + count == pages_.size();
+
+  SegmentObject object;
+  object.key = names::segment_key(end_.generation, end_.position);
+  object.frames = static_cast<std::uint32_t>(count);
+  Bytes raw;
+  raw.reserve(kEncodeBuffer + frame + wal::kHeaderSize);
+  Bytes data;
+  lz4::Compressor compressor;
+  const std::uint64_t begin = end_.position.offset;
+  if (begin == 0) end_.wal_salt = random_salt();
+  auto encoder = begin == 0 ? wal::Encoder(page_size, end_.wal_salt, end_.position.index, raw)
+                            : wal::Encoder(page_size, end_.wal_salt, end_.wal_sum, begin);
+  Bytes image(page_size);
+  for (std::size_t i = next_; i < next_ + count; ++i) {
+    const auto& [page, place] = pages_[i];
+    batch_->read(page, place, image);
+    const bool commit = i + 1 == pages_.size();
+    encoder.append(page, commit ? batch_->last().database_size : 0, image, raw);
+    if (raw.size() >= kEncodeBuffer) {
+      compressor.write(raw, data);
+      raw.clear();
+    }
+  }
+  compressor.write(raw, data);
+  compressor.finish(data);
+
+  Metadata metadata;
+  metadata.kind = Metadata::Kind::segment;
+  metadata.first_commit = to_time(batch_->first().first_commit);
+  metadata.last_commit = to_time(batch_->last().last_commit);
+  metadata.commits = batch_->commits();
+  metadata.pages = object.frames;
+  metadata.page_size = page_size;
+  metadata.database_size = batch_->last().database_size;
+  metadata.ends_on_commit = last_object;
+  metadata.first_sequence = batch_->first().sequence;
+  metadata.last_sequence = batch_->last().sequence;
+  metadata.chain = batch_->last().chain;
+  metadata.batch_frame = static_cast<std::uint32_t>(next_);
+  metadata.source_salt = batch_->last().source.salt;
+  metadata.source_frame = batch_->last().source.frame;
+  metadata.wal_size = encoder.offset() - begin;
+  metadata.wal_salt = end_.wal_salt;
+  metadata.wal_sum = encoder.sum();
+  metadata.host = host_;
+  metadata.database = database_;
+  object.body = encode_metadata(metadata);
+  object.body.insert(object.body.end(), data.begin(), data.end());
+  object.commit_time = metadata.last_commit;
+
+  next_ += count;
+  made_any_ = true;
+  end_.position.offset = encoder.offset();
+  end_.wal_sum = encoder.sum();
+  end_.open_batch = last_object ? 0 : metadata.last_sequence;
+  end_.open_frames = last_object ? 0 : static_cast<std::uint32_t>(next_);
+  if (last_object) {
+    end_.sequence = metadata.last_sequence;
+    end_.chain = metadata.chain;
+  }
+  object.end = end_;
+  return object;
+}
+
+}  // namespace sqlstream

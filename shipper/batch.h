@@ -1,0 +1,129 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "capture/outbox.h"
+#include "format/merged_pages.h"
+#include "format/metadata.h"
+#include "format/position.h"
+#include "format/wal.h"
+
+/// From records in the outbox to objects of a replica.
+namespace sqlstream {
+
+/// Reads an outbox's records in order, oldest first. Only what the outbox's tail covers is looked
+/// at, so a record being appended meanwhile is never seen half. Not thread-safe.
+class OutboxReader {
+ public:
+  explicit OutboxReader(std::string directory) : directory_(std::move(directory)) {}
+
+  struct Entry {
+    std::shared_ptr<capture::LogFile> file;
+    capture::LogFile::Found found;
+  };
+
+  /// Goes to the batch behind `sequence`. False when no log file begins at or before that batch: it
+  /// was never here or is deleted. Throws when files cannot be read.
+  bool seek(std::uint64_t sequence, const std::vector<std::uint64_t>& files);
+
+  /// The generation of the log file the next batch is in; empty before seek().
+  std::optional<Generation> generation() const;
+  /// The chain value after the last batch passed (or the file's beginning).
+  std::uint64_t chain() const { return chain_; }
+
+  /// The next batch with a sequence <= `last`; empty when there is none. Throws Error when the log
+  /// is damaged before it.
+  std::optional<Entry> next(std::uint64_t last);
+  /// The next() batch's generation, without taking it.
+  std::optional<Generation> next_generation(std::uint64_t last);
+
+ private:
+  bool open_file(std::uint64_t first);
+  std::optional<Entry> peek(std::uint64_t last);
+
+  std::string directory_;
+  std::shared_ptr<capture::LogFile> file_;
+  std::uint64_t offset_ = 0;
+  std::uint64_t chain_ = 0;
+  std::uint64_t sequence_ = 0;  // of the last batch passed
+};
+
+/// Records folded into one: the newest image of each page, by its place in the outbox.
+class Batch {
+ public:
+  void add(const OutboxReader::Entry& entry);
+
+  bool empty() const { return entries_.empty(); }
+  std::uint64_t image_bytes() const { return pages_.count() * std::uint64_t{page_size_}; }
+  std::uint32_t page_size() const { return page_size_; }
+  const capture::Record& first() const { return first_; }
+  const capture::Record& last() const { return last_; }
+  std::uint64_t commits() const { return commits_; }
+
+  struct Image {
+    std::uint32_t entry = 0;  // which record
+    std::uint32_t index = 0;  // which page in it
+    std::uint32_t hash = 0;
+  };
+  /// Ascending by page.
+  std::vector<std::pair<std::uint32_t, Image>> pages() const { return pages_.sorted(); }
+  void read(std::uint32_t page, const Image& image, std::span<std::uint8_t> out) const;
+
+ private:
+  std::vector<OutboxReader::Entry> entries_;
+  MergedPages<Image> pages_;
+  std::uint32_t page_size_ = 0;
+  std::uint64_t commits_ = 0;
+  capture::Record first_;
+  capture::Record last_;
+};
+
+/// Where a replica ends: what the next segment continues.
+struct ReplicaEnd {
+  Generation generation;
+  Position position;     ///< where the next segment begins
+  wal::Salt wal_salt{};  ///< of the WAL at position.index; unused while offset is 0
+  wal::Checksum wal_sum{};
+  std::uint64_t sequence = 0;  ///< of the last batch that is wholly in the replica
+  std::uint64_t chain = 0;     ///< the outbox's chain there
+  /// A batch whose first objects are in the replica and whose last is not: its last sequence (0:
+  /// none) and how many of its frames are there. It must be folded the same way again.
+  std::uint64_t open_batch = 0;
+  std::uint32_t open_frames = 0;
+};
+
+/// One segment object, ready to be put.
+struct SegmentObject {
+  std::string key;
+  Bytes body;
+  Time commit_time;
+  ReplicaEnd end;  ///< of the replica once the object is there
+  std::uint32_t frames = 0;
+};
+
+/// Encodes a batch as segment objects, one after the other, so that at most one is in memory. A
+/// batch over 32 MiB spans several; only the last ends with the commit frame. Rolls to the next
+/// index where the batch would not fit below 4 GiB. Not thread-safe; may move between threads.
+class SegmentEncoder {
+ public:
+  /// `host` and `database` go into the metadata. Precondition: !batch.empty().
+  SegmentEncoder(std::shared_ptr<const Batch> batch, const ReplicaEnd& end, std::string host,
+                 std::string database);
+  bool done() const { return next_ == pages_.size() && made_any_; }
+  SegmentObject next();
+
+ private:
+  std::shared_ptr<const Batch> batch_;
+  std::vector<std::pair<std::uint32_t, Batch::Image>> pages_;
+  ReplicaEnd end_;
+  std::string host_;
+  std::string database_;
+  std::size_t next_ = 0;
+  bool made_any_ = false;
+};
+
+}  // namespace sqlstream

@@ -1,0 +1,288 @@
+#include "shipper/connection.h"
+
+#include <cstdlib>
+#include <cstring>
+#include <string_view>
+
+#include "base/fork.h"
+#include "base/log.h"
+#include "shipper/database.h"
+#include "shipper/source_file.h"
+
+namespace sqlstream {
+namespace {
+
+// Nothing of ours may reach the host: it did not ask for it and cannot handle it.
+template <class Call>
+void guarded(const char* what, Call&& call) noexcept {
+  try {
+    call();
+  } catch (const std::exception& e) {
+    try {
+      log::error(std::string(what) + ": " + e.what());
+    } catch (...) {  // out of memory, again
+    }
+  }
+}
+
+class OpenConnection final : public Connection {
+ public:
+  OpenConnection(std::shared_ptr<Database> database, sqlite3_file* file)
+      : database_(std::move(database)), file_(file) {}
+
+  ~OpenConnection() override {
+    guarded("closing", [&] {
+      if (!database_->ours()) {
+        // The parent's object: its locks may be held by threads that do not exist here.
+        static_cast<void>(new std::shared_ptr<Database>(std::move(database_)));
+        return;
+      }
+      drop_mapping();
+      note_if_clean();
+      database_->closed();
+    });
+  }
+
+  void region_mapped(int region, volatile void* pointer) noexcept override {
+    if (!database_->ours()) return;
+    guarded("mapping", [&] {
+      bool first = false;
+      {
+        const std::lock_guard lock(database_->mapping_mutex());
+        auto& regions = mapping_.regions;
+        const auto index = static_cast<std::size_t>(region);
+        // Regions come in order; SQLite asks again for those it has.
+        if (index > regions.size() || (index < regions.size() && regions[index] == pointer)) return;
+        if (index < regions.size()) {
+          regions[index] = pointer;
+        } else {
+          regions.push_back(pointer);
+        }
+        first = index == 0;
+        if (first) database_->mapped(mapping_);
+      }
+      if (!first) return;
+      had_wal_ = true;
+      if (switched_) {
+        switched_ = false;
+        database_->set_left_wal(false);
+      }
+      database_->wake();
+    });
+  }
+
+  void unmapping(bool) noexcept override {
+    if (!database_->ours()) return;
+    guarded("unmapping", [&] {
+      if (!mapping_.regions.empty()) database_->capture(mapping_, mapper(), true);
+      drop_mapping();
+    });
+  }
+
+  void write_lock_obtained() noexcept override {}
+
+  void write_lock_released() noexcept override { look_for_commit(); }
+
+  void reset_lock_obtained() noexcept override { must_capture(); }
+
+  void reset_lock_releasing() noexcept override {
+    if (!usable()) return;
+    guarded("reset", [&] {
+      const auto salt = capture::peek_salt(mapping_.regions[0]);
+      if (database_->seen_salt.load(std::memory_order_relaxed) == salt) return;
+      database_->note_reset(mapping_);
+      database_->seen_salt.store(salt, std::memory_order_relaxed);
+    });
+  }
+
+  void locked(int level) noexcept override {
+    if (level != SQLITE_LOCK_EXCLUSIVE || !usable()) return;
+    exclusive_ = true;
+    must_capture();
+  }
+
+  void unlocking(int level) noexcept override {
+    if (!database_->ours()) return;
+    if (level < SQLITE_LOCK_EXCLUSIVE) guarded("unlocking", [&] { note_if_clean(); });
+  }
+
+  void unlocked(int level) noexcept override {
+    if (level != SQLITE_LOCK_NONE || !written_ || !database_->ours()) return;
+    written_ = false;
+    guarded("unlocked", [&] {
+      if (had_wal_) {
+        // It was in WAL mode in this connection's own time: the application changed that.
+        switched_ = true;
+        had_wal_ = false;
+        database_->set_left_wal(true);
+      } else {
+        enable_wal();
+      }
+    });
+  }
+
+  void database_written() noexcept override {
+    if (!mapping_.regions.empty() || written_ || !database_->ours()) return;
+    // Not by a checkpoint: outside WAL mode. What is known of this file is no longer true.
+    written_ = true;
+    guarded("writing", [&] {
+      if (had_wal_) database_->give_up("the database was written outside WAL mode");
+    });
+  }
+
+  void checkpoint_starting() noexcept override { must_capture(); }
+
+  void commit_phase_two() noexcept override {
+    if (exclusive_) look_for_commit();
+  }
+
+  void wal_restarting() noexcept override {
+    if (exclusive_) must_capture();
+  }
+
+  std::string status_json() noexcept override {
+    std::string json;
+    guarded("status", [&] {
+      if (database_->ours()) json = database_->status_json();
+    });
+    return json.empty() ? "{}" : json;
+  }
+
+  bool wait_shipped(std::chrono::milliseconds limit) noexcept override {
+    bool shipped = false;
+    guarded("waiting", [&] { shipped = database_->ours() && database_->wait_shipped(limit); });
+    return shipped;
+  }
+
+  // A database with content that is not in WAL mode is switched, unless the application wants it
+  // so.
+  void enable_wal() {
+    const SourceFile file(database_->host(), database_->path());
+    if (!in_rollback_mode(file) || database_->left_wal()) return;
+    if (turn_wal_on(database_->host(), database_->path())) {
+      log::info("turned WAL mode on", {{"db", database_->path()}});
+    }
+  }
+
+ private:
+  bool usable() const { return !mapping_.regions.empty() && database_->ours(); }
+
+  std::function<const volatile void*(std::size_t)> mapper() {
+    return [this](std::size_t region) -> const volatile void* {
+      volatile void* pointer = nullptr;
+      if (file_->pMethods->xShmMap(file_, static_cast<int>(region), capture::kRegionSize, 0,
+                                   &pointer) != SQLITE_OK ||
+          pointer == nullptr) {
+        return nullptr;
+      }
+      const std::lock_guard lock(database_->mapping_mutex());
+      if (mapping_.regions.size() == region) mapping_.regions.push_back(pointer);
+      return pointer;
+    };
+  }
+
+  void must_capture() noexcept {
+    if (!usable()) return;
+    guarded("capturing", [&] { database_->capture(mapping_, mapper(), true); });
+  }
+
+  // The commit path: two loads, and where they differ from the last time a clock and two stores.
+  void look_for_commit() noexcept {
+    if (!usable()) return;
+    const volatile void* header = mapping_.regions[0];
+    const auto change = capture::peek_change(header);
+    const auto salt = capture::peek_salt(header);
+    if (database_->seen_change.load(std::memory_order_relaxed) == change &&
+        database_->seen_salt.load(std::memory_order_relaxed) == salt) {
+      return;
+    }
+    guarded("commit", [&] {
+      database_->seen_change.store(change, std::memory_order_relaxed);
+      database_->committed(change);
+      if (database_->seen_salt.exchange(salt, std::memory_order_relaxed) != salt) {
+        // The first commit of a new WAL: captured at once, so that whatever happens to this
+        // process, the next one knows that WAL for the continuation.
+        database_->capture(mapping_, mapper(), false);
+      }
+    });
+  }
+
+  void drop_mapping() {
+    if (mapping_.regions.empty()) return;
+    database_->unmapped(mapping_);
+    const std::lock_guard lock(database_->mapping_mutex());
+    mapping_.regions.clear();
+  }
+
+  // Still EXCLUSIVE, and the WAL is closed: if it left nothing, the file is the whole state.
+  void note_if_clean() {
+    if (!exclusive_) return;
+    if (mapping_.regions.empty() && !written_) database_->note_clean_close();
+    exclusive_ = false;
+  }
+
+  std::shared_ptr<Database> database_;
+  sqlite3_file* file_;
+  Mapping mapping_;
+  bool exclusive_ = false;  // this handle holds EXCLUSIVE, taken while its wal-index was mapped
+  bool written_ = false;    // written outside WAL mode since the last unlock
+  bool had_wal_ = false;
+  bool switched_ = false;
+};
+
+}  // namespace
+
+std::unique_ptr<Connection> Connection::open(const Host& host, DatabaseSettings settings,
+                                             sqlite3_file* file, const char*, int open_flags) {
+  std::unique_ptr<OpenConnection> connection;
+  guarded("opening", [&] {
+    // A reader ships nothing; whoever writes does.
+    if ((open_flags & SQLITE_OPEN_READONLY) != 0) return;
+    if (file->pMethods->iVersion < 2 || file->pMethods->xShmMap == nullptr) {
+      log::warn("cannot replicate: the VFS beneath has no shared memory, so no WAL mode",
+                {{"db", settings.path}, {"vfs", host.base->zName}});
+      return;
+    }
+    start_engine();
+    connection = std::make_unique<OpenConnection>(Database::attach(host, settings), file);
+  });
+  if (!connection) return nullptr;
+  guarded("opening", [&] {
+    if (auto database = Database::find(settings.path)) database->opened();
+    connection->enable_wal();
+  });
+  return connection;
+}
+
+void wal_deleting(const char* path) noexcept {
+  guarded("deleting the WAL", [&] {
+    constexpr std::string_view kSuffix = "-wal";
+    std::string name(path);
+    if (!name.ends_with(kSuffix)) return;
+    name.resize(name.size() - kSuffix.size());
+    const auto database = Database::find(name);
+    const auto identity = capture::identify(name);
+    // SQLite deletes a WAL it finds beside an empty database: nothing in it was or will be
+    // captured.
+    if (database && identity && identity->size == 0) {
+      database->give_up("the WAL beside an empty database was deleted");
+    }
+  });
+}
+
+void start_engine() noexcept {
+  guarded("starting", [] { Engine::get(); });
+}
+
+void flush_at_exit() noexcept {
+  guarded("flushing", [] {
+    if (Engine::running() == nullptr) return;
+    const auto begun = std::chrono::steady_clock::now();
+    for (const auto& database : Database::all()) {
+      if (database->ours()) database->flush(begun + database->settings().shutdown_timeout);
+    }
+    Engine::stop();
+  });
+}
+
+}  // namespace sqlstream

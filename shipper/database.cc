@@ -1,0 +1,696 @@
+#include "shipper/database.h"
+
+#include <algorithm>
+#include <cerrno>
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <system_error>
+#include <thread>
+#include <unistd.h>
+
+#include <boost/asio/as_tuple.hpp>
+#include <boost/asio/co_spawn.hpp>
+#include <boost/asio/posix/stream_descriptor.hpp>
+#include <boost/asio/post.hpp>
+#include <nlohmann/json.hpp>
+
+#include "base/clock.h"
+#include "base/error.h"
+#include "base/fork.h"
+#include "base/log.h"
+#include "shipper/replicator.h"
+#include "shipper/source_file.h"
+
+namespace sqlstream {
+namespace {
+
+using std::chrono::steady_clock;
+
+constexpr auto kLongestWait = std::chrono::seconds(2);  // for a capture that must not be missed
+constexpr auto kLinger = std::chrono::seconds(2);  // without connections, before the role is left
+constexpr auto kRetry = std::chrono::seconds(1);   // after a capture that could not be made
+constexpr auto kSoon = std::chrono::milliseconds(5);
+constexpr auto kTakeOverPause = std::chrono::milliseconds(20);
+
+struct Registry {
+  std::mutex mutex;
+  std::vector<std::shared_ptr<Database>> databases;
+};
+
+// Never destroyed, and left to the parent in a forked child.
+std::atomic<Registry*> the_registry{nullptr};
+std::atomic<std::uint64_t> registry_epoch{0};
+
+Registry& registry() {
+  static std::mutex making;
+  const std::lock_guard lock(making);
+  if (the_registry.load() == nullptr || registry_epoch.load() != fork_epoch()) {
+    the_registry.store(new Registry());
+    registry_epoch.store(fork_epoch());
+  }
+  return *the_registry.load();
+}
+
+std::chrono::nanoseconds shortest_interval(const DatabaseSettings& settings) {
+  auto shortest = std::chrono::nanoseconds(std::chrono::hours(24));
+  for (const auto& replica : settings.replicas)
+    shortest = std::min(shortest, replica.sync_interval);
+  return shortest;
+}
+
+std::int64_t now_ns() {
+  return now().time_since_epoch().count();
+}
+
+Time to_time(std::int64_t ns) {
+  return Time(std::chrono::nanoseconds(ns));
+}
+
+}  // namespace
+
+std::shared_ptr<Database> Database::attach(const Host& host, const DatabaseSettings& settings) {
+  Registry& all = registry();
+  const std::lock_guard lock(all.mutex);
+  for (const auto& database : all.databases) {
+    if (&database->host_ == &host && database->path() == settings.path) {
+      database->connections_.fetch_add(1);
+      return database;
+    }
+  }
+  auto database = std::make_shared<Database>(host, settings);
+  database->connections_.fetch_add(1);
+  all.databases.push_back(database);
+  return database;
+}
+
+std::vector<std::shared_ptr<Database>> Database::all() {
+  Registry& all = registry();
+  const std::lock_guard lock(all.mutex);
+  return all.databases;
+}
+
+std::shared_ptr<Database> Database::find(const std::string& path) {
+  for (auto& database : all()) {
+    if (database->path() == path) return database;
+  }
+  return nullptr;
+}
+
+Database::Database(const Host& host, DatabaseSettings settings)
+    : host_(host),
+      settings_(std::move(settings)),
+      epoch_(fork_epoch()),
+      replica_status_(settings_.replicas.size()),
+      capture_signal_(Engine::get().executor()),
+      role_signal_(Engine::get().executor()) {}
+
+Database::~Database() = default;
+
+bool Database::ours() const {
+  return epoch_ == fork_epoch();
+}
+
+void Database::opened() {
+  // What an earlier process left is shipped even if nothing is written now.
+  const std::string directory = outbox_directory();
+  if (::access(directory.c_str(), F_OK) == 0) start();
+}
+
+void Database::closed() {
+  connections_.fetch_sub(1);
+  if (started_.load()) {
+    asio::post(Engine::get().executor(), [self = shared_from_this()] {
+      self->role_signal_.notify();
+      if (self->stop_watching_) self->stop_watching_();
+    });
+  } else {
+    close_if_unused();
+  }
+}
+
+bool Database::close_if_unused() {
+  Registry& all = registry();
+  const std::lock_guard lock(all.mutex);
+  if (connections_.load() > 0) return false;
+  std::erase_if(all.databases, [this](const auto& database) { return database.get() == this; });
+  return true;
+}
+
+void Database::start() {
+  if (started_.exchange(true)) return;
+  auto& engine = Engine::get();
+  const auto ended = [](const char* what) {
+    return [what](std::exception_ptr error) {
+      if (!error) return;
+      try {
+        std::rethrow_exception(error);
+      } catch (const std::exception& e) {
+        log::error(std::string(what) + " ended: " + e.what());
+      }
+    };
+  };
+  asio::co_spawn(engine.executor(), capture_loop(shared_from_this()), ended("capturing"));
+  asio::co_spawn(engine.executor(), role_loop(shared_from_this()), ended("shipping"));
+}
+
+std::string Database::outbox_directory() const {
+  try {
+    return capture::OutboxPlace::of(path(), settings_.outbox_dir).directory;
+  } catch (const Error&) {
+    return settings_.outbox_dir;
+  }
+}
+
+// Precondition: capture_mutex_ is held.
+bool Database::open_outbox() {
+  if (capturer_) return true;
+  try {
+    outbox_.emplace(capture::OutboxPlace::of(path(), settings_.outbox_dir));
+    const auto shape = [this]() -> std::optional<capture::DatabaseShape> {
+      return read_shape(SourceFile(host_, path()));
+    };
+    capturer_.emplace(*outbox_, path(), shape, settings_.outbox_max_size);
+    outbox_error_.clear();
+    return true;
+  } catch (const std::exception& e) {
+    outbox_.reset();
+    if (outbox_error_ != e.what()) {
+      outbox_error_ = e.what();
+      log::error(outbox_error_, {{"db", path()}});
+      const std::lock_guard lock(status_mutex_);
+      capture_error_ = outbox_error_;
+    }
+    return false;
+  }
+}
+
+// Precondition: capture_mutex_ is held.
+void Database::open_wal() {
+  struct stat st {};
+  if (wal_fd_ && ::fstat(wal_fd_.get(), &st) == 0 && st.st_nlink > 0) return;
+  wal_fd_ = UniqueFd(::open((path() + "-wal").c_str(), O_RDONLY | O_CLOEXEC));
+}
+
+// Precondition: capture_mutex_ is held. The tail, for those who must not wait for a capture.
+void Database::publish() {
+  alive_.store(outbox_->generation_alive());
+  const std::lock_guard lock(status_mutex_);
+  const bool new_generation =
+      outbox_->tail() && (!tail_ || tail_->generation != outbox_->tail()->generation);
+  if (new_generation) waited_out_.store(false);
+  tail_ = outbox_->tail();
+  capture_error_ = capturer_->error();
+  status_changed_.notify_all();
+}
+
+capture::Outcome Database::capture(Mapping& own,
+                                   const std::function<const volatile void*(std::size_t)>& map_more,
+                                   bool must) {
+  capture::Source source;
+  source.regions = own.regions;
+  source.map_more = map_more;
+  const auto wait = must && !waited_out_.load() ? std::chrono::nanoseconds(kLongestWait)
+                                                : std::chrono::nanoseconds(kSoon);
+  std::unique_lock lock(capture_mutex_, std::defer_lock);
+  if (!lock.try_lock_for(wait)) {
+    if (must) {
+      waited_out_.store(true);
+      // The mark needs no lock: it is one write to a file that stays open.
+      const auto known = tail();
+      if (known && outbox_) outbox_->end_generation(known->generation);
+      alive_.store(false);
+    }
+    return capture::Outcome::busy;
+  }
+  return capture_from(std::move(source), wait, must);
+}
+
+// Precondition: capture_mutex_ is held.
+capture::Outcome Database::capture_from(capture::Source source, std::chrono::nanoseconds wait,
+                                        bool must) {
+  if (!open_outbox()) return capture::Outcome::failed;
+  open_wal();
+  source.wal_fd = wal_fd_.get();
+  source.own_change = own_change_.load(std::memory_order_relaxed);
+  source.own_commit_time = own_commit_time_.load(std::memory_order_relaxed);
+  source.first_commit_time = first_commit_time_.exchange(0, std::memory_order_relaxed);
+  if (session_new_.exchange(false)) capturer_->session_began();
+  const auto outcome = capturer_->capture(source, wait);
+  if (must && (outcome == capture::Outcome::busy || outcome == capture::Outcome::failed ||
+               outcome == capture::Outcome::try_again)) {
+    if (outcome == capture::Outcome::busy) waited_out_.store(true);
+    capturer_->give_up(outcome == capture::Outcome::busy
+                           ? "another process held the capture lock for too long"
+                           : "what is about to leave the WAL could not be captured");
+  }
+  publish();
+  return outcome;
+}
+
+capture::Outcome Database::capture_in_background() {
+  const std::lock_guard lock(capture_mutex_);
+  const std::lock_guard pinned(mapping_mutex_);
+  const auto largest = std::max_element(
+      mappings_.begin(), mappings_.end(),
+      [](const Mapping* a, const Mapping* b) { return a->regions.size() < b->regions.size(); });
+  if (largest == mappings_.end()) {
+    look();
+    return capture::Outcome::up_to_date;
+  }
+  capture::Source source;
+  source.regions = (*largest)->regions;
+  return capture_from(std::move(source), kSoon * 10, false);
+}
+
+// Precondition: capture_mutex_ is held.
+void Database::look() {
+  if (!open_outbox()) return;
+  const auto lock = outbox_->lock(kLongestWait);
+  if (!lock) return;
+  outbox_->refresh();
+  publish();
+}
+
+void Database::note_reset(Mapping& own) {
+  std::unique_lock lock(capture_mutex_, std::defer_lock);
+  if (!lock.try_lock_for(kSoon) || !capturer_) return;
+  capture::Source source;
+  source.regions = own.regions;
+  capturer_->note_reset(source);
+  publish();
+}
+
+void Database::note_clean_close() {
+  std::unique_lock lock(capture_mutex_, std::defer_lock);
+  if (!lock.try_lock_for(kLongestWait) || !capturer_) return;
+  capturer_->note_clean_close();
+  publish();
+}
+
+void Database::give_up(const std::string& why) {
+  std::unique_lock lock(capture_mutex_, std::defer_lock);
+  if (!lock.try_lock_for(kLongestWait) || !open_outbox()) return;
+  {
+    const auto outbox_lock = outbox_->lock(kSoon);
+    if (outbox_lock) outbox_->refresh();
+  }
+  capturer_->give_up(why);
+  publish();
+}
+
+void Database::set_left_wal(bool left) {
+  std::unique_lock lock(capture_mutex_, std::defer_lock);
+  if (!lock.try_lock_for(kSoon) || !open_outbox()) return;
+  try {
+    const auto outbox_lock = outbox_->lock(kLongestWait);
+    if (!outbox_lock) return;
+    outbox_->refresh();
+    auto control = outbox_->control();
+    if ((control.left_wal != 0) == left) return;
+    control.left_wal = left ? 1 : 0;
+    outbox_->set_control(control);
+    log::warn(left ? "replication pauses: the application chose a journal mode other than WAL"
+                   : "replication goes on: the database is in WAL mode again",
+              {{"db", path()}});
+  } catch (const std::exception& e) {
+    log::error(e.what(), {{"db", path()}});
+  }
+}
+
+bool Database::left_wal() {
+  if (::access(outbox_directory().c_str(), F_OK) != 0) return false;
+  std::unique_lock lock(capture_mutex_, std::defer_lock);
+  if (!lock.try_lock_for(kSoon)) return false;
+  look();
+  return outbox_ && outbox_->control().left_wal != 0;
+}
+
+void Database::mapped(Mapping& mapping) {
+  if (mappings_.empty()) session_new_.store(true);
+  mappings_.push_back(&mapping);
+}
+
+void Database::unmapped(Mapping& mapping) {
+  std::unique_lock lock(capture_mutex_, std::defer_lock);
+  const bool locked = lock.try_lock_for(kLongestWait);
+  const std::lock_guard pinned(mapping_mutex_);
+  std::erase(mappings_, &mapping);
+  if (mappings_.empty() && locked) wal_fd_.reset();
+}
+
+bool Database::has_mapping() {
+  const std::lock_guard pinned(mapping_mutex_);
+  return !mappings_.empty();
+}
+
+void Database::committed(std::uint32_t change) {
+  const std::int64_t time = now_ns();
+  own_commit_time_.store(time, std::memory_order_relaxed);
+  own_change_.store(change, std::memory_order_relaxed);
+  std::int64_t none = 0;
+  first_commit_time_.compare_exchange_strong(none, time, std::memory_order_relaxed);
+  wake();
+}
+
+void Database::wake() {
+  if (dirty_.load(std::memory_order_relaxed) || dirty_.exchange(true)) return;
+  start();
+  asio::post(Engine::get().executor(),
+             [self = shared_from_this()] { self->capture_signal_.notify(); });
+}
+
+asio::awaitable<void> Database::capture_loop(Self self) {
+  const auto interval = shortest_interval(self->settings_);
+  steady_clock::time_point last{};
+  while (true) {
+    co_await self->capture_signal_.wait();
+    if (self->closed_) co_return;
+    while (!self->flushing() && steady_clock::now() < last + interval && !self->closed_) {
+      co_await self->capture_signal_.wait_until(last + interval);
+    }
+    self->dirty_.store(false);
+    const auto outcome = co_await on_worker([&] { return self->capture_in_background(); });
+    last = steady_clock::now();
+    const bool again = outcome == capture::Outcome::try_again;
+    if ((again || outcome == capture::Outcome::waiting || outcome == capture::Outcome::failed ||
+         outcome == capture::Outcome::busy) &&
+        self->has_mapping()) {
+      co_await self->capture_signal_.wait_until(
+          last + (again ? std::chrono::nanoseconds(kSoon * 10) : std::chrono::nanoseconds(kRetry)));
+      self->capture_signal_.notify();
+    }
+    if (self->replicators_.empty()) {
+      co_await on_worker([&] {
+        const std::lock_guard lock(self->capture_mutex_);
+        if (self->outbox_) self->outbox_->poke();
+      });
+    }
+    for (const auto& replicator : self->replicators_) replicator->notify();
+  }
+}
+
+asio::awaitable<void> Database::role_loop(Self self) {
+  while (!self->closed_) {
+    std::string error;
+    bool taken = false;
+    try {
+      taken = co_await on_worker([&] {
+        const std::lock_guard lock(self->capture_mutex_);
+        if (!self->open_outbox()) throw Error(self->outbox_error_);
+        return self->outbox_->try_take_role();
+      });
+    } catch (const std::exception& e) {
+      error = e.what();
+    }
+    if (taken) {
+      self->set_role(Role::shipping);
+      co_await self->hold_role();
+    } else if (error.empty()) {
+      self->set_role(Role::watching);
+      co_await self->watch_role();
+    } else {
+      co_await self->role_signal_.wait_until(steady_clock::now() + kRetry);
+      if (self->connections_.load() == 0) self->closed_ = self->close_if_unused();
+    }
+  }
+  self->set_role(Role::none);
+  self->capture_signal_.notify();
+}
+
+asio::awaitable<void> Database::hold_role() {
+  const auto self = shared_from_this();
+  const auto executor = Engine::get().executor();
+  co_await on_worker([&] {
+    const std::lock_guard lock(capture_mutex_);
+    look();
+  });
+  for (std::size_t i = 0; i < settings_.replicas.size(); ++i) {
+    try {
+      replicators_.push_back(std::make_unique<Replicator>(*this, i));
+    } catch (const std::exception& e) {
+      log::error(e.what(), {{"db", path()}, {"replica", settings_.replicas[i].name}});
+      ReplicaStatus status;
+      status.error = e.what();
+      status.error_since = now();
+      set_status(i, status);
+    }
+  }
+  std::size_t running = replicators_.size() + 1;
+  const auto ended = [this, self, &running](std::exception_ptr error) {
+    if (error) log::error("shipping to a replica ended", {{"db", path()}});
+    --running;
+    role_signal_.notify();
+  };
+  for (const auto& replicator : replicators_) {
+    asio::co_spawn(executor, replicator->run(), ended);
+  }
+  asio::co_spawn(executor, read_wakes(self), ended);
+
+  while (!closed_) {
+    if (connections_.load() > 0 || !drained()) {
+      co_await role_signal_.wait();
+    } else if (!co_await role_signal_.wait_until(steady_clock::now() + kLinger)) {
+      if (connections_.load() == 0 && drained()) closed_ = close_if_unused();
+    }
+  }
+  for (const auto& replicator : replicators_) replicator->stop();
+  if (stop_watching_) stop_watching_();
+  while (running > 0) co_await role_signal_.wait();
+  replicators_.clear();
+  co_await on_worker([&] {
+    const std::lock_guard lock(capture_mutex_);
+    outbox_->release_role();
+  });
+}
+
+asio::awaitable<void> Database::read_wakes(Self self) {
+  // The descriptor is the outbox's; a copy would outlive it in a forked child.
+  asio::posix::stream_descriptor wakes(Engine::get().executor(), self->outbox_->wake_reader());
+  self->stop_watching_ = [&] {
+    if (self->closed_) wakes.cancel();  // asked also when a connection closes
+  };
+  while (!self->closed_) {
+    const auto [error] = co_await wakes.async_wait(asio::posix::descriptor_base::wait_read,
+                                                   asio::as_tuple(asio::use_awaitable));
+    if (error) break;
+    std::array<char, 512> bytes{};
+    while (::read(wakes.native_handle(), bytes.data(), bytes.size()) > 0) {
+    }
+    co_await on_worker([&] {
+      const std::lock_guard lock(self->capture_mutex_);
+      self->look();
+    });
+    for (const auto& replicator : self->replicators_) replicator->notify();
+  }
+  wakes.release();
+  self->stop_watching_ = nullptr;
+}
+
+asio::awaitable<void> Database::watch_role() {
+  const auto executor = Engine::get().executor();
+  const int fd = outbox_->watch_role();
+  if (fd < 0) {
+    // Between its lock and its pipe, or just gone: look again soon.
+    co_await role_signal_.wait_until(steady_clock::now() + kTakeOverPause);
+  } else {
+    asio::posix::stream_descriptor holder(executor, fd);
+    stop_watching_ = [&] {
+      if (connections_.load() == 0) holder.cancel();
+    };
+    if (connections_.load() > 0) {
+      co_await holder.async_wait(asio::posix::descriptor_base::wait_error,
+                                 asio::as_tuple(asio::use_awaitable));
+    }
+    stop_watching_ = nullptr;
+  }
+  if (connections_.load() == 0) closed_ = close_if_unused();
+}
+
+bool Database::drained() const {
+  const auto known = tail();
+  if (!known) return true;
+  return std::all_of(replicators_.begin(), replicators_.end(), [&](const auto& replicator) {
+    return replicator->settled(known->last.sequence);
+  });
+}
+
+std::optional<capture::Tail> Database::tail() const {
+  const std::lock_guard lock(status_mutex_);
+  return tail_;
+}
+
+std::vector<std::uint64_t> Database::log_files() {
+  const std::lock_guard lock(capture_mutex_);
+  return outbox_ ? outbox_->log_files() : std::vector<std::uint64_t>{};
+}
+
+void Database::set_role(Role role) {
+  const std::lock_guard lock(status_mutex_);
+  role_ = role;
+  status_changed_.notify_all();
+}
+
+void Database::set_status(std::size_t replica, const ReplicaStatus& status) {
+  {
+    const std::lock_guard lock(status_mutex_);
+    replica_status_[replica] = status;
+    status_changed_.notify_all();
+  }
+  if (Engine::running() == nullptr) return;
+  asio::post(Engine::get().executor(),
+             [self = shared_from_this()] { self->role_signal_.notify(); });
+}
+
+void Database::trim() {
+  std::uint64_t everywhere = UINT64_MAX;
+  {
+    const std::lock_guard lock(status_mutex_);
+    for (const auto& status : replica_status_) everywhere = std::min(everywhere, status.settled);
+  }
+  const std::lock_guard lock(capture_mutex_);
+  if (!outbox_) return;
+  outbox_->trim(everywhere);
+  if (outbox_->control().full == 0 || !outbox_->tail() ||
+      everywhere < outbox_->tail()->last.sequence) {
+    return;
+  }
+  // All that was held back is in the replicas: replication may begin again.
+  const auto lock2 = outbox_->lock(kLongestWait);
+  if (!lock2) return;
+  outbox_->refresh();
+  auto control = outbox_->control();
+  control.full = 0;
+  outbox_->set_control(control);
+  wake();
+}
+
+void Database::flush(steady_clock::time_point deadline) {
+  capture_in_background();
+  if (!started_.load() || Engine::running() == nullptr) return;
+  flushing_.fetch_add(1);
+  asio::post(Engine::get().executor(), [self = shared_from_this()] {
+    self->capture_signal_.notify();
+    for (const auto& replicator : self->replicators_) replicator->notify();
+  });
+  std::unique_lock lock(status_mutex_);
+  status_changed_.wait_until(lock, deadline, [this] {
+    if (!tail_ || role_ == Role::watching) return true;
+    if (role_ != Role::shipping) return false;
+    return std::all_of(replica_status_.begin(), replica_status_.end(), [this](const auto& status) {
+      return status.settled >= tail_->last.sequence;
+    });
+  });
+  flushing_.fetch_sub(1);
+}
+
+bool Database::wait_shipped(std::chrono::milliseconds limit) {
+  const auto deadline = steady_clock::now() + limit;
+  capture_in_background();
+  const auto target = tail();
+  if (!target || !generation_alive()) return false;
+  start();
+  flushing_.fetch_add(1);
+  asio::post(Engine::get().executor(), [self = shared_from_this()] {
+    self->capture_signal_.notify();
+    for (const auto& replicator : self->replicators_) replicator->notify();
+  });
+  const std::string outbox = outbox_directory();
+  const auto shipped = [&] {
+    for (std::size_t i = 0; i < replica_status_.size(); ++i) {
+      auto generation = replica_status_[i].generation;
+      auto sequence = replica_status_[i].sequence;
+      if (role_ == Role::watching) {
+        const auto noted = load_replica_end(outbox, settings_.replicas[i].store.url());
+        if (!noted) return false;
+        generation = noted->generation;
+        sequence = noted->sequence;
+      }
+      if (sequence < target->last.sequence || generation < target->generation ||
+          target->generation < generation) {
+        return false;
+      }
+    }
+    return true;
+  };
+  std::unique_lock lock(status_mutex_);
+  bool done = shipped();
+  while (!done && steady_clock::now() < deadline) {
+    // Another process's progress is seen in the outbox only, and by looking.
+    const auto look_again = role_ == Role::shipping ? deadline : steady_clock::now() + kSoon;
+    status_changed_.wait_until(lock, std::min(deadline, look_again));
+    done = shipped();
+  }
+  flushing_.fetch_sub(1);
+  return done;
+}
+
+std::string Database::status_json() {
+  capture_in_background();
+  std::uint64_t outbox_bytes = 0;
+  bool left = false;
+  {
+    const std::lock_guard lock(capture_mutex_);
+    if (outbox_) {
+      outbox_bytes = outbox_->size();
+      left = outbox_->control().left_wal != 0;
+    }
+  }
+  const std::string outbox = outbox_directory();
+  const std::lock_guard lock(status_mutex_);
+  nlohmann::ordered_json json;
+  json["db"] = path();
+  json["state"] = left ? "paused" : !tail_ ? "waiting" : alive_.load() ? "replicating" : "waiting";
+  if (tail_) {
+    json["generation"] = tail_->generation.str();
+    json["sequence"] = tail_->last.sequence;
+    json["last_commit"] = format_rfc3339(to_time(tail_->last.last_commit));
+  }
+  json["outbox"] = outbox;
+  json["outbox_bytes"] = outbox_bytes;
+  json["shipping"] = role_ == Role::shipping   ? "this process"
+                     : role_ == Role::watching ? "another process"
+                                               : "none";
+  if (left) {
+    json["error"] =
+        "the application chose a journal mode other than WAL; set PRAGMA journal_mode=WAL";
+  } else if (!capture_error_.empty()) {
+    json["error"] = capture_error_;
+  }
+  json["replicas"] = nlohmann::ordered_json::array();
+  for (std::size_t i = 0; i < replica_status_.size(); ++i) {
+    ReplicaStatus status = replica_status_[i];
+    const std::string url = settings_.replicas[i].store.url();
+    if (role_ != Role::shipping) {
+      if (const auto noted = load_replica_end(outbox, url)) {
+        status.generation = noted->generation;
+        status.position = noted->position;
+        status.sequence = noted->sequence;
+      }
+    }
+    nlohmann::ordered_json replica;
+    replica["name"] = settings_.replicas[i].name;
+    replica["url"] = url;
+    if (status.sequence != 0) {
+      replica["generation"] = status.generation.str();
+      replica["index"] = status.position.index;
+      replica["offset"] = status.position.offset;
+      replica["sequence"] = status.sequence;
+    }
+    const bool in_sync =
+        tail_ && status.generation == tail_->generation && status.sequence >= tail_->last.sequence;
+    replica["in_sync"] = in_sync;
+    if (tail_ && !in_sync) {
+      replica["lag_ms"] =
+          std::max<std::int64_t>(0, now_ns() - tail_->last.first_commit) / 1'000'000;
+    }
+    if (status.snapshot_time != Time{}) replica["snapshot"] = format_rfc3339(status.snapshot_time);
+    if (!status.error.empty()) {
+      replica["error"] = status.error;
+      replica["error_since"] = format_rfc3339(status.error_since);
+    }
+    json["replicas"].push_back(std::move(replica));
+  }
+  return json.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+}
+
+}  // namespace sqlstream

@@ -1,0 +1,167 @@
+#pragma once
+
+#include <atomic>
+#include <chrono>
+#include <condition_variable>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "capture/capturer.h"
+#include "shipper/connection.h"
+#include "shipper/engine.h"
+#include "shipper/settings.h"
+
+namespace sqlstream {
+
+class Replicator;
+
+/// The wal-index regions one connection has mapped. Written by that connection's thread under
+/// Database::mapping_mutex(), so that a background capture may use them meanwhile.
+struct Mapping {
+  std::vector<const volatile void*> regions;
+};
+
+/// What a replica's shipper last said about itself.
+struct ReplicaStatus {
+  Generation generation;
+  Position position;
+  std::uint64_t sequence = 0;  ///< last batch that is in the replica
+  std::uint64_t settled = 0;   ///< nothing more can be done for batches up to this one
+  Time commit_time{};          ///< of its last commit
+  Time snapshot_time{};        ///< when the last snapshot was written by this process
+  std::string error;           ///< empty: none
+  Time error_since{};
+};
+
+/// One replicated database in this process: its outbox and capture, shared by all connections, and
+/// the coroutines that ship. Thread-safe unless stated; connections and coroutines share ownership.
+class Database : public std::enable_shared_from_this<Database> {
+ public:
+  /// The process's object for this database (per Host: two SQLite libraries do not share).
+  static std::shared_ptr<Database> attach(const Host& host, const DatabaseSettings& settings);
+  /// The attached ones.
+  static std::vector<std::shared_ptr<Database>> all();
+  static std::shared_ptr<Database> find(const std::string& path);
+
+  Database(const Host& host, DatabaseSettings settings);
+  ~Database();
+  Database(const Database&) = delete;
+  Database& operator=(const Database&) = delete;
+
+  const std::string& path() const { return settings_.path; }
+  const DatabaseSettings& settings() const { return settings_; }
+  const Host& host() const { return host_; }
+  /// False in a forked child: the object is the parent's, and must be left alone.
+  bool ours() const;
+
+  // --- For connections.
+  void opened();
+  void closed();
+  /// Synchronously, on the application's thread. `own`: the caller's mapping; `map_more` maps a
+  /// region through the caller's connection. `must`: what is not captured now is about to be lost,
+  /// so a failure gives the generation up.
+  capture::Outcome capture(Mapping& own,
+                           const std::function<const volatile void*(std::size_t)>& map_more,
+                           bool must);
+  void note_reset(Mapping& own);
+  void note_clean_close();
+  void give_up(const std::string& why);
+  /// `left`: the application chose a journal mode other than WAL.
+  void set_left_wal(bool left);
+  bool left_wal();
+
+  std::mutex& mapping_mutex() { return mapping_mutex_; }
+  void mapped(Mapping& mapping);
+  void unmapped(Mapping& mapping);
+
+  /// A commit of this process is visible. Cheap.
+  void committed(std::uint32_t change);
+  /// Asks for a background capture, and what it finds to be shipped.
+  void wake();
+  /// The salts last seen, for noticing a new WAL cheaply.
+  std::atomic<std::uint64_t> seen_salt{0};
+  std::atomic<std::uint32_t> seen_change{0};
+
+  std::string status_json();
+  bool wait_shipped(std::chrono::milliseconds limit);
+  /// Captures and ships what is left without pacing; returns when nothing is left for this process
+  /// to do, or at the deadline.
+  void flush(std::chrono::steady_clock::time_point deadline);
+
+  // --- For coroutines (the engine's thread) and what they run on workers.
+  /// Captures through any mapped connection, or only looks what others appended.
+  capture::Outcome capture_in_background();
+  /// The outbox as last looked at; empty before anything was captured.
+  std::optional<capture::Tail> tail() const;
+  bool generation_alive() const { return alive_.load(); }
+  bool has_mapping();
+  std::string outbox_directory() const;
+  std::vector<std::uint64_t> log_files();
+  std::uint64_t connections() const { return connections_.load(); }
+  bool flushing() const { return flushing_.load() > 0; }
+  void set_status(std::size_t replica, const ReplicaStatus& status);
+  /// Deletes what every replica has.
+  void trim();
+
+ private:
+  enum class Role { none, shipping, watching };
+  using Self = std::shared_ptr<Database>;
+  static asio::awaitable<void> capture_loop(Self self);
+  static asio::awaitable<void> role_loop(Self self);
+  static asio::awaitable<void> read_wakes(Self self);
+  asio::awaitable<void> hold_role();
+  asio::awaitable<void> watch_role();
+  bool open_outbox();
+  void open_wal();
+  capture::Outcome capture_from(capture::Source source, std::chrono::nanoseconds wait, bool must);
+  void look();
+  void start();
+  bool drained() const;
+  bool close_if_unused();
+  void publish();
+  void set_role(Role role);
+
+  const Host& host_;
+  DatabaseSettings settings_;
+  std::uint64_t epoch_;
+
+  // Order of locking: capture, then mapping; status on its own.
+  std::timed_mutex capture_mutex_;
+  std::optional<capture::Outbox> outbox_;      // capture_mutex_
+  std::optional<capture::Capturer> capturer_;  // capture_mutex_
+  UniqueFd wal_fd_;                            // capture_mutex_
+  std::string outbox_error_;                   // capture_mutex_
+  std::mutex mapping_mutex_;
+  std::vector<Mapping*> mappings_;  // mapping_mutex_
+  std::atomic<bool> session_new_{true};
+
+  std::atomic<bool> dirty_{false};
+  std::atomic<std::uint32_t> own_change_{0};
+  std::atomic<std::int64_t> own_commit_time_{0};
+  std::atomic<std::int64_t> first_commit_time_{0};
+  std::atomic<std::uint64_t> connections_{0};
+  std::atomic<int> flushing_{0};
+  std::atomic<bool> alive_{false};
+  std::atomic<bool> started_{false};
+  std::atomic<bool> waited_out_{false};  // this generation's one long wait is spent
+
+  mutable std::mutex status_mutex_;
+  std::condition_variable status_changed_;
+  std::optional<capture::Tail> tail_;          // status_mutex_
+  std::vector<ReplicaStatus> replica_status_;  // status_mutex_, as settings_.replicas
+  std::string capture_error_;                  // status_mutex_
+  Role role_ = Role::none;                     // status_mutex_
+
+  // The engine's thread only.
+  std::vector<std::unique_ptr<Replicator>> replicators_;
+  Signal capture_signal_;
+  Signal role_signal_;
+  std::function<void()> stop_watching_;
+  bool closed_ = false;
+};
+
+}  // namespace sqlstream

@@ -1,0 +1,112 @@
+#include "shipper/engine.h"
+
+#include <atomic>
+#include <mutex>
+#include <pthread.h>
+#include <signal.h>
+#include <thread>
+
+#include <boost/asio/as_tuple.hpp>
+#include <boost/asio/executor_work_guard.hpp>
+#include <boost/asio/io_context.hpp>
+
+#include "base/fork.h"
+
+namespace sqlstream {
+namespace {
+
+constexpr std::size_t kWorkers = 2;
+
+std::atomic<Engine*> current{nullptr};
+std::atomic<bool> stopped{false};
+
+std::mutex& start_mutex() {
+  static auto* mutex = new std::mutex();
+  return *mutex;
+}
+
+// The host's handlers are to run on the host's threads.
+class BlockedSignals {
+ public:
+  BlockedSignals() {
+    sigset_t all;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before_);
+  }
+  ~BlockedSignals() { pthread_sigmask(SIG_SETMASK, &before_, nullptr); }
+  BlockedSignals(const BlockedSignals&) = delete;
+  BlockedSignals& operator=(const BlockedSignals&) = delete;
+
+ private:
+  sigset_t before_{};
+};
+
+}  // namespace
+
+struct Engine::Threads {
+  asio::io_context io{1};
+  asio::executor_work_guard<asio::io_context::executor_type> guard{io.get_executor()};
+  asio::thread_pool workers{kWorkers};
+  std::thread thread{[this] { io.run(); }};
+};
+
+Engine::Engine() {
+  const BlockedSignals blocked;
+  threads_ = new Threads();
+}
+
+Engine& Engine::get() {
+  if (Engine* engine = current.load(std::memory_order_acquire)) return *engine;
+  const std::lock_guard lock(start_mutex());
+  if (Engine* engine = current.load(std::memory_order_acquire)) return *engine;
+  // In a child, threads do not exist: what the parent's engine owned is left alone.
+  install_fork_handlers([] {
+    current.store(nullptr);
+    new (&start_mutex()) std::mutex();
+  });
+  auto* engine = new Engine();
+  current.store(engine, std::memory_order_release);
+  return *engine;
+}
+
+Engine* Engine::running() noexcept {
+  return stopped.load() ? nullptr : current.load(std::memory_order_acquire);
+}
+
+asio::any_io_executor Engine::executor() const {
+  return threads_->io.get_executor();
+}
+asio::thread_pool& Engine::workers() {
+  return threads_->workers;
+}
+
+void Engine::stop() noexcept {
+  Engine* engine = current.load(std::memory_order_acquire);
+  if (engine == nullptr || stopped.exchange(true)) return;
+  try {
+    engine->threads_->workers.stop();
+    engine->threads_->io.stop();
+    engine->threads_->thread.join();
+    engine->threads_->workers.join();
+  } catch (const std::exception&) {
+    // The process ends; a thread that cannot be joined ends with it.
+  }
+}
+
+asio::awaitable<void> Signal::wait() {
+  while (!set_) {
+    timer_.expires_at(std::chrono::steady_clock::time_point::max());
+    co_await timer_.async_wait(asio::as_tuple(asio::use_awaitable));
+  }
+  set_ = false;
+}
+
+asio::awaitable<bool> Signal::wait_until(std::chrono::steady_clock::time_point time) {
+  while (!set_ && std::chrono::steady_clock::now() < time) {
+    timer_.expires_at(time);
+    co_await timer_.async_wait(asio::as_tuple(asio::use_awaitable));
+  }
+  co_return std::exchange(set_, false);
+}
+
+}  // namespace sqlstream

@@ -1,0 +1,121 @@
+#include "shipper/snapshot.h"
+
+#include <cerrno>
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <system_error>
+#include <unistd.h>
+
+#include "base/error.h"
+
+namespace sqlstream {
+namespace {
+
+constexpr std::size_t kPiece = 1 << 20;
+
+[[noreturn]] void fail(const std::string& what, const std::string& file) {
+  throw std::system_error(errno, std::generic_category(), what + ' ' + file);
+}
+
+void write_all(int fd, std::span<const std::uint8_t> data, std::uint64_t offset,
+               const std::string& file) {
+  while (!data.empty()) {
+    const ssize_t n = ::pwrite(fd, data.data(), data.size(), static_cast<off_t>(offset));
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) fail("cannot write", file);
+    data = data.subspan(static_cast<std::size_t>(n));
+    offset += static_cast<std::uint64_t>(n);
+  }
+}
+
+// Exact only while nobody can change the database unseen.
+bool watched_or_closed(Database& database, const capture::Tail& tail) {
+  return database.has_mapping() || (tail.last.identity.inode != 0 &&
+                                    capture::identify(database.path()) == tail.last.identity);
+}
+
+}  // namespace
+
+SnapshotCopy::SnapshotCopy(Database& database, std::string file)
+    : database_(database), file_(std::move(file)) {
+  ::unlink(file_.c_str());
+  const auto place = capture::OutboxPlace::of(database.path(), database.settings().outbox_dir);
+  fd_ = UniqueFd(
+      ::open(file_.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, place.file_mode));
+  if (!fd_) fail("cannot create", file_);
+  // Deleted at once: whatever ends this process, nothing stays.
+  ::unlink(file_.c_str());
+}
+
+SnapshotCopy::~SnapshotCopy() = default;
+
+bool SnapshotCopy::begin() {
+  database_.capture_in_background();
+  const auto tail = database_.tail();
+  if (!tail || !database_.generation_alive() || !watched_or_closed(database_, *tail)) return false;
+  generation_ = tail->generation;
+  generation_first_ = tail->generation_first;
+  source_ = std::make_unique<SourceFile>(database_.host(), database_.path());
+  return true;
+}
+
+bool SnapshotCopy::copy_piece() {
+  const std::uint64_t size = source_->size();
+  if (offset_ >= size) return false;
+  Bytes piece(std::min<std::uint64_t>(kPiece, size - offset_));
+  source_->read(offset_, piece);
+  write_all(fd_.get(), piece, offset_, file_);
+  offset_ += piece.size();
+  return true;
+}
+
+bool SnapshotCopy::finish() {
+  source_.reset();
+  database_.capture_in_background();
+  const auto tail = database_.tail();
+  if (!tail || tail->generation != generation_ || !database_.generation_alive() ||
+      !watched_or_closed(database_, *tail)) {
+    return false;
+  }
+  const std::uint32_t page_size = tail->last.page_size;
+  OutboxReader reader(database_.outbox_directory());
+  if (!reader.seek(generation_first_ - 1, database_.log_files())) {
+    throw Error("the outbox lost the beginning of its generation");
+  }
+  Bytes image(page_size);
+  while (const auto entry = reader.next(tail->last.sequence)) {
+    const auto list = entry->file->read_pages(entry->found);
+    for (std::size_t i = 0; i < list.size(); ++i) {
+      entry->file->read_image(entry->found, i, list[i], image);
+      write_all(fd_.get(), image, std::uint64_t{list[i].page - 1} * page_size, file_);
+    }
+    at_ = entry->found.record;
+    // Pages beyond it are gone; what a later growth does not write are zeros.
+    const auto bytes = std::uint64_t{at_.database_size} * page_size;
+    if (::ftruncate(fd_.get(), static_cast<off_t>(bytes)) != 0) fail("cannot truncate", file_);
+  }
+  size_ = std::uint64_t{at_.database_size} * page_size;
+  const std::uint64_t lock_page = std::uint64_t{wal::lock_byte_page(page_size) - 1} * page_size;
+  if (lock_page + page_size <= size_) write_all(fd_.get(), Bytes(page_size), lock_page, file_);
+  offset_ = 0;
+  return true;
+}
+
+bool SnapshotCopy::compress_piece(Bytes& out) {
+  Bytes piece(std::min<std::uint64_t>(kPiece, size_ - offset_));
+  std::size_t got = 0;
+  while (got < piece.size()) {
+    const ssize_t n = ::pread(fd_.get(), piece.data() + got, piece.size() - got,
+                              static_cast<off_t>(offset_ + got));
+    if (n < 0 && errno == EINTR) continue;
+    if (n <= 0) fail("cannot read", file_);
+    got += static_cast<std::size_t>(n);
+  }
+  compressor_.write(piece, out);
+  offset_ += piece.size();
+  if (offset_ < size_) return true;
+  compressor_.finish(out);
+  return false;
+}
+
+}  // namespace sqlstream

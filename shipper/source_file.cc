@@ -1,0 +1,104 @@
+#include "shipper/source_file.h"
+
+#include <array>
+#include <cstring>
+
+#include "base/error.h"
+#include "format/wal.h"
+
+namespace sqlstream {
+
+SourceFile::SourceFile(const Host& host, const std::string& path)
+    : host_(host),
+      path_(path),
+      memory_(new std::uint8_t[static_cast<std::size_t>(host.base->szOsFile)]()) {
+  file_ = reinterpret_cast<sqlite3_file*>(memory_.get());
+  name_ = host.api->create_filename(path.c_str(), (path + "-journal").c_str(),
+                                    (path + "-wal").c_str(), 0, nullptr);
+  if (name_ == nullptr) throw Error("out of memory opening " + path);
+  int out_flags = 0;
+  const int rc = host.base->xOpen(host.base, name_, file_,
+                                  SQLITE_OPEN_READONLY | SQLITE_OPEN_MAIN_DB, &out_flags);
+  if (rc != SQLITE_OK) {
+    if (file_->pMethods != nullptr) file_->pMethods->xClose(file_);
+    host.api->free_filename(name_);
+    throw Error("cannot open the database " + path + " for reading: SQLite's error " +
+                std::to_string(rc));
+  }
+}
+
+SourceFile::~SourceFile() {
+  if (file_->pMethods != nullptr) file_->pMethods->xClose(file_);
+  host_.api->free_filename(name_);
+}
+
+std::uint64_t SourceFile::size() const {
+  sqlite3_int64 size = 0;
+  if (file_->pMethods->xFileSize(file_, &size) != SQLITE_OK) {
+    throw Error("cannot read the size of the database " + path_);
+  }
+  return static_cast<std::uint64_t>(size);
+}
+
+void SourceFile::read(std::uint64_t offset, std::span<std::uint8_t> out) const {
+  const int rc = file_->pMethods->xRead(file_, out.data(), static_cast<int>(out.size()),
+                                        static_cast<sqlite3_int64>(offset));
+  // A short read fills the rest with zeros: so xRead's contract says.
+  if (rc != SQLITE_OK && rc != SQLITE_IOERR_SHORT_READ) {
+    throw Error("cannot read the database " + path_ + " at byte " + std::to_string(offset));
+  }
+}
+
+namespace {
+
+// https://sqlite.org/fileformat2.html, section 1.3.
+constexpr std::size_t kHeaderSize = 100;
+constexpr std::size_t kPageSizeAt = 16;
+constexpr std::size_t kReadVersionAt = 19;
+constexpr std::uint8_t kWalVersion = 2;
+
+std::optional<std::array<std::uint8_t, kHeaderSize>> read_header(const SourceFile& file) {
+  if (file.size() < kHeaderSize) return std::nullopt;
+  std::array<std::uint8_t, kHeaderSize> header{};
+  file.read(0, header);
+  return header;
+}
+
+}  // namespace
+
+std::optional<capture::DatabaseShape> read_shape(const SourceFile& file) {
+  const auto header = read_header(file);
+  if (!header) return std::nullopt;
+  const std::uint32_t packed =
+      std::uint32_t{(*header)[kPageSizeAt]} << 8 | (*header)[kPageSizeAt + 1];
+  const std::uint32_t page_size = packed == 1 ? 65536 : packed;
+  if (!wal::is_valid_page_size(page_size)) return std::nullopt;
+  return capture::DatabaseShape{page_size, static_cast<std::uint32_t>(file.size() / page_size)};
+}
+
+bool in_rollback_mode(const SourceFile& file) {
+  const auto header = read_header(file);
+  return header && (*header)[kReadVersionAt] != kWalVersion;
+}
+
+bool turn_wal_on(const Host& host, const std::string& path) {
+  const auto& api = *host.api;
+  sqlite3* db = nullptr;
+  bool is_wal = false;
+  if (api.open_v2(path.c_str(), &db, SQLITE_OPEN_READWRITE, host.base->zName) == SQLITE_OK) {
+    int ignored = 0;
+    api.db_config(db, SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1, &ignored);
+    api.wal_autocheckpoint(db, 0);
+    sqlite3_stmt* statement = nullptr;
+    if (api.prepare_v2(db, "PRAGMA journal_mode=WAL", -1, &statement, nullptr) == SQLITE_OK &&
+        api.step(statement) == SQLITE_ROW) {
+      const auto* mode = api.column_text(statement, 0);
+      is_wal = mode != nullptr && std::strcmp(reinterpret_cast<const char*>(mode), "wal") == 0;
+    }
+    api.finalize(statement);
+  }
+  api.close(db);
+  return is_wal;
+}
+
+}  // namespace sqlstream

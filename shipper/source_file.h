@@ -1,0 +1,46 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+
+#include "capture/capturer.h"
+#include "shipper/connection.h"
+
+namespace sqlstream {
+
+/// The database file, read through a handle of the host's VFS: a plain descriptor would drop the
+/// process's POSIX locks when closed. Takes no lock, maps no wal-index. Not thread-safe.
+class SourceFile {
+ public:
+  /// Throws Error when it cannot be opened. `host` must outlive the object.
+  SourceFile(const Host& host, const std::string& path);
+  ~SourceFile();
+  SourceFile(const SourceFile&) = delete;
+  SourceFile& operator=(const SourceFile&) = delete;
+
+  std::uint64_t size() const;
+  /// What lies beyond the end is zeros. Throws Error when it cannot be read.
+  void read(std::uint64_t offset, std::span<std::uint8_t> out) const;
+
+ private:
+  const Host& host_;
+  std::string path_;
+  std::unique_ptr<std::uint8_t[]> memory_;
+  sqlite3_file* file_ = nullptr;
+  const char* name_ = nullptr;
+};
+
+/// Page size and pages, from the header and the size; empty for a file without a database in it.
+std::optional<capture::DatabaseShape> read_shape(const SourceFile& file);
+
+/// True for a database with content whose header does not say WAL.
+bool in_rollback_mode(const SourceFile& file);
+
+/// Turns WAL mode on over a brief connection of its own, which neither checkpoints nor waits. False
+/// when the database is busy now or WAL is not possible there.
+bool turn_wal_on(const Host& host, const std::string& path);
+
+}  // namespace sqlstream
