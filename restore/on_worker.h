@@ -15,7 +15,8 @@
 namespace sqlstream {
 
 /// Runs `work` on the pool and goes on, on the coroutine's own executor, when it is done; what it
-/// throws comes out here. A cancellation takes effect after it.
+/// throws comes out here. A cancellation takes effect after it. The pool is joined before the
+/// executor's context is destroyed.
 template <class Work>
 asio::awaitable<void> on_worker(asio::thread_pool& pool, Work& work) {
   const auto executor = co_await asio::this_coro::executor;
@@ -28,7 +29,10 @@ asio::awaitable<void> on_worker(asio::thread_pool& pool, Work& work) {
       } catch (...) {
         error = std::current_exception();
       }
-      asio::post(executor, std::move(handler));
+      // Nothing of the executor's context is left here behind this: it may end at once.
+      asio::post(executor, [handler = std::move(handler), guard = std::move(guard)]() mutable {
+        std::move(handler)();
+      });
     });
   };
   co_await asio::async_initiate<const asio::use_awaitable_t<>, void()>(start, asio::use_awaitable);

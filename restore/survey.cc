@@ -13,15 +13,26 @@ namespace {
 using replica::Segment;
 using replica::Snapshot;
 
+asio::awaitable<std::optional<Metadata>> metadata_of(Store& store, std::string key) {
+  try {
+    co_return co_await replica::read_metadata(store, key);
+  } catch (const StoreError&) {
+    throw;
+  } catch (const Error& error) {
+    throw Error("cannot restore, object " + store.url() + "/" + key + " is damaged (" +
+                error.what() + ")");
+  }
+}
+
 asio::awaitable<Time> time_of(Store& store, Generation generation, const Snapshot& snapshot) {
   const auto metadata =
-      co_await replica::read_metadata(store, names::snapshot_key(generation, snapshot.index));
+      co_await metadata_of(store, names::snapshot_key(generation, snapshot.index));
   co_return object_time(snapshot.created, metadata);
 }
 
 asio::awaitable<Time> time_of(Store& store, Generation generation, const Segment& segment) {
   const auto metadata =
-      co_await replica::read_metadata(store, names::segment_key(generation, segment.position));
+      co_await metadata_of(store, names::segment_key(generation, segment.position));
   co_return object_time(segment.created, metadata);
 }
 
@@ -105,8 +116,11 @@ asio::awaitable<Chosen> choose_generation(Store& store, const RestoreOptions& op
   for (const Generation generation : generations) {
     Holdings found = co_await list_holdings(store, generation);
     if (found.snapshots.empty()) continue;
-    spans.push_back(options.timestamp ? co_await commit_span(store, generation, found)
-                                      : stored_span(generation, found));
+    if (options.timestamp) {
+      spans.push_back(co_await commit_span(store, generation, found));
+    } else {
+      spans.push_back(stored_span(generation, found));
+    }
     holdings = std::move(found);
   }
   if (spans.empty()) throw no_backups(store);
@@ -155,8 +169,8 @@ void limit_to_index(const Chosen& chosen, std::uint32_t index, Holdings& holding
 asio::awaitable<Reach> reach_before(Store& store, const RestorePlan& plan, std::size_t end) {
   for (std::size_t i = end; i-- > 0;) {
     const Segment& segment = plan.segments[i];
-    const auto metadata = co_await replica::read_metadata(
-        store, names::segment_key(plan.generation, segment.position));
+    const auto metadata =
+        co_await metadata_of(store, names::segment_key(plan.generation, segment.position));
     if (metadata && !metadata->ends_on_commit) continue;
     Position position = segment.position;
     if (metadata) position.offset += metadata->wal_size;

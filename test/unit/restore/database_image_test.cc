@@ -1,0 +1,103 @@
+#include "restore/database_image.h"
+
+#include <algorithm>
+#include <thread>
+
+#include <doctest/doctest.h>
+
+#include "format/wal.h"
+#include "test/unit/config/temp_folder.h"
+#include "test/unit/format/random.h"
+#include "test/unit/restore/history.h"
+
+namespace sqlstream {
+namespace {
+
+using config::testing::TempFolder;
+
+TEST_CASE("a snapshot and a WAL written at the same time give what one after the other gives") {
+  constexpr std::uint32_t kPageSize = 512;
+  test::Random random("snapshot and WAL at once");
+  const TempFolder folder;
+  for (int round = 0; round < 60; ++round) {
+    const std::uint32_t snapshot_pages = random.between(1, 6000);
+    const Bytes snapshot = random.bytes(std::size_t{snapshot_pages} * kPageSize);
+    struct Batch {
+      std::uint32_t size;
+      std::vector<std::uint32_t> pages;
+      std::uint8_t fill;
+    };
+    std::vector<Batch> batches;
+    Bytes expected = snapshot;
+    for (std::uint32_t n = random.between(0, 60); n > 0; --n) {
+      Batch batch{random.one_in(6) ? random.between(1, 3000) : random.between(3000, 7000),
+                  {},
+                  static_cast<std::uint8_t>(random.between(1, 255))};
+      for (std::uint32_t i = random.between(1, 200); i > 0; --i) {
+        batch.pages.push_back(random.between(1, 7200));  // some beyond the size: dropped
+      }
+      for (const auto page : batch.pages) {
+        const std::size_t begin = std::size_t{page - 1} * kPageSize;
+        if (expected.size() < begin + kPageSize) expected.resize(begin + kPageSize);
+        std::fill_n(expected.begin() + static_cast<std::ptrdiff_t>(begin), kPageSize, batch.fill);
+      }
+      expected.resize(std::size_t{batch.size} * kPageSize);
+      batches.push_back(std::move(batch));
+    }
+
+    const std::string path = folder.path() + "/db" + std::to_string(round);
+    {
+      TargetFile target(path);
+      DatabaseImage image(target);
+      image.set_page_size(kPageSize);
+      std::thread wal([&] {
+        for (const auto& batch : batches) {
+          const Bytes page(kPageSize, batch.fill);
+          for (const auto number : batch.pages) image.write_page(number, page);
+          image.commit(batch.size);
+        }
+      });
+      ByteView rest = snapshot;
+      while (!rest.empty()) {
+        const std::size_t size =
+            std::min<std::size_t>(rest.size(), std::size_t{random.between(1, 300)} * kPageSize);
+        image.write_snapshot(rest.first(size));
+        rest = rest.subspan(size);
+      }
+      image.end_snapshot();
+      wal.join();
+      CHECK(image.finish() == expected.size() / kPageSize);
+      target.publish();
+    }
+    REQUIRE((test::read_file(path) == expected));
+  }
+}
+
+TEST_CASE("the lock-byte page is never written") {
+  constexpr std::uint32_t kPageSize = 65536;
+  constexpr std::uint32_t kLockPage = wal::lock_byte_page(kPageSize);
+  const TempFolder folder;
+  TargetFile target(folder.path() + "/db");
+  DatabaseImage image(target);
+  image.set_page_size(kPageSize);
+  const Bytes page(kPageSize, 7);
+  image.end_snapshot();
+  for (const std::uint32_t number : {kLockPage - 1, kLockPage, kLockPage + 1}) {
+    image.write_page(number, page);
+  }
+  image.commit(kLockPage + 1);
+  CHECK(image.finish() == kLockPage + 1);
+  target.publish();
+  std::FILE* file = std::fopen((folder.path() + "/db").c_str(), "rb");
+  REQUIRE(file != nullptr);
+  Bytes read(3 * kPageSize);
+  std::fseek(file, static_cast<long>(std::uint64_t{kLockPage - 2} * kPageSize), SEEK_SET);
+  CHECK(std::fread(read.data(), 1, read.size(), file) == read.size());
+  std::fclose(file);
+  CHECK(std::count(read.begin(), read.begin() + kPageSize, 7) == kPageSize);
+  CHECK(std::count(read.begin() + kPageSize, read.begin() + 2 * kPageSize, 0) == kPageSize);
+  CHECK(std::count(read.begin() + 2 * kPageSize, read.end(), 7) == kPageSize);
+}
+
+}  // namespace
+}  // namespace sqlstream

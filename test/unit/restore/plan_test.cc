@@ -1,0 +1,108 @@
+#include "restore/plan.h"
+
+#include <doctest/doctest.h>
+
+#include "base/error.h"
+
+namespace sqlstream {
+namespace {
+
+Time at(int seconds) {
+  return Time(std::chrono::seconds(1'700'000'000 + seconds));
+}
+
+std::string message(const std::vector<GenerationSpan>& spans, Time moment) {
+  try {
+    (void)generation_at(spans, moment);
+  } catch (const Error& error) {
+    return error.what();
+  }
+  return "";
+}
+
+bool mentions(const std::string& text, const std::string& part) {
+  return text.find(part) != std::string::npos;
+}
+
+TEST_CASE("without a moment, the generation with the latest data is chosen") {
+  const std::vector<GenerationSpan> spans{
+      {{3}, at(0), at(50)}, {{1}, at(60), at(90)}, {{2}, at(10), at(40)}};
+  CHECK(newest_generation(spans) == Generation{1});
+}
+
+TEST_CASE("a moment belongs to the generation that covers it, or that ended last before it") {
+  const std::vector<GenerationSpan> spans{{{1}, at(0), at(10)}, {{2}, at(20), at(30)}};
+  CHECK(generation_at(spans, at(0)) == Generation{1});
+  CHECK(generation_at(spans, at(10)) == Generation{1});
+  CHECK(generation_at(spans, at(15)) == Generation{1});
+  CHECK(generation_at(spans, at(20)) == Generation{2});
+  CHECK(generation_at(spans, at(99)) == Generation{2});
+}
+
+TEST_CASE("a moment before all generations is refused, naming the earliest one") {
+  const std::vector<GenerationSpan> spans{{{1}, at(20), at(30)}, {{2}, at(10), at(15)}};
+  const std::string text = message(spans, at(9));
+  CHECK(mentions(text, "before the first snapshot"));
+  CHECK(mentions(text, format_rfc3339(at(10))));
+  CHECK(mentions(text, Generation{2}.str()));
+}
+
+TEST_CASE("generations that overlap at the moment must be chosen from") {
+  const std::vector<GenerationSpan> spans{
+      {{1}, at(0), at(10)}, {{2}, at(5), at(15)}, {{3}, at(40), at(50)}};
+  CHECK(generation_at(spans, at(4)) == Generation{1});
+  CHECK(generation_at(spans, at(12)) == Generation{2});
+  for (const int moment : {5, 7, 10}) {
+    const std::string text = message(spans, at(moment));
+    CHECK(mentions(text, Generation{1}.str()));
+    CHECK(mentions(text, Generation{2}.str()));
+    CHECK_FALSE(mentions(text, Generation{3}.str()));
+    CHECK(mentions(text, "-generation"));
+  }
+}
+
+TEST_CASE("a generation that begins at the moment another ends takes over without question") {
+  const std::vector<GenerationSpan> spans{{{1}, at(0), at(10)}, {{2}, at(10), at(15)}};
+  CHECK(generation_at(spans, at(10)) == Generation{2});
+}
+
+TEST_CASE("the prefix search finds every prefix length") {
+  for (std::size_t count = 0; count < 40; ++count) {
+    for (std::size_t length = 0; length <= count; ++length) {
+      PrefixSearch search(count);
+      int probes = 0;
+      while (const auto probe = search.next()) {
+        REQUIRE(*probe < count);
+        search.tell(*probe < length);
+        REQUIRE(++probes <= 7);
+      }
+      CHECK(search.length() == length);
+    }
+  }
+}
+
+RestorePlan plan_of(std::uint32_t snapshot, const std::vector<Position>& positions) {
+  RestorePlan plan;
+  plan.snapshot.index = snapshot;
+  for (const Position position : positions) plan.segments.push_back({position, 100, {}});
+  return plan;
+}
+
+TEST_CASE("names show indexes that are missing or lack their beginning") {
+  CHECK_FALSE(first_gap(plan_of(3, {})));
+  CHECK_FALSE(first_gap(plan_of(3, {{3, 0}, {3, 40}, {4, 0}, {4, 80}})));
+  CHECK_FALSE(first_gap(plan_of(3, {{4, 0}})));  // nothing happened between two snapshots
+  CHECK(first_gap(plan_of(3, {{3, 40}})) == 0);
+  CHECK(first_gap(plan_of(3, {{5, 0}})) == 0);
+  CHECK(first_gap(plan_of(3, {{3, 0}, {5, 0}})) == 1);
+  CHECK(first_gap(plan_of(3, {{3, 0}, {4, 8}})) == 1);
+}
+
+TEST_CASE("a reach names the flags that go there") {
+  const std::string text = describe_reach({{0xab}, {2, 0x1000}, at(7)});
+  CHECK(mentions(text, "00000000000000ab/00000002:00001000"));
+  CHECK(mentions(text, "-generation 00000000000000ab -timestamp " + format_rfc3339(at(7))));
+}
+
+}  // namespace
+}  // namespace sqlstream

@@ -1,0 +1,344 @@
+#include "restore/restore.h"
+
+#include <csignal>
+#include <cstdio>
+#include <filesystem>
+#include <set>
+#include <sys/resource.h>
+#include <sys/stat.h>
+
+#include <boost/asio/io_context.hpp>
+#include <doctest/doctest.h>
+
+#include "format/names.h"
+#include "test/unit/config/temp_folder.h"
+#include "test/unit/format/random.h"
+#include "test/unit/restore/history.h"
+#include "test/unit/store/run.h"
+
+namespace sqlstream {
+namespace {
+
+namespace fs = std::filesystem;
+using config::testing::TempFolder;
+using test::History;
+
+const Time kBegin{std::chrono::seconds(1'750'000'000)};
+
+struct Fixture {
+  TempFolder folder;
+  std::string replica = folder.path() + "/replica";
+  std::string output = folder.path() + "/out/db";
+  Fixture() { fs::create_directory(folder.path() + "/out"); }
+
+  RestoreResult restore(RestoreOptions options = {}) {
+    fs::remove(output);
+    return restore_keeping(std::move(options));
+  }
+  RestoreResult restore_keeping(RestoreOptions options = {}) {
+    asio::io_context io(1);
+    StoreSettings settings;
+    settings.path = replica;
+    const auto store = make_store(settings, io.get_executor());
+    options.output = output;
+    asio::thread_pool workers(2);
+    return test::run(io, sqlstream::restore(*store, std::move(options), workers, {}));
+  }
+  std::string error(RestoreOptions options = {}) {
+    try {
+      restore(std::move(options));
+    } catch (const Error& error) {
+      // Whatever went wrong, the folder is as it was.
+      CHECK(fs::is_empty(folder.path() + "/out"));
+      return error.what();
+    }
+    return "";
+  }
+  bool restored(const Bytes& expected) const { return test::read_file(output) == expected; }
+};
+
+RestoreOptions until(Time time) {
+  RestoreOptions options;
+  options.timestamp = time;
+  return options;
+}
+
+bool mentions(const std::string& text, const std::string& part) {
+  const bool found = text.find(part) != std::string::npos;
+  if (!found) MESSAGE("not in \"" << text << "\": " << part);
+  return found;
+}
+
+History::Images random_images(test::Random& random, std::uint32_t page_size, std::uint32_t size) {
+  std::set<std::uint32_t> pages;
+  for (std::uint32_t n = random.between(1, 8); n > 0; --n) pages.insert(random.between(1, size));
+  History::Images images;
+  for (const auto page : pages) {
+    Bytes image = random.bytes(page_size);
+    if (page == 1) {  // keeps what a database begins with
+      const std::string_view magic{"SQLite format 3\0", 16};
+      std::copy(magic.begin(), magic.end(), image.begin());
+      image[16] = static_cast<std::uint8_t>(page_size >> 8);
+      image[17] = static_cast<std::uint8_t>(page_size);
+    }
+    images.emplace_back(page, std::move(image));
+  }
+  return images;
+}
+
+TEST_CASE("every state of random histories is restored") {
+  test::Random random("every state of random histories");
+  for (int round = 0; round < 24; ++round) {
+    Fixture f;
+    const std::uint32_t page_size = 512U << random.between(0, 3);
+    const bool ours = round % 2 == 0;
+    CAPTURE(page_size);
+    CAPTURE(ours);
+    History history(f.replica, Generation::random(), page_size, ours, kBegin);
+    Time time = kBegin;
+    std::vector<std::pair<std::uint32_t, std::size_t>> index_ends;  // index, point
+    for (std::uint32_t n = random.between(1, 14); n > 0; --n) {
+      const std::uint32_t size = random.one_in(4) ? random.between(1, 20) : random.between(10, 60);
+      time += std::chrono::nanoseconds(random.between(2, 1'000'000'000));
+      history.batch(random_images(random, page_size, size), size, random.between(1, 4), time);
+      const std::uint32_t index = history.points().back().position.index;
+      index_ends.emplace_back(index, history.points().size() - 1);
+      if (random.one_in(5)) history.roll();
+      if (random.one_in(5)) history.snapshot(time);
+    }
+    const auto& points = history.points();
+    for (std::size_t i = 0; i < points.size(); ++i) {
+      for (const auto later : {0, 1}) {
+        const Time moment = points[i].time + std::chrono::nanoseconds(later);
+        const RestoreResult result = f.restore(until(moment));
+        CAPTURE(i);
+        REQUIRE(f.restored(points[i].image));
+        CHECK(result.commit_time == points[i].time);
+        CHECK(result.generation == history.generation());
+        CHECK(result.page_size == page_size);
+        CHECK(result.pages == points[i].image.size() / page_size);
+        CHECK(result.output == f.output);
+      }
+    }
+    for (std::size_t i = 0; i < index_ends.size(); ++i) {
+      const auto [index, point] = index_ends[i];
+      if (i + 1 < index_ends.size() && index_ends[i + 1].first == index) continue;
+      RestoreOptions options;
+      options.index = index;
+      const RestoreResult result = f.restore(options);
+      REQUIRE(f.restored(points[point].image));
+      CHECK(result.position == points[point].position);
+    }
+    f.restore();
+    REQUIRE(f.restored(history.image()));
+    f.restore(until(time + std::chrono::hours(1)));
+    REQUIRE(f.restored(history.image()));
+    RestoreOptions one_at_a_time;
+    one_at_a_time.parallelism = 1;
+    f.restore(one_at_a_time);
+    REQUIRE(f.restored(history.image()));
+    CHECK(mentions(f.error(until(kBegin - std::chrono::nanoseconds(1))), format_rfc3339(kBegin)));
+  }
+}
+
+TEST_CASE("objects larger than a download, and transactions larger than memory for them") {
+  test::Random random("large objects");
+  for (const bool ours : {true, false}) {
+    Fixture f;
+    History history(f.replica, {7}, 4096, ours, kBegin);
+    const auto many = [&](std::uint32_t first, std::uint32_t last) {
+      History::Images images;
+      for (auto page = first; page <= last; ++page) images.emplace_back(page, random.bytes(4096));
+      return images;
+    };
+    history.batch(many(2, 2000), 2000, 1, kBegin + std::chrono::seconds(1));
+    history.snapshot(kBegin + std::chrono::seconds(1));
+    history.batch(many(500, 2500), 2500, 3, kBegin + std::chrono::seconds(2));
+    history.batch(many(100, 110), 900, 1, kBegin + std::chrono::seconds(3));
+    history.batch(many(5, 5), 3000, 1, kBegin + std::chrono::seconds(4));
+    for (const auto& point : history.points()) {
+      f.restore(until(point.time));
+      CHECK(f.restored(point.image));
+    }
+  }
+}
+
+TEST_CASE("a transaction without its commit is not applied") {
+  test::Random random("a transaction without its commit");
+  for (const bool ours : {true, false}) {
+    Fixture f;
+    History history(f.replica, {7}, 1024, ours, kBegin);
+    history.batch(random_images(random, 1024, 40), 40, 1, kBegin + std::chrono::seconds(1));
+    const Bytes before = history.image();
+    History::Images images;
+    for (std::uint32_t page = 2; page < 40; ++page) images.emplace_back(page, random.bytes(1024));
+    history.batch(images, 40, 3, kBegin + std::chrono::seconds(2));
+    fs::remove(history.path(history.keys().back()));
+    const RestoreResult result = f.restore();
+    CHECK(f.restored(before));
+    CHECK(result.position == history.points()[1].position);
+    CHECK(result.commit_time == history.points()[1].time);
+  }
+}
+
+TEST_CASE("a missing segment is named, with how far a restore can go") {
+  test::Random random("a missing segment");
+  for (const bool ours : {true, false}) {
+    for (const bool at_index_end : {false, true}) {
+      if (at_index_end && !ours) continue;  // there nothing tells
+      Fixture f;
+      History history(f.replica, {0xabc}, 1024, ours, kBegin);
+      for (int i = 1; i <= 6; ++i) {
+        history.batch(random_images(random, 1024, 40), 40, 1, kBegin + std::chrono::seconds(i));
+        if (at_index_end && i == 4) history.roll();
+      }
+      const auto& keys = history.keys();  // the snapshot, then the segments
+      fs::remove(history.path(keys[4]));
+      const std::string text = f.error();
+      CHECK(mentions(text, "missing"));
+      CHECK(mentions(text, keys[5]));
+      CHECK(mentions(text, "-generation 0000000000000abc -timestamp " +
+                               format_rfc3339(history.points()[3].time)));
+      RestoreOptions options = until(history.points()[3].time);
+      options.generation = Generation{0xabc};
+      f.restore(options);
+      CHECK(f.restored(history.points()[3].image));
+    }
+  }
+}
+
+TEST_CASE("missing indexes are seen in the names") {
+  test::Random random("missing indexes");
+  Fixture f;
+  History history(f.replica, {0xabc}, 1024, true, kBegin);
+  for (int i = 1; i <= 4; ++i) {
+    history.batch(random_images(random, 1024, 40), 40, 1, kBegin + std::chrono::seconds(i));
+    history.roll();
+  }
+  fs::remove(history.path(history.keys()[2]));
+  fs::remove(history.path(history.keys()[3]));
+  const std::string text = f.error();
+  CHECK(mentions(text, history.keys()[4]));
+  CHECK(mentions(text, "-timestamp " + format_rfc3339(history.points()[1].time)));
+}
+
+TEST_CASE("one flipped bit anywhere in an object is an error that names it") {
+  test::Random random("one flipped bit");
+  for (const bool ours : {true, false}) {
+    Fixture f;
+    History history(f.replica, {7}, 1024, ours, kBegin);
+    for (int i = 1; i <= 3; ++i) {
+      history.batch(random_images(random, 1024, 40), 40, 1, kBegin + std::chrono::seconds(i));
+    }
+    for (const auto& key : history.keys()) {
+      const std::string path = history.path(key);
+      const Bytes good = test::read_file(path);
+      for (int n = 0; n < 60; ++n) {
+        Bytes bad = good;
+        const auto bit = random.between(0, static_cast<std::uint32_t>(bad.size() * 8 - 1));
+        bad[bit / 8] ^= static_cast<std::uint8_t>(1U << bit % 8);
+        test::write_file(path, bad);
+        CAPTURE(bit);
+        const std::string text = f.error();
+        // Some bits change nothing: a match in a run of zeros may point elsewhere in it, and the
+        // magic number of a skippable frame may end in any digit.
+        if (text.empty() && f.restored(history.image())) continue;
+        CHECK(mentions(text, key));
+      }
+      test::write_file(path, good);
+    }
+    Bytes cut = test::read_file(history.path(history.keys()[2]));
+    cut.resize(cut.size() - 1);
+    test::write_file(history.path(history.keys()[2]), cut);
+    CHECK(mentions(f.error(), history.keys()[2]));
+  }
+}
+
+TEST_CASE("nothing to restore, and generations that are not there") {
+  Fixture f;
+  CHECK(mentions(f.error(), "no matching backups found"));
+  CHECK_THROWS_AS(f.restore(), NothingToRestore);
+  History history(f.replica, {0xabc}, 1024, true, kBegin);
+  RestoreOptions options;
+  options.generation = Generation{0xdef};
+  const std::string text = f.error(options);
+  CHECK(mentions(text, "0000000000000def"));
+  CHECK(mentions(text, "0000000000000abc"));
+  options.generation.reset();
+  options.index = 4;
+  CHECK(mentions(f.error(options), "00000004"));
+}
+
+TEST_CASE("the generation: the newest, the one at a moment, the one asked for") {
+  test::Random random("generations");
+  Fixture f;
+  const auto second = [](int n) { return kBegin + std::chrono::seconds(n); };
+  History older(f.replica, {9}, 1024, false, second(0));
+  older.batch(random_images(random, 1024, 40), 40, 1, second(10));
+  History newer(f.replica, {2}, 1024, false, second(20));
+  newer.batch(random_images(random, 1024, 40), 40, 1, second(30));
+  f.restore();
+  CHECK(f.restored(newer.image()));
+  f.restore(until(second(15)));
+  CHECK(f.restored(older.image()));
+  RestoreOptions options;
+  options.generation = Generation{9};
+  f.restore(options);
+  CHECK(f.restored(older.image()));
+
+  History overlapping(f.replica, {5}, 1024, false, second(25));
+  const std::string text = f.error(until(second(25)));
+  CHECK(mentions(text, Generation{5}.str()));
+  CHECK(mentions(text, Generation{2}.str()));
+}
+
+TEST_CASE("what exists beside the output is never touched") {
+  Fixture f;
+  History history(f.replica, {7}, 1024, true, kBegin);
+  for (const char* suffix : {"", "-wal", "-shm", "-journal"}) {
+    const std::string path = f.output + suffix;
+    test::write_file(path, as_bytes("precious"));
+    try {
+      f.restore_keeping();
+      FAIL("restored over " << path);
+    } catch (const Error& error) {
+      const std::string text = error.what();
+      CHECK(mentions(text, path));
+      if (*suffix == '\0') CHECK(text.starts_with("cannot restore, output path already exists"));
+    }
+    CHECK(test::read_file(path) == Bytes{'p', 'r', 'e', 'c', 'i', 'o', 'u', 's'});
+    fs::remove(path);
+    CHECK(fs::is_empty(f.folder.path() + "/out"));
+  }
+}
+
+TEST_CASE("a file too large to write leaves nothing behind") {
+  test::Random random("a file too large");
+  Fixture f;
+  History history(f.replica, {7}, 4096, true, kBegin);
+  history.batch({{400, random.bytes(4096)}}, 400, 1, kBegin + std::chrono::seconds(1));
+  rlimit before{};
+  ::getrlimit(RLIMIT_FSIZE, &before);
+  rlimit limit = before;
+  limit.rlim_cur = 1 << 20;
+  std::signal(SIGXFSZ, SIG_IGN);
+  ::setrlimit(RLIMIT_FSIZE, &limit);
+  const std::string text = f.error();
+  ::setrlimit(RLIMIT_FSIZE, &before);
+  CHECK(mentions(text, f.output));
+  CHECK(mentions(text, "larger than this process may write"));
+}
+
+TEST_CASE("a restored file has the mode of a new one") {
+  Fixture f;
+  History history(f.replica, {7}, 1024, true, kBegin);
+  const mode_t before = ::umask(027);
+  f.restore();
+  ::umask(before);
+  struct stat st {};
+  REQUIRE(::stat(f.output.c_str(), &st) == 0);
+  CHECK((st.st_mode & 07777) == 0640);
+}
+
+}  // namespace
+}  // namespace sqlstream
