@@ -343,7 +343,11 @@ class Reader {
     }
     if (node.IsScalar()) {
       // As in "replica: s3://bucket/path".
-      return located(node, [&] { return with_keys(from_url(node), key_id, secret, token); });
+      return located(node, [&] {
+        ReplicaSettings replica = from_url(node);
+        complete_store(replica.store, env_);
+        return with_keys(std::move(replica), key_id, secret, token);
+      });
     }
     refuse_other_type(node);
     read_keys(node, "a replica", handlers, kIgnoredReplica);
@@ -386,7 +390,7 @@ class Reader {
   }
 
   ReplicaSettings from_url(const YAML::Node& url) const {
-    return parse_replica_url(expand_home(text(url, true), env_), env_);
+    return parse_url_alone(expand_home(text(url, true), env_));
   }
 
   ReplicaSettings place_of(const YAML::Node& node, const YAML::Node& type, const YAML::Node& url,
@@ -407,14 +411,14 @@ class Reader {
       if (!bucket.IsNull()) fail(bucket, "bucket has no meaning for a file replica: take it out");
       if (path.IsNull()) fail(node, "a replica has neither url nor path: add one of them");
       const std::string folder = canonical_path(expand_home(text(path, true), env_));
-      return parse_replica_url(folder, env_);
+      return parse_url_alone(folder);
     }
 
     if (bucket.IsNull()) fail(node, "an s3 replica has neither url nor bucket: add one of them");
     ReplicaSettings replica;
     const std::string name = text(bucket, true);
     if (name.find("://") != std::string::npos) {
-      replica = parse_replica_url(name, env_);
+      replica = parse_url_alone(name);
       if (replica.store.type != StoreSettings::Type::s3) {
         fail(bucket, "the bucket of an s3 replica must be a name or an s3:// URL");
       }

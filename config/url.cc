@@ -121,7 +121,7 @@ ReplicaSettings parse_plain_path(std::string_view path) {
 
 }  // namespace
 
-ReplicaSettings parse_replica_url(std::string_view url, const Environment& env) {
+ReplicaSettings parse_url_alone(std::string_view url) {
   if (url.starts_with('/')) return parse_plain_path(url);
   if (url.empty()) throw Error("the replica URL is empty: write s3://bucket/path or file:///path");
   if (url.find("://") == std::string_view::npos) {
@@ -167,6 +167,11 @@ ReplicaSettings parse_replica_url(std::string_view url, const Environment& env) 
   }
   replica.name = scheme;
   apply_query(url, view, replica);
+  return replica;
+}
+
+ReplicaSettings parse_replica_url(std::string_view url, const Environment& env) {
+  ReplicaSettings replica = parse_url_alone(url);
   try {
     complete_store(replica.store, env);
   } catch (const Error& error) {

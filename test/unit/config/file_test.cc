@@ -144,10 +144,13 @@ TEST_CASE("a replica may be one URL, a bucket may be a URL") {
 TEST_CASE("endpoints of services and the environment complete a replica") {
   const auto config = read(
       "dbs: [{path: /none/a.db, replicas: [{type: s3, bucket: b, path: a, endpoint: "
-      "s3.us-west-004.backblazeb2.com}, {name: aws, bucket: b2}]}]",
+      "s3.us-west-004.backblazeb2.com}, {name: aws, bucket: b2}, {name: url, url: 's3://b/u', "
+      "endpoint: fly.storage.tigris.dev}]}]",
       {{"AWS_REGION", "eu-north-1"}});
   CHECK(config.databases.at(0).replicas.at(0).store.region == "us-west-004");
   CHECK(config.databases.at(0).replicas.at(1).store.region == "eu-north-1");
+  CHECK(config.databases.at(0).replicas.at(2).store.region == "auto");
+  CHECK(config.databases.at(0).replicas.at(2).store.force_path_style == false);
 }
 
 TEST_CASE("own keys of a database") {
