@@ -343,7 +343,8 @@ int wal_write(sqlite3_file* file, const void* from, int amount, sqlite3_int64 of
 }
 
 int wal_truncate(sqlite3_file* file, sqlite3_int64 size) {
-  static_cast<WalFile*>(file)->connection->wal_restarting();
+  // To another size (PRAGMA journal_size_limit) only what lies behind the newest commit is cut.
+  if (size == 0) static_cast<WalFile*>(file)->connection->wal_restarting();
   return file_truncate(file, size);
 }
 

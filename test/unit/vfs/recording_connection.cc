@@ -1,0 +1,109 @@
+#include "recording_connection.h"
+
+#include <atomic>
+#include <mutex>
+#include <utility>
+
+#include "shipper/connection.h"
+
+namespace sqlstream::testing {
+namespace {
+
+std::mutex mutex;
+std::vector<std::string> events;
+std::atomic<void (*)(const std::string&)> observer{nullptr};
+std::atomic<int> connections{0};
+std::atomic<bool> all_shipped{true};
+std::atomic<bool> refuse{false};
+
+void record(std::string event) {
+  if (auto* observe = observer.load()) observe(event);
+  const std::lock_guard lock(mutex);
+  events.push_back(std::move(event));
+}
+
+std::string file_name(const std::string& path) {
+  return path.substr(path.rfind('/') + 1);
+}
+
+class RecordingConnection : public Connection {
+ public:
+  explicit RecordingConnection(const std::string& path) : name_(file_name(path)) { ++connections; }
+  ~RecordingConnection() override {
+    --connections;
+    record("closed " + name_);
+  }
+
+  void region_mapped(int region, volatile void*) noexcept override {
+    record("region_mapped " + std::to_string(region));
+  }
+  void unmapping(bool delete_flag) noexcept override {
+    record("unmapping " + std::to_string(delete_flag));
+  }
+  void write_lock_obtained() noexcept override { record("write_lock_obtained"); }
+  void write_lock_released() noexcept override { record("write_lock_released"); }
+  void reset_lock_obtained() noexcept override { record("reset_lock_obtained"); }
+  void reset_lock_releasing() noexcept override { record("reset_lock_releasing"); }
+  void locked(int level) noexcept override { record("locked " + std::to_string(level)); }
+  void unlocking(int level) noexcept override { record("unlocking " + std::to_string(level)); }
+  void unlocked(int level) noexcept override { record("unlocked " + std::to_string(level)); }
+  void database_written() noexcept override { record("database_written"); }
+  void checkpoint_starting() noexcept override { record("checkpoint_starting"); }
+  void commit_phase_two() noexcept override { record("commit_phase_two"); }
+  void wal_restarting() noexcept override { record("wal_restarting"); }
+  std::string status_json() noexcept override { return R"({"recorded":")" + name_ + R"("})"; }
+  bool wait_shipped(std::chrono::milliseconds limit) noexcept override {
+    record("wait_shipped " + name_ + ' ' + std::to_string(limit.count() > 0));
+    return all_shipped;
+  }
+
+ private:
+  std::string name_;
+};
+
+}  // namespace
+
+std::vector<std::string> take_events() {
+  const std::lock_guard lock(mutex);
+  return std::exchange(events, {});
+}
+
+void set_observer(void (*o)(const std::string& event)) {
+  observer = o;
+}
+
+int open_connections() {
+  return connections;
+}
+
+void set_shipped(bool shipped) {
+  all_shipped = shipped;
+}
+
+void set_refusing(bool refusing) {
+  refuse = refusing;
+}
+
+}  // namespace sqlstream::testing
+
+namespace sqlstream {
+
+std::unique_ptr<Connection> Connection::open(const Host&, DatabaseSettings settings, sqlite3_file*,
+                                             const char*, int open_flags) {
+  if (testing::refuse) return nullptr;
+  const bool read_only = (open_flags & SQLITE_OPEN_READONLY) != 0;
+  testing::record("open " + testing::file_name(settings.path) + (read_only ? " read-only" : ""));
+  return std::make_unique<testing::RecordingConnection>(settings.path);
+}
+
+void wal_deleting(const char* path) noexcept {
+  testing::record("wal_deleting " + testing::file_name(path));
+}
+
+void start_engine() noexcept {
+  testing::record("start_engine");
+}
+
+void flush_at_exit() noexcept {}
+
+}  // namespace sqlstream
