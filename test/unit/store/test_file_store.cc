@@ -10,28 +10,15 @@
 
 #include "store/file_store.h"
 #include "test/unit/store/run.h"
+#include "test/unit/store/server.h"
 
 using namespace sqlstream;
 using sqlstream::test::run;
 using sqlstream::test::store_error;
+using sqlstream::test::TempFolder;
 namespace fs = std::filesystem;
 
 namespace {
-
-class TempFolder {
- public:
-  TempFolder() {
-    std::string name = (fs::temp_directory_path() / "sqlstream-file-store-XXXXXX").string();
-    if (!mkdtemp(name.data())) throw std::runtime_error("mkdtemp");
-    path = name;
-  }
-  ~TempFolder() {
-    std::error_code ignored;
-    fs::permissions(path, fs::perms::owner_all, ignored);
-    fs::remove_all(path, ignored);
-  }
-  fs::path path;
-};
 
 struct Fixture {
   TempFolder folder;

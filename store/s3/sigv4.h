@@ -1,0 +1,31 @@
+#pragma once
+
+#include <string>
+#include <string_view>
+
+#include "base/clock.h"
+#include "store/s3/http.h"
+
+/// AWS Signature Version 4 in the Authorization header. Pure.
+/// https://docs.aws.amazon.com/AmazonS3/latest/API/sig-v4-header-based-auth.html
+namespace sqlstream::sigv4 {
+
+struct Keys {
+  std::string access_key_id;
+  std::string secret_access_key;
+  std::string session_token;  ///< empty: none
+
+  bool operator==(const Keys&) const = default;
+};
+
+struct Scope {
+  std::string region;
+  std::string service;  ///< "s3" or "sts"
+};
+
+/// Adds x-amz-date, x-amz-content-sha256, x-amz-security-token and Authorization, which signs
+/// these, the host and every header the request has. Nothing signed may be changed afterwards.
+void sign(http::Request& request, const Keys& keys, const Scope& scope, Time time,
+          std::string_view payload_sha256_hex);
+
+}  // namespace sqlstream::sigv4
