@@ -4,6 +4,7 @@
 #include <cinttypes>
 #include <cstdio>
 #include <optional>
+#include <vector>
 
 #include "base/log.h"
 #include "store/replica.h"
@@ -42,9 +43,34 @@ std::string shown_lag(Time latest) {
   return text;
 }
 
-asio::awaitable<void> list_generation(Store& store, std::string replica, Generation generation) {
-  const auto snapshots = co_await replica::list_snapshots(store, generation);
-  const auto segments = co_await replica::list_segments(store, generation);
+using Row = std::vector<std::string>;
+using Table = std::vector<Row>;
+
+// Columns as wide as their widest cell.
+void print(const Table& table) {
+  std::vector<std::size_t> widths;
+  for (const Row& row : table) {
+    widths.resize(std::max(widths.size(), row.size()));
+    for (std::size_t i = 0; i < row.size(); ++i) widths[i] = std::max(widths[i], row[i].size());
+  }
+  for (const Row& row : table) {
+    std::string line;
+    for (std::size_t i = 0; i < row.size(); ++i) {
+      line += row[i];
+      if (i + 1 < row.size()) line.append(widths[i] + 2 - row[i].size(), ' ');
+    }
+    std::puts(line.c_str());
+  }
+}
+
+struct Replica {
+  Store& store;
+  std::string name;
+};
+
+asio::awaitable<void> add_generation(const Replica& replica, Generation generation, Table& table) {
+  const auto snapshots = co_await replica::list_snapshots(replica.store, generation);
+  const auto segments = co_await replica::list_segments(replica.store, generation);
   if (snapshots.empty() && segments.empty()) co_return;
   Time first = Time::max();
   Time last = Time::min();
@@ -56,22 +82,24 @@ asio::awaitable<void> list_generation(Store& store, std::string replica, Generat
   };
   include(snapshots);
   include(segments);
-  std::printf("%s  %s  %s  %s  %s\n", replica.c_str(), generation.str().c_str(),
-              shown_lag(last).c_str(), shown_time(first).c_str(), shown_time(last).c_str());
+  table.push_back(
+      {replica.name, generation.str(), shown_lag(last), shown_time(first), shown_time(last)});
 }
 
-asio::awaitable<void> list_snapshots(Store& store, std::string replica, Generation generation) {
-  for (const auto& snapshot : co_await replica::list_snapshots(store, generation)) {
-    std::printf("%s  %s  %08x  %" PRIu64 "  %s\n", replica.c_str(), generation.str().c_str(),
-                snapshot.index, snapshot.size, shown_time(snapshot.created).c_str());
+asio::awaitable<void> add_snapshots(const Replica& replica, Generation generation, Table& table) {
+  const auto snapshots = co_await replica::list_snapshots(replica.store, generation);
+  for (const auto& snapshot : snapshots) {
+    table.push_back({replica.name, generation.str(), std::to_string(snapshot.index),
+                     std::to_string(snapshot.size), shown_time(snapshot.created)});
   }
 }
 
-asio::awaitable<void> list_wal(Store& store, std::string replica, Generation generation) {
-  for (const auto& segment : co_await replica::list_segments(store, generation)) {
-    std::printf("%s  %s  %08x  %08" PRIx64 "  %" PRIu64 "  %s\n", replica.c_str(),
-                generation.str().c_str(), segment.position.index, segment.position.offset,
-                segment.size, shown_time(segment.created).c_str());
+asio::awaitable<void> add_segments(const Replica& replica, Generation generation, Table& table) {
+  const auto segments = co_await replica::list_segments(replica.store, generation);
+  for (const auto& segment : segments) {
+    table.push_back({replica.name, generation.str(), std::to_string(segment.position.index),
+                     std::to_string(segment.position.offset), std::to_string(segment.size),
+                     shown_time(segment.created)});
   }
 }
 
@@ -95,26 +123,30 @@ int list_command(const std::string& command, const Words& words) {
   log::set_sink(log::descriptor_sink(2));
   const ReplicaArgument argument = resolve_replica(flags.arguments.front());
 
-  const char* columns = command == "generations" ? "name  generation  lag  start  end"
-                        : command == "snapshots"
-                            ? "replica  generation  index  size  created"
-                            : "replica  generation  index  offset  size  created";
+  Table table;
+  if (command == "generations") {
+    table.push_back({"name", "generation", "lag", "start", "end"});
+  } else if (command == "snapshots") {
+    table.push_back({"replica", "generation", "index", "size", "created"});
+  } else {
+    table.push_back({"replica", "generation", "index", "offset", "size", "created"});
+  }
   with_store(argument.replica.store,
              [&](Store& store, asio::thread_pool&) -> asio::awaitable<void> {
-               auto generations = co_await replica::list_generations(store);
-               if (only) std::erase_if(generations, [&](Generation g) { return g != *only; });
-               std::puts(columns);
-               const std::string& name = argument.replica.name;
+               const Replica replica{store, argument.replica.name};
+               const auto generations = co_await replica::list_generations(store);
                for (const Generation generation : generations) {
+                 if (only && generation != *only) continue;
                  if (command == "generations") {
-                   co_await list_generation(store, name, generation);
+                   co_await add_generation(replica, generation, table);
                  } else if (command == "snapshots") {
-                   co_await list_snapshots(store, name, generation);
+                   co_await add_snapshots(replica, generation, table);
                  } else {
-                   co_await list_wal(store, name, generation);
+                   co_await add_segments(replica, generation, table);
                  }
                }
              });
+  print(table);
   return 0;
 }
 
