@@ -10,6 +10,7 @@
 
 #include "recording_connection.h"
 #include "support.h"
+#include "vfs/registration.h"
 #include "vfs/shim.h"
 
 using namespace sqlstream::testing;
@@ -263,4 +264,40 @@ TEST_CASE("an open that fails half-way is closed in the base VFS") {
   CHECK(db.result() != SQLITE_OK);
   CHECK(closed >= 1);
   sqlite3_vfs_unregister(&shim.vfs);
+}
+
+TEST_CASE("a library that is too old is told so") {
+  register_shim();
+  sqlite3_api_routines old{};
+  old.libversion_number = [] { return 3034001; };
+  old.libversion = []() -> const char* { return "3.34.1"; };
+  std::string error;
+  CHECK(sqlstream::register_library(old, nullptr, error) == SQLITE_ERROR);
+  CHECK(error ==
+        "sqlstream needs SQLite 3.35.0 or newer, and this program has 3.34.1: use a newer SQLite "
+        "library");
+}
+
+TEST_CASE("a library that another copy of the extension serves is left alone") {
+  register_shim();
+  sqlite3_vfs* before = sqlite3_vfs_find("sqlstream");
+  sqlite3_api_routines other = api();
+  other.sourceid = []() -> const char* { return ""; };
+  std::string error;
+  CHECK(sqlstream::register_library(other, nullptr, error) == SQLITE_OK);
+  CHECK(sqlite3_vfs_find("sqlstream") == before);
+}
+
+TEST_CASE("registering again changes nothing and brings the functions back") {
+  register_shim();
+  sqlite3_vfs* before = sqlite3_vfs_find("sqlstream");
+  sqlite3_reset_auto_extension();
+  Sqlite db(":memory:");
+  db.run("SELECT sqlstream_version()");
+  CHECK(db.result() == SQLITE_ERROR);
+  std::string error;
+  CHECK(sqlstream::register_library(api(), db.get(), error) == SQLITE_OK);
+  CHECK(sqlite3_vfs_find("sqlstream") == before);
+  CHECK(db.must("SELECT sqlstream_version()") == SQLSTREAM_VERSION "\n");
+  CHECK(Sqlite(":memory:").must("SELECT sqlstream_version()") == SQLSTREAM_VERSION "\n");
 }
