@@ -110,7 +110,22 @@ void Batch::add(const OutboxReader::Entry& entry) {
   }
 }
 
+std::vector<std::pair<std::uint32_t, Batch::Image>> Batch::pages() const {
+  auto pages = pages_.sorted();
+  const auto middle = static_cast<std::ptrdiff_t>(pages.size());
+  for (const std::uint32_t page : pages_.cleared()) {
+    if (page != wal::lock_byte_page(page_size_)) pages.push_back({page, {kZeros, 0, 0}});
+  }
+  std::inplace_merge(pages.begin(), pages.begin() + middle, pages.end(),
+                     [](const auto& a, const auto& b) { return a.first < b.first; });
+  return pages;
+}
+
 void Batch::read(std::uint32_t page, const Image& image, std::span<std::uint8_t> out) const {
+  if (image.entry == kZeros) {
+    std::fill(out.begin(), out.end(), std::uint8_t{0});
+    return;
+  }
   const auto& entry = entries_[image.entry];
   entry.file->read_image(entry.found, image.index, {page, image.hash}, out);
 }

@@ -65,12 +65,13 @@ class Batch {
   std::uint64_t commits() const { return commits_; }
 
   struct Image {
-    std::uint32_t entry = 0;  // which record
+    std::uint32_t entry = 0;  // which record; kZeros: none, an image of zeros
     std::uint32_t index = 0;  // which page in it
     std::uint32_t hash = 0;
   };
-  /// Ascending by page.
-  std::vector<std::pair<std::uint32_t, Image>> pages() const { return pages_.sorted(); }
+  static constexpr std::uint32_t kZeros = UINT32_MAX;
+  /// Ascending by page. Pages that went and came back without an image are zeros.
+  std::vector<std::pair<std::uint32_t, Image>> pages() const;
   void read(std::uint32_t page, const Image& image, std::span<std::uint8_t> out) const;
 
  private:
