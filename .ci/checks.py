@@ -56,7 +56,8 @@ class Build:
         return ROOT / self.name
 
 
-CLANG = {"CC": "clang-14", "CXX": "clang++-14"}
+# Meson takes ccache by itself only for the compiler it finds by itself.
+CLANG = {"CXX": "ccache clang++-14" if shutil.which("ccache") else "clang++-14"}
 RELEASE = Build("build", ["-Dbuildtype=release"], ["unit", "inprocess"])
 ASAN = Build(
     "build-asan",
