@@ -33,8 +33,8 @@ Split split(const std::vector<std::string>& words, const po::options_description
     const std::string text = word->substr((*word)[1] == '-' ? 2 : 1);
     const std::size_t equals = text.find('=');
     const std::string name = text.substr(0, equals);
-    const po::option_description* option = known.find_nothrow(name, false);
-    if (name.empty() || option == nullptr) throw UsageError("unknown flag " + *word);
+    const po::option_description* option = name.empty() ? nullptr : known.find_nothrow(name, false);
+    if (option == nullptr) throw UsageError("unknown flag " + *word);
     std::string value;
     if (equals != std::string::npos) {
       value = text.substr(equals + 1);
