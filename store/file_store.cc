@@ -21,7 +21,6 @@ namespace {
 
 // Files being written begin with this; no key does, and listings leave them out.
 constexpr std::string_view kTemporary = ".tmp-";
-constexpr std::size_t kThreads = 2;
 
 std::string error_text(int error) {
   return std::generic_category().message(error);
@@ -139,7 +138,9 @@ std::vector<Entry> read_folder(const std::string& path) {
 /// The blocking calls. Thread-safe. Shared with the uploads.
 class FileStore::Files {
  public:
-  explicit Files(std::string root) : root_(std::move(root)) {}
+  Files(std::string root, Worker& w) : worker(w), root_(std::move(root)) {}
+
+  Worker& worker;
 
   /// A file that is not yet under its name. Unlinked unless published.
   class Pending {
@@ -401,9 +402,6 @@ class FileStore::Files {
   const std::string root_;
   std::mutex mutex_;
   std::set<std::string> durable_;  // folders whose names are known to be on disk
-
- public:
-  Worker worker{kThreads};  // last: its destructor waits for calls that use the others
 };
 
 class FileStore::FileUpload : public Upload {
@@ -424,7 +422,7 @@ class FileStore::FileUpload : public Upload {
   }
 
   asio::awaitable<void> finish() override {
-    auto call = [files = files_.get(), pending = pending_, key = key_, options = options_] {
+    auto call = [files = files_, pending = pending_, key = key_, options = options_] {
       files->publish(*pending, key, options);
       return std::monostate();
     };
@@ -438,18 +436,19 @@ class FileStore::FileUpload : public Upload {
   PutOptions options_;
 };
 
-FileStore::FileStore(const StoreSettings& settings) : url_(settings.url()) {
+FileStore::FileStore(const StoreSettings& settings, const asio::any_io_executor& executor)
+    : url_(settings.url()) {
   std::string root = settings.path;
   while (root.size() > 1 && root.back() == '/') root.pop_back();
   if (root.empty() || root[0] != '/' || root == "/")
     throw Error("\"" + url_ + "\" does not name a folder; a file replica is file:///absolute/path");
-  files_ = std::make_shared<Files>(std::move(root));
+  files_ = std::make_shared<Files>(std::move(root), Worker::of(executor));
 }
 
 FileStore::~FileStore() = default;
 
 asio::awaitable<void> FileStore::put(std::string key, Bytes body, PutOptions options) {
-  auto call = [files = files_.get(), key = std::move(key), body = std::move(body), options] {
+  auto call = [files = files_, key = std::move(key), body = std::move(body), options] {
     Files::Pending pending = files->create(key);
     Files::append(pending, body);
     files->publish(pending, key, options);
@@ -462,25 +461,23 @@ asio::awaitable<std::unique_ptr<Upload>> FileStore::start_upload(std::string key
                                                                  std::uint64_t size_hint,
                                                                  PutOptions options) {
   (void)size_hint;
-  auto call = [files = files_.get(), key] { return files->create(key); };
+  auto call = [files = files_, key] { return files->create(key); };
   Files::Pending pending = co_await files_->worker.run(std::move(call));
   co_return std::make_unique<FileUpload>(files_, std::move(pending), std::move(key), options);
 }
 
 asio::awaitable<Bytes> FileStore::get(std::string key, std::optional<ByteRange> range) {
-  auto call = [files = files_.get(), key = std::move(key), range] {
-    return files->read(key, range);
-  };
+  auto call = [files = files_, key = std::move(key), range] { return files->read(key, range); };
   co_return co_await files_->worker.run(std::move(call));
 }
 
 asio::awaitable<Listing> FileStore::list(ListQuery query) {
-  auto call = [files = files_.get(), query = std::move(query)] { return files->list(query); };
+  auto call = [files = files_, query = std::move(query)] { return files->list(query); };
   co_return co_await files_->worker.run(std::move(call));
 }
 
 asio::awaitable<void> FileStore::remove(std::vector<std::string> keys) {
-  auto call = [files = files_.get(), keys = std::move(keys)] {
+  auto call = [files = files_, keys = std::move(keys)] {
     files->remove(keys);
     return std::monostate();
   };
@@ -489,7 +486,7 @@ asio::awaitable<void> FileStore::remove(std::vector<std::string> keys) {
 
 asio::awaitable<void> FileStore::abort_stale_uploads(std::string prefix,
                                                      std::chrono::seconds older_than) {
-  auto call = [files = files_.get(), prefix = std::move(prefix), older_than] {
+  auto call = [files = files_, prefix = std::move(prefix), older_than] {
     files->remove_stale(prefix, older_than);
     return std::monostate();
   };

@@ -8,12 +8,12 @@
 namespace sqlstream {
 
 /// Objects as files below a folder, which the first put creates. A file appears under its name
-/// only when it is whole and on disk. The calls block on threads of the store's own, never on the
+/// only when it is whole and on disk. The calls block on the Worker's threads, never on the
 /// executor. Modes follow the folder's: who may read it may read the objects; a folder made here is
 /// its owner's alone.
 class FileStore : public Store {
  public:
-  explicit FileStore(const StoreSettings& settings);
+  FileStore(const StoreSettings& settings, const asio::any_io_executor& executor);
   ~FileStore() override;
 
   const std::string& url() const override { return url_; }

@@ -82,9 +82,9 @@ class Upload {
 /// An object store, rooted at a replica path. All awaitables run on the executor it was opened
 /// with, which must run one handler at a time (one thread in run(), or a strand), and may be in
 /// progress concurrently. Each retries what is worth retrying for a bounded time (about 30 s) with
-/// backoff and jitter, then throws StoreError. The store must outlive its awaitables; cancelling
-/// the awaiting coroutine (asio cancellation, terminal) is allowed; it then ends with asio's
-/// operation_aborted.
+/// backoff and jitter, then throws StoreError. The store must outlive its awaitables, and
+/// the executor's context the store; cancelling the awaiting coroutine (asio cancellation,
+/// terminal) is allowed; it then ends with asio's operation_aborted.
 class Store {
  public:
   virtual ~Store() = default;

@@ -1,8 +1,20 @@
 #include "store/worker.h"
 
-namespace sqlstream {
+#include <boost/asio/query.hpp>
 
-Worker::~Worker() {
+namespace sqlstream {
+namespace {
+
+constexpr std::size_t kThreads = 2;
+
+}  // namespace
+
+Worker& Worker::of(const boost::asio::any_io_executor& executor) {
+  return boost::asio::use_service<Worker>(
+      boost::asio::query(executor, boost::asio::execution::context));
+}
+
+void Worker::shutdown() {
   if (pool_) pool_->wait();
 }
 
@@ -10,7 +22,7 @@ boost::asio::thread_pool& Worker::pool() {
   const std::lock_guard lock(mutex_);
   if (!pool_) {
     const SignalsBlocked blocked;
-    pool_ = std::make_unique<boost::asio::thread_pool>(threads_);
+    pool_ = std::make_unique<boost::asio::thread_pool>(kThreads);
   }
   return *pool_;
 }

@@ -7,10 +7,11 @@
 #include <type_traits>
 #include <utility>
 
+#include <boost/asio/any_io_executor.hpp>
 #include <boost/asio/associated_executor.hpp>
 #include <boost/asio/async_result.hpp>
 #include <boost/asio/awaitable.hpp>
-#include <boost/asio/dispatch.hpp>
+#include <boost/asio/execution_context.hpp>
 #include <boost/asio/executor_work_guard.hpp>
 #include <boost/asio/post.hpp>
 #include <boost/asio/thread_pool.hpp>
@@ -35,18 +36,23 @@ class SignalsBlocked {
   sigset_t before_{};
 };
 
-/// A few threads for calls that block or compute for long, started at the first one. Thread-safe.
-/// The destructor waits for calls that were begun.
-class Worker {
+/// Two threads for calls that block or compute for long, started at the first one and shared by all
+/// stores of an execution context. A service of that context, since a call under way when the
+/// context is destroyed has to end first. Thread-safe.
+class Worker : public boost::asio::execution_context::service {
  public:
-  explicit Worker(std::size_t threads) : threads_(threads) {}
-  ~Worker();
-  Worker(const Worker&) = delete;
-  Worker& operator=(const Worker&) = delete;
+  using key_type = Worker;
+  inline static boost::asio::execution_context::id id;
+
+  explicit Worker(boost::asio::execution_context& context) : service(context) {}
+
+  /// The one of the executor's context.
+  static Worker& of(const boost::asio::any_io_executor& executor);
 
   /// Runs `call` on one of the threads and resumes on the awaiting coroutine's executor with what
   /// it returned (a default-constructible value) or threw. It cannot be cancelled: once begun it
-  /// ends.
+  /// ends. Pass a named callable, moved: g++ 12 destroys closures that are temporaries of a
+  /// co_await twice.
   template <class Call>
   boost::asio::awaitable<std::invoke_result_t<const Call&>> run(Call call) {
     namespace asio = boost::asio;
@@ -74,9 +80,9 @@ class Worker {
   }
 
  private:
+  void shutdown() override;
   boost::asio::thread_pool& pool();
 
-  const std::size_t threads_;
   std::mutex mutex_;
   std::unique_ptr<boost::asio::thread_pool> pool_;
 };

@@ -21,6 +21,7 @@ namespace {
 using Kind = StoreError::Kind;
 using Clock = std::chrono::steady_clock;
 
+// A larger body is hashed on another thread, so that small requests need not wait for it.
 constexpr std::size_t kLargeBody = 256 * 1024;
 
 http::ClientSettings http_settings(const StoreSettings& settings, const Environment& env) {
@@ -147,7 +148,7 @@ std::shared_ptr<S3Client> S3Client::shared(const StoreSettings& settings,
 asio::awaitable<std::string> S3Client::hash(ByteView body) {
   auto compute = [body] { return crypto::hex(crypto::sha256(body)); };
   if (body.size() < kLargeBody) co_return compute();
-  co_return co_await hashing_.run(std::move(compute));
+  co_return co_await Worker::of(executor_).run(std::move(compute));
 }
 
 asio::awaitable<std::optional<http::Response>> S3Client::attempt(const S3Call& call,

@@ -74,7 +74,6 @@ class S3Client {
   const RetryPolicy policy_;
   std::shared_ptr<http::Client> http_;
   CredentialChain credentials_;
-  Worker hashing_{1};  // large bodies, so that small requests need not wait for them
   std::string region_;
   std::chrono::seconds skew_{0};  // the service's clock less ours
 };

@@ -128,7 +128,7 @@ Minio::Minio(bool tls) : tls_(tls), port_(0) {
     run_program({"openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt",
                  "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2", "-subj",
                  "/CN=sqlstream-test", "-addext",
-                 "subjectAltName=IP:127.0.0.1,DNS:localhost,DNS:*.localhost", "-keyout",
+                 "subjectAltName=IP:127.0.0.1,DNS:s3.localhost,DNS:*.s3.localhost", "-keyout",
                  (folder_.path / "certs/private.key").string(), "-out", ca_file()});
   }
   // Another process may take the port first.
@@ -140,7 +140,8 @@ Minio::Minio(bool tls) : tls_(tls), port_(0) {
             "--address", "127.0.0.1:" + std::to_string(port_), (folder_.path / "data").string()},
         std::vector<std::string>{std::string("MINIO_ROOT_USER=") + kUser,
                                  std::string("MINIO_ROOT_PASSWORD=") + kPassword,
-                                 "MINIO_DOMAIN=localhost", "MINIO_UPDATE=off", "MINIO_BROWSER=off"},
+                                 "MINIO_DOMAIN=s3.localhost", "MINIO_UPDATE=off",
+                                 "MINIO_BROWSER=off"},
         folder_.path / "log");
     while (process_->running()) {
       if (listens(port_)) return;

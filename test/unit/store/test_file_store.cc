@@ -206,8 +206,8 @@ TEST_CASE_FIXTURE(Fixture, "names that are no keys are refused") {
     CHECK(store_error(context, store->get(key, {})).kind() == StoreError::Kind::rejected);
     CHECK(store_error(context, store->remove({key})).kind() == StoreError::Kind::rejected);
   }
-  CHECK_THROWS_AS(FileStore(StoreSettings{.path = "relative"}), Error);
-  CHECK_THROWS_AS(FileStore(StoreSettings{.path = "/"}), Error);
+  CHECK_THROWS_AS(make_store({.path = "relative"}, context.get_executor()), Error);
+  CHECK_THROWS_AS(make_store({.path = "/"}, context.get_executor()), Error);
 }
 
 TEST_CASE_FIXTURE(Fixture, "modes follow the root folder's") {
@@ -251,7 +251,7 @@ TEST_CASE("a full file system is no_space") {
   }
   asio::io_context context;
   {
-    FileStore store(StoreSettings{.path = (folder.path / "r").string()});
+    FileStore store(StoreSettings{.path = (folder.path / "r").string()}, context.get_executor());
     const StoreError error = store_error(context, store.put("k", Bytes(1 << 20), {}));
     CHECK(error.kind() == StoreError::Kind::no_space);
     CHECK(std::string(error.what()).find(folder.path.string()) != std::string::npos);

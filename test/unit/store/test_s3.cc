@@ -102,7 +102,7 @@ TEST_CASE("path style") {
 
 TEST_CASE("virtual-host style") {
   StoreSettings settings = settings_for(server(false));
-  settings.endpoint = "http://localhost:" + std::to_string(server(false).port());
+  settings.endpoint = "http://s3.localhost:" + std::to_string(server(false).port());
   settings.force_path_style = false;
   exercise(settings);
 }
@@ -113,7 +113,7 @@ TEST_CASE("TLS with the server's CA, both styles") {
   exercise(settings);
   settings = settings_for(server(true));
   settings.ca_file = server(true).ca_file();
-  settings.endpoint = "https://localhost:" + std::to_string(server(true).port());
+  settings.endpoint = "https://s3.localhost:" + std::to_string(server(true).port());
   settings.force_path_style = false;
   exercise(settings);
 }
@@ -129,6 +129,11 @@ TEST_CASE("TLS that cannot be verified") {
   exercise(settings);
 
   settings.skip_verify = false;
+  settings.ca_file = server(true).ca_file();
+  settings.endpoint = "https://other.localhost:" + std::to_string(server(true).port());
+  error = store_error(context, make_store(settings, context.get_executor())->list({}));
+  CHECK(error.kind() == StoreError::Kind::tls);
+  CHECK(contains(error, "hostname mismatch"));
   settings.ca_file = "/no/such/file";
   error = store_error(context, make_store(settings, context.get_executor())->list({}));
   CHECK(contains(error, "/no/such/file"));
