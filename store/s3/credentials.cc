@@ -95,7 +95,9 @@ asio::awaitable<bool> CredentialChain::look_again(sigv4::Keys refused) {
 }
 
 asio::awaitable<Credentials> CredentialChain::find() {
-  if (complete(settings_.keys)) co_return Credentials{settings_.keys, {}};
+  Credentials given;
+  given.keys = settings_.keys;
+  if (complete(given.keys)) co_return given;
   if (!settings_.keys.access_key_id.empty() || !settings_.keys.secret_access_key.empty())
     throw StoreError(Kind::denied,
                      "of access key id and secret access key only one is set; set both");
@@ -113,22 +115,23 @@ asio::awaitable<Credentials> CredentialChain::find() {
   const std::string token_file = variable("AWS_WEB_IDENTITY_TOKEN_FILE");
   const std::string role = variable("AWS_ROLE_ARN");
   if (!token_file.empty() && !role.empty()) {
-    Credentials found =
-        co_await from_web_identity(token_file, role, variable("AWS_ROLE_SESSION_NAME"));
-    co_return found;
+    std::string session = variable("AWS_ROLE_SESSION_NAME");
+    given = co_await from_web_identity(token_file, role, std::move(session));
+    co_return given;
   }
 
   std::string profile = variable("AWS_PROFILE");
   if (profile.empty()) profile = variable("AWS_DEFAULT_PROFILE");
   const bool named = !profile.empty();
-  std::optional<Credentials> found = co_await from_profile(named ? profile : "default", named);
+  if (!named) profile = "default";
+  std::optional<Credentials> found = co_await from_profile(profile, named);
   if (found) co_return std::move(*found);
 
   std::string container = variable("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI");
   if (!container.empty()) container.insert(0, "http://169.254.170.2");
   if (container.empty()) container = variable("AWS_CONTAINER_CREDENTIALS_FULL_URI");
   if (!container.empty()) {
-    Credentials given = co_await from_container(container);
+    given = co_await from_container(container);
     co_return given;
   }
 
@@ -141,7 +144,7 @@ asio::awaitable<Credentials> CredentialChain::find() {
                    std::string("no credentials: there are none in the replica's settings, in "
                                "LITESTREAM_ACCESS_KEY_ID/LITESTREAM_SECRET_ACCESS_KEY, in "
                                "AWS_ACCESS_KEY_ID/AWS_SECRET_ACCESS_KEY, in the \"") +
-                       (named ? profile : "default") + "\" profile of ~/.aws, and " +
+                       profile + "\" profile of ~/.aws, and " +
                        (ask_instance ? "no instance metadata service answers"
                                      : "the instance metadata service is switched off") +
                        "; set one of them");
@@ -184,8 +187,9 @@ asio::awaitable<std::optional<Credentials>> CredentialChain::from_profile(std::s
       continue;
     }
     if (!role.empty() && !value(profile, "web_identity_token_file").empty()) {
-      credentials = co_await from_web_identity(value(profile, "web_identity_token_file"), role,
-                                               value(profile, "role_session_name"));
+      std::string token_file = value(profile, "web_identity_token_file");
+      std::string session = value(profile, "role_session_name");
+      credentials = co_await from_web_identity(std::move(token_file), role, std::move(session));
     } else if (complete(keys)) {
       credentials.keys = keys;
       if (!role.empty() && source == current) roles.push_back(profile);
@@ -203,10 +207,11 @@ asio::awaitable<std::optional<Credentials>> CredentialChain::from_profile(std::s
     }
     for (auto profile_of_role = roles.rbegin(); profile_of_role != roles.rend();
          ++profile_of_role) {
-      const sigv4::Keys caller = credentials.keys;
-      credentials = co_await from_role(caller, value(*profile_of_role, "role_arn"),
-                                       value(*profile_of_role, "role_session_name"),
-                                       value(*profile_of_role, "external_id"));
+      std::string arn = value(*profile_of_role, "role_arn");
+      std::string session = value(*profile_of_role, "role_session_name");
+      std::string external_id = value(*profile_of_role, "external_id");
+      credentials = co_await from_role(credentials.keys, std::move(arn), std::move(session),
+                                       std::move(external_id));
     }
     co_return credentials;
   }

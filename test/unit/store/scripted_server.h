@@ -1,0 +1,50 @@
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include <boost/asio/io_context.hpp>
+#include <boost/asio/ip/tcp.hpp>
+
+#include "store/s3/http.h"
+
+namespace sqlstream::test {
+
+/// An HTTP server on 127.0.0.1 that answers as a test says, on the test's own io_context.
+class ScriptedServer {
+ public:
+  struct Asked {
+    std::string method;
+    std::string target;
+    http::Headers headers;
+    std::string body;
+    int connection = 0;  ///< counts from 1
+
+    std::string header(std::string_view name) const {
+      return std::string(http::find_header(headers, name).value_or(""));
+    }
+  };
+  struct Reply {
+    int status = 200;
+    std::string body;
+    http::Headers headers;
+    bool lose = false;         ///< the connection ends without an answer
+    bool close_after = false;  ///< it ends after the answer, which does not say so
+  };
+  using Script = std::function<Reply(const Asked&)>;
+
+  ScriptedServer(boost::asio::io_context& context, Script script);
+  ~ScriptedServer();
+  std::string url() const { return "http://127.0.0.1:" + std::to_string(port_); }
+  const std::vector<Asked>& asked() const { return *asked_; }
+
+ private:
+  struct State;
+  std::shared_ptr<State> state_;
+  std::shared_ptr<std::vector<Asked>> asked_;
+  int port_;
+};
+
+}  // namespace sqlstream::test
