@@ -199,11 +199,11 @@ class Build:
 
 
 def make_certificates(folder):
-    """A CA and a server certificate for 127.0.0.1 and *.localhost; returns the CA's file."""
+    """A CA and a server certificate for 127.0.0.1 and *.s3.localhost; returns the CA's file."""
     folder.mkdir(parents=True, exist_ok=True)
     extensions = folder / "server.ext"
     extensions.write_text(
-        "subjectAltName=IP:127.0.0.1,DNS:localhost,DNS:*.localhost\n"
+        "subjectAltName=IP:127.0.0.1,DNS:localhost,DNS:s3.localhost,DNS:*.s3.localhost\n"
         "basicConstraints=critical,CA:FALSE\nextendedKeyUsage=serverAuth\n"
     )
     key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
@@ -249,8 +249,8 @@ class Minio:
 
     @property
     def virtual_host_endpoint(self):
-        """An endpoint that serves BUCKET.localhost."""
-        return f"{'https' if self.tls else 'http'}://localhost:{self.port}"
+        """An endpoint that serves https://BUCKET.s3.localhost, too."""
+        return f"{'https' if self.tls else 'http'}://s3.localhost:{self.port}"
 
     def start(self):
         self.process = Process(
@@ -259,7 +259,7 @@ class Minio:
              self.folder / "data"],
             env=clean_environment(
                 MINIO_ROOT_USER=self.user, MINIO_ROOT_PASSWORD=self.password,
-                MINIO_DOMAIN="localhost", MINIO_BROWSER="off", MINIO_UPDATE="off",
+                MINIO_DOMAIN="s3.localhost", MINIO_BROWSER="off", MINIO_UPDATE="off",
                 HOME=self.folder,
             ),
             log=self.folder / "minio.log",

@@ -35,11 +35,15 @@ def test_folder(build, litestream, tmp_path):
     )
 
 
+@pytest.mark.parametrize("style", ["path", "virtual-host"])
 @pytest.mark.parametrize("server", ["minio", "minio_tls"])
-def test_minio(server, request, build, litestream, tmp_path):
+def test_minio(server, style, request, build, litestream, tmp_path):
     minio = request.getfixturevalue(server)
     bucket = minio.bucket()
-    url, env = minio.url(bucket, "a/app.db"), minio.env()
+    options = {}
+    if style == "virtual-host":
+        options = {"endpoint": minio.virtual_host_endpoint, "force_path_style": "false"}
+    url, env = minio.url(bucket, "a/app.db", **options), minio.env()
     database = tmp_path / "app.db"
     build.shell(database, url, WORKLOAD, env=env)
     # A second process goes on where the first ended.
