@@ -298,7 +298,6 @@ int database_shm_lock(sqlite3_file* file, int offset, int n, int flags) {
   const bool reset = exclusive && offset == kFirstReadLock && n == kAllReadLocks;
   const bool unlock = (flags & SQLITE_SHM_UNLOCK) != 0;
 
-  if (reset && unlock) connection_of(file).reset_lock_releasing();
   const int result = file_shm_lock(file, offset, n, flags);
   if (commit && unlock) {
     connection_of(file).write_lock_released();
@@ -338,13 +337,13 @@ int wal_close(sqlite3_file* file) {
 }
 
 int wal_write(sqlite3_file* file, const void* from, int amount, sqlite3_int64 offset) {
-  if (offset == 0) static_cast<WalFile*>(file)->connection->wal_restarting();
+  if (offset == 0) static_cast<WalFile*>(file)->connection->wal_beginning(from, amount);
   return file_write(file, from, amount, offset);
 }
 
 int wal_truncate(sqlite3_file* file, sqlite3_int64 size) {
   // To another size (PRAGMA journal_size_limit) only what lies behind the newest commit is cut.
-  if (size == 0) static_cast<WalFile*>(file)->connection->wal_restarting();
+  if (size == 0) static_cast<WalFile*>(file)->connection->wal_emptying();
   return file_truncate(file, size);
 }
 
@@ -604,10 +603,10 @@ void make_vfs(Shim& shim) {
 
 std::string OpenDatabase::status_json() const {
   if (connection) return connection->status_json();
-  const nlohmann::json status = {
-      {"path", path}, {"replicated", false}, {"reason", unreplicated_reason}};
+  const nlohmann::ordered_json status = {
+      {"db", path}, {"state", "not replicated"}, {"reason", unreplicated_reason}};
   // A file name need not be UTF-8.
-  return status.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+  return status.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace);
 }
 
 OpenDatabase* find_open_database(const sqlite3_api_routines& api, sqlite3* db, const char* schema) {

@@ -106,7 +106,7 @@ SELECT sqlstream_version();
 .open file:{tmp_path}/app.db?vfs=sqlstream
 CREATE TABLE t(x);
 .vfsname
-SELECT sqlstream_status() ->> 'path';
+SELECT sqlstream_status() ->> 'db';
 PRAGMA sqlstream_version;
 """,
     )
@@ -136,7 +136,7 @@ db.execute("PRAGMA journal_mode=WAL")
 db.execute("CREATE TABLE t(x)")
 db.execute("INSERT INTO t VALUES (42)")
 db.commit()
-print(json.loads(db.execute("SELECT sqlstream_status()").fetchone()[0])["path"])
+print(json.loads(db.execute("SELECT sqlstream_status()").fetchone()[0])["db"])
 print(db.execute("PRAGMA sqlstream_version").fetchone()[0])
 plain = sqlite3.connect(path)
 print(plain.execute("SELECT x FROM t").fetchone()[0],
@@ -175,7 +175,7 @@ print(sqlite3.connect("{tmp_path}/app.db").execute("SELECT sqlstream_status()").
 """
     assert python(code) == "None\n"
     status = json.loads(python(code, SQLSTREAM_DEFAULT_VFS="1"))
-    assert status["path"] == f"{tmp_path}/app.db"
+    assert status["db"] == f"{tmp_path}/app.db"
 
 
 def test_nothing_happens_at_load(tmp_path):
@@ -205,7 +205,7 @@ load(apsw.Connection(":memory:"))
 db = apsw.Connection(f"file:{path}?vfs=sqlstream", flags=apsw.SQLITE_OPEN_URI
                      | apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE)
 db.execute("PRAGMA journal_mode=WAL; CREATE TABLE t(x); INSERT INTO t VALUES (7)").fetchall()
-print(db.execute("SELECT sqlstream_status() ->> 'path'").get)
+print(db.execute("SELECT sqlstream_status() ->> 'db'").get)
 print(db.pragma("sqlstream_version"))
 print("sqlstream" in apsw.vfs_names(), db.execute("SELECT x FROM t").get)
 """
@@ -235,7 +235,7 @@ for db in (a, b):
     for _ in range(3):
         db.execute("PRAGMA journal_mode=WAL").fetchall()
         db.execute("CREATE TABLE IF NOT EXISTS t(x)").fetchall()
-        (path,), = list(db.execute("SELECT sqlstream_status() ->> 'path'"))
+        (path,), = list(db.execute("SELECT sqlstream_status() ->> 'db'"))
     print(path, *list(db.execute("SELECT sqlite_version() = ?", (
         sqlite3.sqlite_version if db is a else apsw.sqlite_lib_version(),)))[0])
 """
@@ -270,7 +270,7 @@ def test_a_uri_names_the_vfs_when_preloaded(tmp_path):
     code = f"""
 import sqlite3
 db = sqlite3.connect("file:{path}?vfs=sqlstream", uri=True)
-print(db.execute("SELECT sqlstream_status() ->> 'path'").fetchone()[0])
+print(db.execute("SELECT sqlstream_status() ->> 'db'").fetchone()[0])
 """
     assert python(code, LD_PRELOAD=PRELOAD) == f"{path}\n"
 
@@ -295,7 +295,7 @@ def test_preloaded_beside_a_second_library(tmp_path, apsw_python):
 import apsw, sqlite3, sys
 print("sqlstream" in apsw.vfs_names())
 a = sqlite3.connect(f"file:{sys.argv[2]}/a.db?vfs=sqlstream", uri=True)
-print(a.execute("SELECT sqlstream_status() ->> 'path'").fetchone()[0])
+print(a.execute("SELECT sqlstream_status() ->> 'db'").fetchone()[0])
 print("sqlstream" in apsw.vfs_names())
 """
     out = python(code + TWO_LIBRARIES, EXTENSION, tmp_path, interpreter=apsw_python,
@@ -323,7 +323,7 @@ results = []
 def work(n):
     barrier.wait()
     db = sqlite3.connect(f"file:{tmp_path}/{{n}}.db?vfs=sqlstream", uri=True)
-    results.append(db.execute("SELECT sqlstream_status() ->> 'path'").fetchone()[0])
+    results.append(db.execute("SELECT sqlstream_status() ->> 'db'").fetchone()[0])
 threads = [threading.Thread(target=work, args=(n,)) for n in range(8)]
 for t in threads: t.start()
 for t in threads: t.join()

@@ -63,7 +63,7 @@ TEST_CASE("opening, turning WAL on and the first commit") {
   const Events events = take_events();
   INFO(joined(events));
   CHECK(in_order(events, {"open app.db", "locked 1", "database_written", "region_mapped 0",
-                          "write_lock_obtained", "wal_restarting", "write_lock_released",
+                          "write_lock_obtained", "wal_beginning 32", "write_lock_released",
                           "commit_phase_two"}));
   CHECK(open_connections() == 1);
   db.close();
@@ -122,8 +122,8 @@ TEST_CASE("a passive checkpoint, and the reset by the next writer") {
   events = take_events();
   INFO(joined(events));
   CHECK(joined(events) ==
-        joined(Events{"write_lock_obtained", "reset_lock_obtained", "reset_lock_releasing",
-                      "wal_restarting", "write_lock_released", "commit_phase_two"}));
+        joined(Events{"write_lock_obtained", "reset_lock_obtained", "wal_beginning 32",
+                      "write_lock_released", "commit_phase_two"}));
 }
 
 TEST_CASE("RESTART and TRUNCATE checkpoints") {
@@ -132,8 +132,8 @@ TEST_CASE("RESTART and TRUNCATE checkpoints") {
   Events events = take_events();
   INFO(joined(events));
   CHECK(in_order(events, {"write_lock_obtained", "checkpoint_starting", "database_written",
-                          "reset_lock_obtained", "reset_lock_releasing", "write_lock_released"}));
-  CHECK_FALSE(has(events, "wal_restarting"));
+                          "reset_lock_obtained", "write_lock_released"}));
+  CHECK_FALSE(has(events, "wal_beginning 32"));
 
   warm.db.must("INSERT INTO t VALUES (1)");
   take_events();
@@ -141,7 +141,7 @@ TEST_CASE("RESTART and TRUNCATE checkpoints") {
   events = take_events();
   INFO(joined(events));
   CHECK(in_order(events, {"checkpoint_starting", "database_written", "reset_lock_obtained",
-                          "wal_restarting", "reset_lock_releasing", "write_lock_released"}));
+                          "wal_emptying", "write_lock_released"}));
   CHECK(read_file(warm.path + "-wal").empty());
 }
 
@@ -156,7 +156,7 @@ TEST_CASE("a WAL cut to journal_size_limit goes on") {
   CHECK(read_file(warm.path + "-wal").size() < before);
   const Events events = take_events();
   INFO(joined(events));
-  CHECK(std::count(events.begin(), events.end(), "wal_restarting") == 1);
+  CHECK(std::count(events.begin(), events.end(), "wal_beginning 32") == 1);
 }
 
 TEST_CASE("the last close") {
@@ -203,7 +203,7 @@ TEST_CASE("exclusive mode before the WAL is open") {
   const Events events = take_events();
   INFO(joined(events));
   CHECK(has(events, "locked 4"));
-  CHECK(in_order(events, {"wal_restarting", "commit_phase_two"}));
+  CHECK(in_order(events, {"wal_beginning 32", "commit_phase_two"}));
   CHECK_FALSE(has(events, "region_mapped 0"));
   CHECK_FALSE(has(events, "write_lock_obtained"));
 }

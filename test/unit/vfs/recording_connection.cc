@@ -43,14 +43,16 @@ class RecordingConnection : public Connection {
   void write_lock_obtained() noexcept override { record("write_lock_obtained"); }
   void write_lock_released() noexcept override { record("write_lock_released"); }
   void reset_lock_obtained() noexcept override { record("reset_lock_obtained"); }
-  void reset_lock_releasing() noexcept override { record("reset_lock_releasing"); }
   void locked(int level) noexcept override { record("locked " + std::to_string(level)); }
   void unlocking(int level) noexcept override { record("unlocking " + std::to_string(level)); }
   void unlocked(int level) noexcept override { record("unlocked " + std::to_string(level)); }
   void database_written() noexcept override { record("database_written"); }
   void checkpoint_starting() noexcept override { record("checkpoint_starting"); }
   void commit_phase_two() noexcept override { record("commit_phase_two"); }
-  void wal_restarting() noexcept override { record("wal_restarting"); }
+  void wal_beginning(const void*, int size) noexcept override {
+    record("wal_beginning " + std::to_string(size));
+  }
+  void wal_emptying() noexcept override { record("wal_emptying"); }
   std::string status_json() noexcept override { return R"({"recorded":")" + name_ + R"("})"; }
   bool wait_shipped(std::chrono::milliseconds limit) noexcept override {
     record("wait_shipped " + name_ + ' ' + std::to_string(limit.count() > 0));
@@ -92,8 +94,9 @@ std::unique_ptr<Connection> Connection::open(const Host&, DatabaseSettings setti
                                              const char*, int open_flags) {
   if (testing::refuse) return nullptr;
   const bool read_only = (open_flags & SQLITE_OPEN_READONLY) != 0;
-  testing::record("open " + testing::file_name(settings.path) + (read_only ? " read-only" : ""));
-  return std::make_unique<testing::RecordingConnection>(settings.path);
+  const DatabaseSettings taken = std::move(settings);
+  testing::record("open " + testing::file_name(taken.path) + (read_only ? " read-only" : ""));
+  return std::make_unique<testing::RecordingConnection>(taken.path);
 }
 
 void wal_deleting(const char* path) noexcept {
