@@ -9,6 +9,7 @@
 #include <string_view>
 
 #include "vfs/functions.h"
+#include "vfs/log_relay.h"
 #include "vfs/shim.h"
 
 namespace sqlstream {
@@ -91,6 +92,7 @@ int register_library(const sqlite3_api_routines& api, sqlite3* db, std::string& 
         return result;
       }
       known[place] = library.release();
+      log_relay::install();
     }
   }
   // Again when loaded again: sqlite3_shutdown() and sqlite3_reset_auto_extension() forget it.

@@ -15,6 +15,7 @@
 #include <nlohmann/json.hpp>
 
 #include "config/config.h"
+#include "vfs/log_relay.h"
 
 namespace sqlstream {
 namespace {
@@ -191,6 +192,7 @@ int database_close(sqlite3_file* file) {
     self.shim->databases.erase(self.name);
   }
   self.database.connection.reset();
+  log_relay::deliver(*self.shim->host.api);
   sqlite3_file* base = base_of(file);
   const int result = base->pMethods->xClose(base);
   self.~DatabaseFile();
@@ -248,6 +250,7 @@ int database_file_control(sqlite3_file* file, int operation, void* argument) {
     case SQLITE_FCNTL_COMMIT_PHASETWO: {
       const int result = file_control(file, operation, argument);
       if (connection) connection->commit_phase_two();
+      log_relay::deliver(api);
       return result;
     }
     default:
@@ -460,6 +463,7 @@ int open_database(Shim& shim, const char* name, sqlite3_file* file, int flags, i
       name,
       {std::move(plan.path), std::move(connection), std::move(plan.unreplicated_reason)}};
   self->pMethods = &self->methods;
+  log_relay::deliver(api);
   return SQLITE_OK;
 }
 

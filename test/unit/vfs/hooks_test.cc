@@ -157,6 +157,7 @@ TEST_CASE("a WAL cut to journal_size_limit goes on") {
   const Events events = take_events();
   INFO(joined(events));
   CHECK(std::count(events.begin(), events.end(), "wal_beginning 32") == 1);
+  CHECK_FALSE(has(events, "wal_emptying"));
 }
 
 TEST_CASE("the last close") {

@@ -4,10 +4,12 @@
 #include <cstdlib>
 #include <filesystem>
 #include <string>
+#include <thread>
 #include <unistd.h>
 
 #include <doctest/doctest.h>
 
+#include "base/log.h"
 #include "recording_connection.h"
 #include "support.h"
 #include "vfs/registration.h"
@@ -300,4 +302,25 @@ TEST_CASE("registering again changes nothing and brings the functions back") {
   CHECK(sqlite3_vfs_find("sqlstream") == before);
   CHECK(db.must("SELECT sqlstream_version()") == SQLSTREAM_VERSION "\n");
   CHECK(Sqlite(":memory:").must("SELECT sqlstream_version()") == SQLSTREAM_VERSION "\n");
+}
+
+TEST_CASE("what the engine logs reaches SQLite's log at the application's next commit") {
+  register_shim();
+  const TempFolder folder;
+  Sqlite db(replicated(folder.file("a.db")));
+  db.must("CREATE TABLE t(x)");
+  take_log();
+  std::thread([] {
+    sqlstream::log::warn("the store is away", {{"replica", "s3"}});
+    sqlstream::log::info("not worth a line");
+  }).join();
+  CHECK(take_log().empty());
+  db.must("INSERT INTO t VALUES (1)");
+  const auto lines = take_log();
+  REQUIRE(lines.size() == 1);
+  CHECK(lines[0].rfind("sqlstream: ", 0) == 0);
+  CHECK(lines[0].find("the store is away") != std::string::npos);
+  CHECK(lines[0].find("replica=s3") != std::string::npos);
+  db.must("INSERT INTO t VALUES (2)");
+  CHECK(take_log().empty());
 }
