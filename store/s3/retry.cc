@@ -10,7 +10,7 @@ std::optional<std::chrono::milliseconds> RetrySchedule::next(
       std::min(policy_.cap, policy_.base * (std::int64_t{1} << std::min(pauses_++, 16)));
   std::chrono::milliseconds pause(
       std::uniform_int_distribution<std::int64_t>(0, ceiling.count())(random_));
-  if (asked) pause = std::max(pause, *asked);
+  if (asked && elapsed + *asked <= policy_.budget) pause = std::max(pause, *asked);
   if (elapsed + pause > policy_.budget) return {};
   return pause;
 }

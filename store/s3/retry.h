@@ -21,7 +21,8 @@ class RetrySchedule {
   RetrySchedule(RetryPolicy policy, std::uint64_t seed) : policy_(policy), random_(seed) {}
 
   /// The pause before the next attempt, `elapsed` after the first began; nothing: give up.
-  /// `asked` is the service's own wish (Retry-After), which is kept unless it is past the budget.
+  /// `asked` is the service's own wish (Retry-After); one past the budget cannot be met and does
+  /// not count (MinIO asks for two minutes while it starts, which takes a second).
   std::optional<std::chrono::milliseconds> next(std::chrono::milliseconds elapsed,
                                                 std::optional<std::chrono::milliseconds> asked);
 
