@@ -92,6 +92,7 @@ asio::awaitable<Chosen> choose_generation(Store& store, const RestoreOptions& op
   const auto generations = co_await replica::list_generations(store);
   if (generations.empty()) throw no_backups(store);
 
+  Chosen chosen;
   if (options.generation) {
     const Generation wanted = *options.generation;
     if (std::find(generations.begin(), generations.end(), wanted) == generations.end()) {
@@ -103,16 +104,16 @@ asio::awaitable<Chosen> choose_generation(Store& store, const RestoreOptions& op
       throw Error("no matching backups found: generation " + wanted.str() + " is not in " +
                   store.url() + ", which has " + known);
     }
-    Holdings holdings = co_await list_holdings(store, wanted);
-    if (holdings.snapshots.empty()) {
+    chosen.generation = wanted;
+    chosen.holdings = co_await list_holdings(store, wanted);
+    if (chosen.holdings.snapshots.empty()) {
       throw Error("no matching backups found: generation " + wanted.str() + " in " + store.url() +
                   " has no snapshot; choose another one");
     }
-    co_return Chosen{wanted, std::move(holdings)};
+    co_return chosen;
   }
 
   std::vector<GenerationSpan> spans;
-  Holdings holdings;
   for (const Generation generation : generations) {
     Holdings found = co_await list_holdings(store, generation);
     if (found.snapshots.empty()) continue;
@@ -121,14 +122,16 @@ asio::awaitable<Chosen> choose_generation(Store& store, const RestoreOptions& op
     } else {
       spans.push_back(stored_span(generation, found));
     }
-    holdings = std::move(found);
+    chosen.holdings = std::move(found);
   }
   if (spans.empty()) throw no_backups(store);
-  const Generation chosen =
+  chosen.generation =
       options.timestamp ? generation_at(spans, *options.timestamp) : newest_generation(spans);
   // Only the last one's listing was kept.
-  if (chosen != spans.back().generation) holdings = co_await list_holdings(store, chosen);
-  co_return Chosen{chosen, std::move(holdings)};
+  if (chosen.generation != spans.back().generation) {
+    chosen.holdings = co_await list_holdings(store, chosen.generation);
+  }
+  co_return chosen;
 }
 
 template <class Item>
@@ -148,7 +151,9 @@ std::string hex(std::uint32_t index) {
   return text;
 }
 
-void limit_to_index(const Chosen& chosen, std::uint32_t index, Holdings& holdings) {
+void limit_to_index(Chosen& chosen, std::uint32_t index) {
+  Holdings& holdings = chosen.holdings;
+  const std::uint32_t first = holdings.snapshots.front().index;
   std::uint32_t last = holdings.snapshots.back().index;
   if (!holdings.segments.empty()) last = std::max(last, holdings.segments.back().position.index);
   if (index > last) {
@@ -160,7 +165,7 @@ void limit_to_index(const Chosen& chosen, std::uint32_t index, Holdings& holding
   if (holdings.snapshots.empty()) {
     throw Error("cannot restore to index " + hex(index) +
                 ", which is before the first snapshot of generation " + chosen.generation.str() +
-                ", at index " + hex(chosen.holdings.snapshots.front().index));
+                ", at index " + hex(first));
   }
 }
 
@@ -176,15 +181,14 @@ asio::awaitable<Reach> reach_before(Store& store, const RestorePlan& plan, std::
     if (metadata) position.offset += metadata->wal_size;
     co_return Reach{plan.generation, position, object_time(segment.created, metadata)};
   }
-  co_return Reach{plan.generation,
-                  {plan.snapshot.index, 0},
-                  co_await time_of(store, plan.generation, plan.snapshot)};
+  const Time time = co_await time_of(store, plan.generation, plan.snapshot);
+  co_return Reach{plan.generation, {plan.snapshot.index, 0}, time};
 }
 
 asio::awaitable<RestorePlan> survey(Store& store, const RestoreOptions& options) {
-  const Chosen chosen = co_await choose_generation(store, options);
-  Holdings holdings = chosen.holdings;
-  if (options.index) limit_to_index(chosen, *options.index, holdings);
+  Chosen chosen = co_await choose_generation(store, options);
+  Holdings& holdings = chosen.holdings;
+  if (options.index) limit_to_index(chosen, *options.index);
   if (options.timestamp) {
     const std::size_t count =
         co_await count_until(store, chosen.generation, holdings.snapshots, *options.timestamp);
@@ -201,7 +205,8 @@ asio::awaitable<RestorePlan> survey(Store& store, const RestoreOptions& options)
   const auto first = std::find_if(
       holdings.segments.begin(), holdings.segments.end(),
       [&](const Segment& segment) { return segment.position.index >= plan.snapshot.index; });
-  plan.segments.assign(first, holdings.segments.end());
+  holdings.segments.erase(holdings.segments.begin(), first);
+  plan.segments = std::move(holdings.segments);
   if (options.timestamp) {
     const std::size_t count =
         co_await count_until(store, chosen.generation, plan.segments, *options.timestamp);
