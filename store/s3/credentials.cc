@@ -65,7 +65,7 @@ std::optional<Credentials> parse_metadata_credentials(ByteView json) {
 }
 
 CredentialChain::CredentialChain(CredentialSettings settings, Environment env,
-                                 asio::any_io_executor executor,
+                                 const asio::any_io_executor& executor,
                                  std::shared_ptr<http::Client> client)
     : settings_(std::move(settings)),
       env_(std::move(env)),

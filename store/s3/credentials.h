@@ -38,8 +38,8 @@ struct CredentialSettings {
 class CredentialChain {
  public:
   /// `client` talks to the token service.
-  CredentialChain(CredentialSettings settings, Environment env, asio::any_io_executor executor,
-                  std::shared_ptr<http::Client> client);
+  CredentialChain(CredentialSettings settings, Environment env,
+                  const asio::any_io_executor& executor, std::shared_ptr<http::Client> client);
 
   /// Throws StoreError: denied when there are none anywhere (the text names the places), or what
   /// a place that should have them answered.

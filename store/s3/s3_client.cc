@@ -126,13 +126,13 @@ struct S3Client::Attempts {
   }
 };
 
-S3Client::S3Client(const StoreSettings& settings, asio::any_io_executor executor, Environment env,
-                   RetryPolicy policy)
+S3Client::S3Client(const StoreSettings& settings, const asio::any_io_executor& executor,
+                   Environment env, RetryPolicy policy)
     : settings_(settings),
       executor_(executor),
       policy_(policy),
       http_(std::make_shared<http::Client>(executor, http_settings(settings, env))),
-      credentials_(credential_settings(settings), std::move(env), std::move(executor), http_),
+      credentials_(credential_settings(settings), std::move(env), executor, http_),
       region_(settings.region) {
   if (settings.bucket.empty())
     throw Error("\"" + settings.url() + "\" names no bucket; an S3 replica is s3://bucket/path");

@@ -43,7 +43,7 @@ S3Address address_of(const StoreSettings& settings, const std::string& region);
 /// same settings but for the path, so that they share connections and credentials.
 class S3Client {
  public:
-  S3Client(const StoreSettings& settings, asio::any_io_executor executor, Environment env,
+  S3Client(const StoreSettings& settings, const asio::any_io_executor& executor, Environment env,
            RetryPolicy policy);
 
   /// The client for these settings, made when there is none yet. Callable on any thread.

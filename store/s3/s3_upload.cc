@@ -37,6 +37,7 @@ struct S3Upload::State {
   /// Waits until no part is on its way.
   static asio::awaitable<void> settle(std::shared_ptr<State> state) {
     std::vector<Semaphore::Permit> all;
+    all.reserve(kPartsOnTheirWay);
     for (int i = 0; i < kPartsOnTheirWay; ++i) all.push_back(co_await state->places.acquire());
   }
 
@@ -88,8 +89,13 @@ S3Upload::S3Upload(std::shared_ptr<S3Client> client, std::string key, std::uint6
 
 S3Upload::~S3Upload() {
   if (state_->id.empty() || state_->completed) return;
-  if (!state_->failure) state_->failure = std::make_exception_ptr(Error("the upload was given up"));
-  asio::co_spawn(state_->client->executor(), State::abandon(state_), asio::detached);
+  try {
+    if (!state_->failure)
+      state_->failure = std::make_exception_ptr(Error("the upload was given up"));
+    asio::co_spawn(state_->client->executor(), State::abandon(state_), asio::detached);
+  } catch (...) {  // NOLINT(bugprone-empty-catch)
+    // no memory: abort_stale_uploads() finds it later
+  }
 }
 
 asio::awaitable<void> S3Upload::write(Bytes data) {
