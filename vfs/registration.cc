@@ -92,7 +92,7 @@ int register_library(const sqlite3_api_routines& api, sqlite3* db, std::string& 
         return result;
       }
       known[place] = library.release();
-      log_relay::install();
+      if (place == 0) log_relay::install();
     }
   }
   // Again when loaded again: sqlite3_shutdown() and sqlite3_reset_auto_extension() forget it.
