@@ -4,7 +4,6 @@
 #include <array>
 #include <atomic>
 #include <cerrno>
-#include <sys/stat.h>
 #include <sys/uio.h>
 #include <system_error>
 #include <thread>
@@ -109,11 +108,6 @@ bool read_frames(int fd, std::span<const PageFrame> frames, const WalIndexHeader
   return true;
 }
 
-bool wal_is_empty(const std::string& database_path) {
-  struct stat st {};
-  return ::stat((database_path + "-wal").c_str(), &st) != 0 || st.st_size == 0;
-}
-
 }  // namespace
 
 Capturer::Capturer(Outbox& outbox, std::string database_path,
@@ -208,7 +202,7 @@ std::optional<Capturer::Range> Capturer::prove(Source& source, const WalIndexHea
     return continues(last);
   }
   // The reset that was noted was undone by a crash: the WAL before it is back.
-  if (tail.last.kind == RecordKind::reset && has_salt && header.frames > 0 &&
+  if (tail.last.kind != RecordKind::batch && has_salt && header.frames > 0 &&
       header.salt == tail.last.previous.salt) {
     return continues(tail.last.previous);
   }
@@ -343,26 +337,32 @@ Outcome Capturer::append(Source& source, const WalIndexHeader& header, Range ran
   return Outcome::captured;
 }
 
-void Capturer::note_reset(const Source& source) {
+void Capturer::note_new_wal(const Source& given, std::optional<wal::Salt> salt) {
   try {
-    if (source.regions.empty()) return;
-    const auto header = read_wal_index_header(source.regions[0]);
-    if (!header || header->frames != 0) return;
+    Source source = given;
     const auto lock = outbox_.lock(std::chrono::milliseconds(100));
-    if (!lock) return;
+    if (!lock || source.regions.empty()) return;
     outbox_.refresh();
     if (!outbox_.generation_alive()) return;
+    const auto header = read_wal_index_header(source.regions[0]);
+    if (!header || header->frames != 0) return;
     const Record& last = outbox_.tail()->last;
-    if (header->salt == last.source.salt || header->change != last.source.change ||
-        header->sum != last.source.sum) {
-      return;
-    }
+    if (salt == last.source.salt) return;
+    std::string why;
+    if (!prove(source, *header, why)) return;  // the next capture says so
+    anchored_ = true;
+
     Record record;
     record.kind = RecordKind::reset;
-    record.source = {header->salt, 0, header->change, header->sum};
+    record.source = {salt.value_or(header->salt), 0, header->change, header->sum};
     // Two resets without a commit between them: the WAL on disk is still the one before the first.
-    record.previous = last.kind == RecordKind::reset ? last.previous : last.source;
-    if (wal_is_empty(path_)) record.identity = stamp_identity(path_).value_or(FileIdentity{});
+    const bool again = last.kind == RecordKind::reset && last.source.frame == 0;
+    record.previous = again ? last.previous : last.source;
+    if (!salt) {
+      record.identity = stamp_identity(path_).value_or(FileIdentity{});
+    } else if (last.identity.inode != 0 && identify(path_) == last.identity) {
+      record.identity = last.identity;
+    }
     outbox_.append_mark(record);
   } catch (const std::exception& e) {
     fail(e.what());
@@ -371,7 +371,6 @@ void Capturer::note_reset(const Source& source) {
 
 void Capturer::note_clean_close() {
   try {
-    if (!wal_is_empty(path_)) return;
     const auto lock = outbox_.lock(std::chrono::seconds(2));
     if (!lock) return;
     outbox_.refresh();
@@ -383,6 +382,7 @@ void Capturer::note_clean_close() {
     Record record;
     record.kind = RecordKind::clean;
     record.source = last.source;
+    record.previous = last.previous;
     record.identity = *identity;
     outbox_.append_mark(record);
   } catch (const std::exception& e) {

@@ -60,12 +60,15 @@ class Capturer {
   /// Captures every commit that is visible now.
   Outcome capture(const Source& source, std::chrono::nanoseconds wait);
 
-  /// For the holder of the reset lock, before it lets go: if the WAL was reset, says so in the
-  /// outbox, so that what comes next is known to be contiguous even if this process dies.
-  void note_reset(const Source& source);
+  /// For the holder of the write lock, before the header of a new WAL with `salt` is written
+  /// (empty: before the WAL is truncated to nothing by a checkpoint): says in the outbox that what
+  /// comes there continues what was captured, so that the next process knows it even if this one
+  /// dies.
+  void note_new_wal(const Source& source, std::optional<wal::Salt> salt);
 
-  /// For the last connection, while it holds the EXCLUSIVE lock and the WAL is gone or empty: the
-  /// database file is the whole state, recognisable by its identity at the next open.
+  /// For the last connection, while it holds the EXCLUSIVE lock, everything is in the database
+  /// file, and the WAL is about to be deleted or was: that file is the whole state, recognisable by
+  /// its identity at the next open. Until the WAL is gone, it proves the same.
   void note_clean_close();
 
   /// Gives the current generation up, without waiting for anybody. Logged once per generation.

@@ -61,10 +61,6 @@ std::optional<WalIndexHeader> read_wal_index_header(const volatile void* region0
   return header;
 }
 
-std::uint64_t peek_salt(const volatile void* region0) {
-  return std::uint64_t{load_word(region0, 8)} << 32 | load_word(region0, 9);
-}
-
 std::uint32_t peek_change(const volatile void* region0) {
   return load_word(region0, 2);
 }

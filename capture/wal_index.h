@@ -27,9 +27,7 @@ struct WalIndexHeader {
 /// initialised, or when it is of a version unknown here. `region0` is the first mapped region.
 std::optional<WalIndexHeader> read_wal_index_header(const volatile void* region0);
 
-/// The salts in copy 0 as one number, read without any check: enough to notice a change cheaply.
-std::uint64_t peek_salt(const volatile void* region0);
-/// iChange in copy 0, read without any check.
+/// iChange in copy 0, read without any check: enough to notice a commit cheaply.
 std::uint32_t peek_change(const volatile void* region0);
 
 /// How many regions cover frames 1..frames. At least 1.

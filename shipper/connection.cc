@@ -85,16 +85,6 @@ class OpenConnection final : public Connection {
 
   void reset_lock_obtained() noexcept override { must_capture(); }
 
-  void reset_lock_releasing() noexcept override {
-    if (!usable()) return;
-    guarded("reset", [&] {
-      const auto salt = capture::peek_salt(mapping_.regions[0]);
-      if (database_->seen_salt.load(std::memory_order_relaxed) == salt) return;
-      database_->note_reset(mapping_);
-      database_->seen_salt.store(salt, std::memory_order_relaxed);
-    });
-  }
-
   void locked(int level) noexcept override {
     if (level != SQLITE_LOCK_EXCLUSIVE || !usable()) return;
     exclusive_ = true;
@@ -136,8 +126,18 @@ class OpenConnection final : public Connection {
     if (exclusive_) look_for_commit();
   }
 
-  void wal_restarting() noexcept override {
-    if (exclusive_) must_capture();
+  void wal_beginning(const void* header, int size) noexcept override {
+    if (!usable()) return;
+    guarded("a new WAL", [&] {
+      const auto decoded = wal::decode_header(
+          {static_cast<const std::uint8_t*>(header), static_cast<std::size_t>(size)});
+      if (decoded) database_->note_new_wal(mapping_, decoded->salt);
+    });
+  }
+
+  void wal_emptying() noexcept override {
+    if (!usable()) return;
+    guarded("an emptied WAL", [&] { database_->note_new_wal(mapping_, std::nullopt); });
   }
 
   std::string status_json() noexcept override {
@@ -186,24 +186,14 @@ class OpenConnection final : public Connection {
     guarded("capturing", [&] { database_->capture(mapping_, mapper(), true); });
   }
 
-  // The commit path: two loads, and where they differ from the last time a clock and two stores.
+  // The commit path: a load, and where the counter moved a clock and a few stores.
   void look_for_commit() noexcept {
     if (!usable()) return;
-    const volatile void* header = mapping_.regions[0];
-    const auto change = capture::peek_change(header);
-    const auto salt = capture::peek_salt(header);
-    if (database_->seen_change.load(std::memory_order_relaxed) == change &&
-        database_->seen_salt.load(std::memory_order_relaxed) == salt) {
-      return;
-    }
+    const auto change = capture::peek_change(mapping_.regions[0]);
+    if (database_->seen_change.load(std::memory_order_relaxed) == change) return;
     guarded("commit", [&] {
       database_->seen_change.store(change, std::memory_order_relaxed);
       database_->committed(change);
-      if (database_->seen_salt.exchange(salt, std::memory_order_relaxed) != salt) {
-        // The first commit of a new WAL: captured at once, so that whatever happens to this
-        // process, the next one knows that WAL for the continuation.
-        database_->capture(mapping_, mapper(), false);
-      }
     });
   }
 
@@ -262,10 +252,13 @@ void wal_deleting(const char* path) noexcept {
     name.resize(name.size() - kSuffix.size());
     const auto database = Database::find(name);
     const auto identity = capture::identify(name);
-    // SQLite deletes a WAL it finds beside an empty database: nothing in it was or will be
-    // captured.
-    if (database && identity && identity->size == 0) {
+    if (!database || !identity) return;
+    if (identity->size == 0) {
+      // SQLite deletes a WAL it finds beside an empty database: nothing in it was captured.
       database->give_up("the WAL beside an empty database was deleted");
+    } else {
+      // Otherwise it does so at the last close only, holding EXCLUSIVE, after a whole checkpoint.
+      database->note_clean_close();
     }
   });
 }

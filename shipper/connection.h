@@ -47,8 +47,6 @@ class Connection {
   virtual void write_lock_released() noexcept = 0;
   /// After xShmLock(4, 4, LOCK|EXCLUSIVE) succeeded, before SQLite may reset the WAL. *waits*
   virtual void reset_lock_obtained() noexcept = 0;
-  /// Before xShmLock(4, 4, UNLOCK|EXCLUSIVE) is passed on: a reset, if there was one, is visible.
-  virtual void reset_lock_releasing() noexcept = 0;
 
   /// After xLock(level) succeeded. For SQLITE_LOCK_EXCLUSIVE *waits*
   virtual void locked(int level) noexcept = 0;
@@ -64,9 +62,11 @@ class Connection {
   /// xFileControl SQLITE_FCNTL_COMMIT_PHASETWO, after it was passed on.
   virtual void commit_phase_two() noexcept = 0;
 
-  /// The -wal file of this database, through the shim: before offset 0 is written / the file is
-  /// truncated / deleted (xDelete, matched by name: see Connection::wal_deleting).
-  virtual void wal_restarting() noexcept = 0;
+  /// The -wal file of this database, through the shim: before `size` bytes are written at offset 0,
+  /// which is the header of a WAL that begins (again). *waits*
+  virtual void wal_beginning(const void* header, int size) noexcept = 0;
+  /// … and before it is truncated to nothing. (Deletion: wal_deleting.) *waits*
+  virtual void wal_emptying() noexcept = 0;
 
   /// The state of this database as JSON, for PRAGMA sqlstream_status and sqlstream_status().
   virtual std::string status_json() noexcept = 0;
@@ -77,6 +77,7 @@ class Connection {
 };
 
 /// xDelete of `path` through the shim, before it is passed on: tells the database whose -wal it is.
+/// *waits*
 void wal_deleting(const char* path) noexcept;
 
 /// Called once per process before any Connection: installs fork and exit handlers.

@@ -271,12 +271,15 @@ void Database::look() {
   publish();
 }
 
-void Database::note_reset(Mapping& own) {
+void Database::note_new_wal(Mapping& own, std::optional<wal::Salt> salt) {
   std::unique_lock lock(capture_mutex_, std::defer_lock);
-  if (!lock.try_lock_for(kSoon) || !capturer_) return;
+  if (!lock.try_lock_for(kLongestWait) || !open_outbox()) return;
+  open_wal();
   capture::Source source;
+  source.wal_fd = wal_fd_.get();
   source.regions = own.regions;
-  capturer_->note_reset(source);
+  if (session_new_.exchange(false)) capturer_->session_began();
+  capturer_->note_new_wal(source, salt);
   publish();
 }
 

@@ -67,7 +67,7 @@ class Database : public std::enable_shared_from_this<Database> {
   capture::Outcome capture(Mapping& own,
                            const std::function<const volatile void*(std::size_t)>& map_more,
                            bool must);
-  void note_reset(Mapping& own);
+  void note_new_wal(Mapping& own, std::optional<wal::Salt> salt);
   void note_clean_close();
   void give_up(const std::string& why);
   /// `left`: the application chose a journal mode other than WAL.
@@ -82,8 +82,7 @@ class Database : public std::enable_shared_from_this<Database> {
   void committed(std::uint32_t change);
   /// Asks for a background capture, and what it finds to be shipped.
   void wake();
-  /// The salts last seen, for noticing a new WAL cheaply.
-  std::atomic<std::uint64_t> seen_salt{0};
+  /// The wal-index's change counter last seen, for noticing a commit cheaply.
   std::atomic<std::uint32_t> seen_change{0};
 
   std::string status_json();

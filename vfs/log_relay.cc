@@ -2,9 +2,12 @@
 
 #include <atomic>
 #include <cstddef>
+#include <cstdlib>
+#include <fcntl.h>
 #include <mutex>
 #include <string>
 #include <string_view>
+#include <unistd.h>
 #include <utility>
 #include <vector>
 
@@ -29,7 +32,12 @@ std::vector<Line>& lines() {
   return *all;
 }
 
+// Where SQLSTREAM_LOG wants the lines too: null for nowhere.
+log::Sink* own_log = nullptr;
+
 void take(log::Level level, std::string_view text) {
+  if (own_log != nullptr) (*own_log)(level, text);
+  if (level < log::Level::warn) return;
   const std::lock_guard lock(mutex);
   if (lines().size() >= kMaxWaiting) return;
   lines().push_back(
@@ -40,7 +48,18 @@ void take(log::Level level, std::string_view text) {
 }  // namespace
 
 void install() {
-  log::set_sink(take, log::Level::warn);
+  const char* const target = std::getenv("SQLSTREAM_LOG");
+  if (target == nullptr || *target == 0) {
+    log::set_sink(take, log::Level::warn);
+    return;
+  }
+  const std::string_view name(target);
+  const int fd = name == "stderr" ? STDERR_FILENO
+                                  : ::open(target, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
+  if (fd >= 0) own_log = new log::Sink(log::descriptor_sink(fd));
+  const char* const level = std::getenv("SQLSTREAM_LOG_LEVEL");
+  const bool debug = level != nullptr && std::string_view(level) == "debug";
+  log::set_sink(take, debug ? log::Level::debug : log::Level::info);
 }
 
 void deliver(const sqlite3_api_routines& api) noexcept {

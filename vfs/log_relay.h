@@ -8,7 +8,9 @@
 /// may need its thread (an interpreter's lock), and must not be called once the process ends.
 namespace sqlstream::log_relay {
 
-/// Takes what is logged from now on. Lines over a bound are dropped until the next delivery.
+/// Takes what is logged from now on. Lines over a bound are dropped until the next delivery. Where
+/// SQLSTREAM_LOG names a file or "stderr", every line from the level info on (SQLSTREAM_LOG_LEVEL:
+/// debug) is written there as well, at once.
 void install();
 
 /// Hands on what was taken. To be called on a thread of the application, from within an SQLite

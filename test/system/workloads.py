@@ -35,7 +35,10 @@ class App:
     def open(self, **options):
         options.setdefault("isolation_level", None)
         options.setdefault("timeout", 60)
-        return sqlite3.connect(self.uri(), uri=True, **options)
+        db = sqlite3.connect(self.uri(), uri=True, **options)
+        # What most applications in WAL mode choose; one fsync per commit would only slow the tests.
+        db.execute("pragma synchronous = normal")
+        return db
 
     def stock(self, sql):
         """Another process, without the shim."""
@@ -256,6 +259,36 @@ def attach(app, db):
         db.execute("insert into other.o values (?, ?)", (i, os.urandom(200)))
         db.execute("insert into t(a, b) values (?, ?)", (i, os.urandom(200)))
         db.execute("commit")
+
+
+def counter(app, db):
+    """Until killed: each commit leaves a row whose content follows from its number, and a total over
+    all rows; then says the number."""
+    db.execute("create table if not exists c(n integer primary key, data)")
+    db.execute("create table if not exists total(id integer primary key, n, sum)")
+    db.execute("insert or ignore into total values (1, 0, 0)")
+    n = db.execute("select n from total").fetchone()[0]
+    print(n, flush=True)
+    while True:
+        n += 1
+        data = random.Random(n).randbytes(n % 700)
+        db.execute("begin immediate")
+        db.execute("insert into c values (?, ?)", (n, data))
+        db.execute("update total set n = ?, sum = sum + ?", (n, len(data) * n % 9973))
+        if n % 40 == 0:
+            db.execute("update c set data = data where n % 50 = ?", (n % 50,))
+        db.execute("commit")
+        print(n, flush=True)
+        if random.random() < 0.02:
+            mode = random.choice(("passive", "full", "restart", "truncate"))
+            db.execute(f"pragma wal_checkpoint({mode})").fetchall()
+        if random.random() < 0.005:
+            db.close()
+            db = app.open()
+
+
+def fill_nothing(app, db):
+    db.execute("select count(*) from sqlite_master").fetchall()
 
 
 def open_and_close(app, db):

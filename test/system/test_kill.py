@@ -1,0 +1,108 @@
+"""kill -9 of the writer at random instants: the same generation goes on, and nothing is missing."""
+
+import json
+import os
+import random
+import re
+import signal
+import sqlite3
+import subprocess
+import time
+from contextlib import closing
+
+import pytest
+
+import harness
+from test_workloads import PYTHON, WORKLOADS, check_restores
+
+
+def start_counter(build, database, url, seed, env=None):
+    return subprocess.Popen(
+        [PYTHON, WORKLOADS, build.extension, database, url, "counter", str(seed)],
+        env=env or harness.clean_environment(), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+def run_and_kill(process, seconds):
+    """The last number the writer said was committed."""
+    first = process.stdout.readline()
+    time.sleep(seconds)
+    process.send_signal(signal.SIGKILL)
+    rest = process.stdout.read()
+    process.wait()
+    lines = (first + rest).split("\n")[:-1]  # the last line may be cut
+    return int(lines[0]), int(lines[-1])
+
+
+def check_counter(database):
+    """The invariant that every commit of the workload leaves."""
+    with closing(sqlite3.connect(f"file:{database}?immutable=1", uri=True)) as db:
+        n, total = db.execute("select n, sum from total").fetchone()
+        rows = db.execute("select n, data from c order by n").fetchall()
+    assert [row[0] for row in rows] == list(range(1, n + 1))
+    for number, data in rows:
+        assert data == random.Random(number).randbytes(number % 700)
+    assert total == sum(len(data) * number % 9973 for number, data in rows)
+    return n
+
+
+def finish(build, database, url, env=None):
+    """A last ordinary run: ships what the killed ones left."""
+    result = harness.run([PYTHON, WORKLOADS, build.extension, database, url, "fill_nothing"], env=env)
+    said = json.loads(result.stdout)
+    assert said["shipped"] == 1, said
+    return said["status"]
+
+
+@pytest.mark.parametrize("where", ["file", "s3"])
+def test_killed_writers_lose_nothing(build, litestream, minio, tmp_path, where):
+    seed = int(os.environ.get("SQLSTREAM_TEST_SEED", random.randrange(1 << 30)))
+    print("seed", seed)
+    chance = random.Random(seed)
+    database = tmp_path / "app.db"
+    env = harness.clean_environment()
+    if where == "s3":
+        bucket = minio.bucket()
+        url, env = minio.url(bucket, "app"), minio.env()
+        replica = minio.litestream_replica(bucket, "app")
+    else:
+        replica = tmp_path / "replica"
+        url = f"file://{replica}"
+    acknowledged = 0
+    for round_ in range(100):
+        writer = start_counter(build, database, url, chance.randrange(1 << 30), env)
+        began, said = run_and_kill(writer, chance.random() ** 2 * 0.3)
+        # SQLite's own promise: a commit that returned survives the process.
+        assert began >= acknowledged, f"round {round_}"
+        acknowledged = said
+    status = finish(build, database, url, env)
+    assert check_counter(database) >= acknowledged
+    check_restores(build, litestream, database, url, replica, tmp_path, env=env)
+    listed = harness.run([build.sqlstream, "generations", url], env=env).stdout
+    generations = set(re.findall(r"\b[0-9a-f]{16}\b", listed))
+    assert generations == {status["generation"]}
+
+
+def test_every_shipped_state_is_one_that_was_committed(build, tmp_path):
+    """Restoring at each object's commit time gives a state between which and the next one commits
+    happened, in order, none skipped backwards."""
+    database = tmp_path / "app.db"
+    replica = tmp_path / "replica"
+    url = f"file://{replica}"
+    for seed in range(4):
+        writer = start_counter(build, database, url, seed)
+        run_and_kill(writer, 2.5)
+    finish(build, database, url)
+    segments = sorted(replica.glob("generations/*/wal/*.lz4"))
+    assert len(segments) >= 6
+    reached = []
+    for number, segment in enumerate(segments):
+        stamp = segment.stat().st_mtime_ns
+        when = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(stamp // 10**9))
+        output = tmp_path / f"at{number}.db"
+        build.restore(output, url, "-timestamp", f"{when}.{stamp % 10**9:09d}Z")
+        reached.append(check_counter(output))
+    assert reached == sorted(reached)
+    assert len(set(reached)) == len(reached), "each segment holds at least one commit"
+    assert reached[-1] == check_counter(database)
