@@ -56,13 +56,15 @@ class Build:
         return ROOT / self.name
 
 
+# -O1: readable reports at half the time of -O0. lundef: a sanitizer's symbols are the program's. A
+# precompiled header of clang's names the folder it was made in: from a cache it serves no other.
+CLANG_OPTIONS = ["-Dbuildtype=debugoptimized", "-Doptimization=1", "-Db_lundef=false", "-Db_pch=false"]
 # Meson takes ccache by itself only for the compiler it finds by itself.
 CLANG = {"CXX": "ccache clang++-14" if shutil.which("ccache") else "clang++-14"}
 RELEASE = Build("build", ["-Dbuildtype=release"], ["unit", "inprocess"])
 ASAN = Build(
     "build-asan",
-    # -O1: readable reports at half the time of -O0. lundef: a sanitizer's symbols are the program's.
-    ["-Dbuildtype=debugoptimized", "-Doptimization=1", "-Db_sanitize=address,undefined", "-Db_lundef=false"],
+    ["-Db_sanitize=address,undefined", *CLANG_OPTIONS],
     ["unit", "inprocess"],
     {
         **CLANG,
@@ -73,7 +75,7 @@ ASAN = Build(
 )
 TSAN = Build(
     "build-tsan",
-    ["-Dbuildtype=debugoptimized", "-Doptimization=1", "-Db_sanitize=thread", "-Db_lundef=false"],
+    ["-Db_sanitize=thread", *CLANG_OPTIONS],
     ["unit", "inprocess"],
     {
         **CLANG,

@@ -225,7 +225,24 @@ std::optional<Capturer::Range> Capturer::prove(Source& source, const WalIndexHea
   return std::nullopt;
 }
 
-Outcome Capturer::begin(Source& source, const WalIndexHeader& header) {
+Outcome Capturer::begin_from_file() {
+  try {
+    const auto lock = outbox_.lock(std::chrono::milliseconds(50));
+    if (!lock) return Outcome::busy;
+    outbox_.refresh();
+    alive_ = outbox_.generation_alive();
+    if (alive_) return Outcome::up_to_date;
+    const auto wal = identify(path_ + "-wal");
+    const auto shape = shape_();
+    if ((wal && wal->size != 0) || !shape || !shape->wal_mode) return Outcome::up_to_date;
+    return begin({}, {});
+  } catch (const std::exception& e) {
+    fail(e.what());
+    return Outcome::failed;
+  }
+}
+
+Outcome Capturer::begin(const Source& source, const WalIndexHeader& header) {
   Control control = outbox_.control();
   const std::int64_t time = now_ns();
   if (control.full != 0) {

@@ -31,6 +31,7 @@ struct Source {
 struct DatabaseShape {
   std::uint32_t page_size = 0;
   std::uint32_t pages = 0;
+  bool wal_mode = false;
 };
 
 enum class Outcome {
@@ -60,6 +61,10 @@ class Capturer {
   /// Captures every commit that is visible now.
   Outcome capture(const Source& source, std::chrono::nanoseconds wait);
 
+  /// Without any mapping: begins a generation for a database in WAL mode whose WAL is empty or not
+  /// there, so that the file is the whole state, recognised by its identity from then on.
+  Outcome begin_from_file();
+
   /// For the holder of the write lock, before the header of a new WAL with `salt` is written
   /// (empty: before the WAL is truncated to nothing by a checkpoint): says in the outbox that what
   /// comes there continues what was captured, so that the next process knows it even if this one
@@ -84,7 +89,7 @@ class Capturer {
     std::uint32_t last;
   };
   Outcome capture_locked(const Source& source);
-  Outcome begin(Source& source, const WalIndexHeader& header);
+  Outcome begin(const Source& source, const WalIndexHeader& header);
   Outcome append(Source& source, const WalIndexHeader& header, Range range);
   std::optional<Range> prove(Source& source, const WalIndexHeader& header, std::string& why);
   bool map_regions(Source& source, std::uint32_t frames) const;

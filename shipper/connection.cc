@@ -63,6 +63,7 @@ class OpenConnection final : public Connection {
       }
       if (!first) return;
       had_wal_ = true;
+      database_->set_obstacle({});
       if (switched_) {
         switched_ = false;
         database_->set_left_wal(false);
@@ -127,6 +128,14 @@ class OpenConnection final : public Connection {
   }
 
   void wal_beginning(const void* header, int size) noexcept override {
+    if (mapping_.regions.empty() && database_->ours()) {
+      guarded("a WAL without shared memory", [&] {
+        database_->give_up("the WAL is in use without a wal-index in shared memory");
+        database_->set_obstacle(
+            "locking_mode=EXCLUSIVE was set before the WAL was opened, so its index is in the "
+            "application's memory only; set it after the first read, or not at all");
+      });
+    }
     if (!usable()) return;
     guarded("a new WAL", [&] {
       const auto decoded = wal::decode_header(
@@ -158,9 +167,11 @@ class OpenConnection final : public Connection {
   // so.
   void enable_wal() {
     const SourceFile file(database_->host(), database_->path());
-    if (!in_rollback_mode(file) || database_->left_wal()) return;
+    const auto shape = read_shape(file);
+    if (!shape || shape->wal_mode || database_->left_wal()) return;
     if (turn_wal_on(database_->host(), database_->path())) {
       log::info("turned WAL mode on", {{"db", database_->path()}});
+      database_->wake();
     }
   }
 
@@ -232,6 +243,23 @@ std::unique_ptr<Connection> Connection::open(const Host& host, DatabaseSettings 
       log::warn("cannot replicate: the VFS beneath has no shared memory, so no WAL mode",
                 {{"db", settings.path}, {"vfs", host.base->zName}});
       return;
+    }
+    for (const auto& other : Database::all()) {
+      if (other->path() == settings.path) continue;
+      for (const auto& theirs : other->settings().replicas) {
+        for (const auto& ours : settings.replicas) {
+          if (ours.store.url() != theirs.store.url() ||
+              ours.store.endpoint != theirs.store.endpoint) {
+            continue;
+          }
+          log::error("not replicating: " + other->path() + " already replicates to " +
+                         ours.store.url() +
+                         "; give each database a replica of its own ({name} or {path} in "
+                         "SQLSTREAM_REPLICA_URL does)",
+                     {{"db", settings.path}});
+          return;
+        }
+      }
     }
     start_engine();
     connection = std::make_unique<OpenConnection>(Database::attach(host, settings), file);

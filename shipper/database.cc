@@ -254,8 +254,13 @@ capture::Outcome Database::capture_in_background() {
       mappings_.begin(), mappings_.end(),
       [](const Mapping* a, const Mapping* b) { return a->regions.size() < b->regions.size(); });
   if (largest == mappings_.end()) {
-    look();
-    return capture::Outcome::up_to_date;
+    if (connections_.load() == 0 || !open_outbox()) {
+      look();
+      return capture::Outcome::up_to_date;
+    }
+    const auto outcome = capturer_->begin_from_file();
+    publish();
+    return outcome;
   }
   capture::Source source;
   source.regions = (*largest)->regions;
@@ -326,6 +331,13 @@ bool Database::left_wal() {
   if (!lock.try_lock_for(kSoon)) return false;
   look();
   return outbox_ && outbox_->control().left_wal != 0;
+}
+
+void Database::set_obstacle(const std::string& obstacle) {
+  const std::lock_guard lock(status_mutex_);
+  if (obstacle_ == obstacle) return;
+  obstacle_ = obstacle;
+  if (!obstacle.empty()) log::warn("replication pauses: " + obstacle, {{"db", path()}});
 }
 
 void Database::mapped(Mapping& mapping) {
@@ -642,7 +654,8 @@ std::string Database::status_json() {
   const std::lock_guard lock(status_mutex_);
   nlohmann::ordered_json json;
   json["db"] = path();
-  json["state"] = left ? "paused" : !tail_ ? "waiting" : alive_.load() ? "replicating" : "waiting";
+  const bool paused = left || !obstacle_.empty();
+  json["state"] = paused ? "paused" : tail_ && alive_.load() ? "replicating" : "waiting";
   if (tail_) {
     json["generation"] = tail_->generation.str();
     json["sequence"] = tail_->last.sequence;
@@ -656,6 +669,8 @@ std::string Database::status_json() {
   if (left) {
     json["error"] =
         "the application chose a journal mode other than WAL; set PRAGMA journal_mode=WAL";
+  } else if (!obstacle_.empty()) {
+    json["error"] = obstacle_;
   } else if (!capture_error_.empty()) {
     json["error"] = capture_error_;
   }

@@ -73,6 +73,8 @@ class Database : public std::enable_shared_from_this<Database> {
   /// `left`: the application chose a journal mode other than WAL.
   void set_left_wal(bool left);
   bool left_wal();
+  /// Why nothing can be captured at all, for the status; empty: it can.
+  void set_obstacle(const std::string& obstacle);
 
   std::mutex& mapping_mutex() { return mapping_mutex_; }
   void mapped(Mapping& mapping);
@@ -153,6 +155,7 @@ class Database : public std::enable_shared_from_this<Database> {
   std::optional<capture::Tail> tail_;          // status_mutex_
   std::vector<ReplicaStatus> replica_status_;  // status_mutex_, as settings_.replicas
   std::string capture_error_;                  // status_mutex_
+  std::string obstacle_;                       // status_mutex_
   Role role_ = Role::none;                     // status_mutex_
 
   // The engine's thread only.

@@ -73,12 +73,8 @@ std::optional<capture::DatabaseShape> read_shape(const SourceFile& file) {
       std::uint32_t{(*header)[kPageSizeAt]} << 8 | (*header)[kPageSizeAt + 1];
   const std::uint32_t page_size = packed == 1 ? 65536 : packed;
   if (!wal::is_valid_page_size(page_size)) return std::nullopt;
-  return capture::DatabaseShape{page_size, static_cast<std::uint32_t>(file.size() / page_size)};
-}
-
-bool in_rollback_mode(const SourceFile& file) {
-  const auto header = read_header(file);
-  return header && (*header)[kReadVersionAt] != kWalVersion;
+  return capture::DatabaseShape{page_size, static_cast<std::uint32_t>(file.size() / page_size),
+                                (*header)[kReadVersionAt] == kWalVersion};
 }
 
 bool turn_wal_on(const Host& host, const std::string& path) {

@@ -33,11 +33,9 @@ class SourceFile {
   const char* name_ = nullptr;
 };
 
-/// Page size and pages, from the header and the size; empty for a file without a database in it.
+/// Page size, pages and journal mode, from the header and the size; empty for a file without a
+/// database in it.
 std::optional<capture::DatabaseShape> read_shape(const SourceFile& file);
-
-/// True for a database with content whose header does not say WAL.
-bool in_rollback_mode(const SourceFile& file);
 
 /// Turns WAL mode on over a brief connection of its own, which neither checkpoints nor waits. False
 /// when the database is busy now or WAL is not possible there.

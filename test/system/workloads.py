@@ -12,6 +12,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+import time
 import urllib.parse
 from contextlib import closing
 
@@ -285,6 +286,51 @@ def counter(app, db):
         if random.random() < 0.005:
             db.close()
             db = app.open()
+
+
+def exclusive_before_wal(app, db):
+    fill(db, 100)
+    db.execute("select sqlstream_wait(20000)").fetchall()
+    db.close()
+    db = sqlite3.connect(app.uri(), uri=True, isolation_level=None)
+    db.execute("pragma locking_mode = exclusive").fetchall()
+    fill_rows(db, 100)
+    status = json.loads(db.execute("pragma sqlstream_status").fetchone()[0])
+    assert status["state"] == "paused" and "locking_mode" in status["error"], status
+    db.close()
+    db = app.open()
+    fill_rows(db, 50)
+    return db
+
+
+def commands(app, db):
+    """Runs each line of standard input as SQL; answers with the rows as JSON. "open" opens one more
+    connection and goes on with it, "close" closes the newest."""
+    stack = [db]
+    print("ready", flush=True)
+    for line in sys.stdin:
+        line = line.strip()
+        if line == "open":
+            stack.append(app.open())
+            answer = []
+        elif line == "close":
+            stack.pop().close()
+            answer = []
+        elif line == "fork":
+            # A child that lives on and never uses SQLite.
+            answer = [os.fork()]
+            if answer == [0]:
+                os.close(0)
+                os.close(1)
+                time.sleep(60)
+                os._exit(0)
+        else:
+            try:
+                answer = stack[-1].execute(line).fetchall()
+            except sqlite3.Error as error:
+                answer = {"error": str(error)}
+        print(json.dumps(answer), flush=True)
+    os._exit(0)
 
 
 def fill_nothing(app, db):

@@ -1,0 +1,315 @@
+"""What happens to an application over time: databases in every state, stores that go away and come
+back, processes that end and others that take over."""
+
+import json
+import os
+import shutil
+import signal
+import sqlite3
+import subprocess
+import time
+from contextlib import closing
+
+import pytest
+
+import harness
+from test_workloads import PYTHON, WORKLOADS, check_restores, run_workload
+
+
+class Session:
+    """An application that does what it is told, one SQL statement a line."""
+
+    def __init__(self, build, database, url, env=None):
+        self.process = subprocess.Popen(
+            [PYTHON, WORKLOADS, build.extension, database, url, "commands"],
+            env=env or harness.clean_environment(), text=True,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        )
+        assert self.process.stdout.readline() == "ready\n"
+
+    def do(self, line):
+        self.process.stdin.write(line + "\n")
+        self.process.stdin.flush()
+        answer = self.process.stdout.readline()
+        assert answer, f"ended at {line}"
+        return json.loads(answer)
+
+    def status(self):
+        return json.loads(self.do("pragma sqlstream_status")[0][0])
+
+    def shipped(self, limit=30000):
+        return self.do(f"select sqlstream_wait({limit})")[0][0]
+
+    def kill(self):
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait()
+
+    def end(self):
+        self.process.stdin.close()
+        assert self.process.wait(60) == 0
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        if self.process.poll() is None:
+            self.kill()
+
+
+def generations(replica):
+    return sorted(path.name for path in replica.glob("generations/*"))
+
+
+def shell(build, database, url, sql, env=None):
+    return build.shell(database, url, sql, env=env)
+
+
+@pytest.fixture
+def place(tmp_path):
+    """database, replica folder, replica URL"""
+    replica = tmp_path / "replica"
+    return tmp_path / "app.db", replica, f"file://{replica}"
+
+
+# --- Databases in every state
+
+
+def test_a_database_in_delete_mode_is_switched_and_replicated(build, litestream, place, tmp_path):
+    database, replica, url = place
+    with closing(sqlite3.connect(database)) as db:
+        db.execute("create table t(x)")
+        db.executemany("insert into t values (?)", [(i,) for i in range(5000)])
+        db.commit()
+    shell(build, database, url, "insert into t values (-1);")
+    with closing(sqlite3.connect(database)) as db:
+        assert db.execute("pragma journal_mode").fetchone()[0] == "wal"
+    check_restores(build, litestream, database, url, replica, tmp_path)
+
+
+def test_content_that_is_only_in_the_wal_is_replicated(build, litestream, place, tmp_path):
+    database, replica, url = place
+    script = (
+        "import os, sqlite3, sys\n"
+        "db = sqlite3.connect(sys.argv[1], isolation_level=None)\n"
+        "db.execute('pragma journal_mode = wal')\n"
+        "db.execute('pragma wal_autocheckpoint = 0')\n"
+        "db.execute('create table t(x)')\n"
+        "for i in range(500): db.execute('insert into t values (?)', (i,))\n"
+        "os._exit(0)\n"
+    )
+    harness.run([PYTHON, "-c", script, database])
+    assert (tmp_path / "app.db-wal").stat().st_size > 0
+    assert shell(build, database, url, "select count(*) from t;").stdout.strip() == "500"
+    check_restores(build, litestream, database, url, replica, tmp_path)
+
+
+def test_an_empty_database_keeps_its_page_size_and_encoding(build, litestream, place, tmp_path):
+    database, replica, url = place
+    sql = "pragma page_size = 8192; pragma encoding = 'UTF-16le'; create table t(x); insert into t values ('é');"
+    shell(build, database, url, sql)
+    assert harness.page_size_of(database.read_bytes()[:100]) == 8192
+    check_restores(build, litestream, database, url, replica, tmp_path)
+
+
+def test_exclusive_mode_before_the_wal_pauses_and_says_so(build, litestream, place, tmp_path):
+    database, replica, url = place
+    run_workload(build, database, url, "exclusive_before_wal")
+    assert len(generations(replica)) == 2, "what was written unseen begins a new generation"
+    check_restores(build, litestream, database, url, replica, tmp_path)
+
+
+def test_a_restart_continues_the_generation(build, litestream, place, tmp_path):
+    database, replica, url = place
+    shell(build, database, url, "create table t(x);")
+    for i in range(10):
+        shell(build, database, url, f"insert into t values ({i});")
+    assert len(generations(replica)) == 1
+    check_restores(build, litestream, database, url, replica, tmp_path)
+
+
+def test_writes_without_the_shim_begin_a_new_generation(build, litestream, place, tmp_path):
+    database, replica, url = place
+    shell(build, database, url, "create table t(x); insert into t values (1);")
+    harness.run(["sqlite3", database, "update t set x = 2;"])
+    shell(build, database, url, "select * from t;")
+    assert len(generations(replica)) == 2
+    check_restores(build, litestream, database, url, replica, tmp_path)
+
+
+def test_a_restored_copy_put_in_place_begins_a_new_generation(build, litestream, place, tmp_path):
+    database, replica, url = place
+    shell(build, database, url, "create table t(x); insert into t values (1);")
+    backup = tmp_path / "backup.db"
+    shutil.copy2(database, backup)
+    shell(build, database, url, "insert into t values (2);")
+    os.replace(backup, database)
+    shell(build, database, url, "insert into t values (3);")
+    assert len(generations(replica)) == 2
+    check_restores(build, litestream, database, url, replica, tmp_path)
+
+
+def test_two_databases_with_one_replica_are_refused(build, place, tmp_path):
+    database, replica, url = place
+    with Session(build, database, url) as first:
+        first.do("create table t(x)")
+        assert first.shipped() == 1
+        first.do(f"attach 'file:{tmp_path}/other.db?vfs=sqlstream&replica={url}' as other")
+        first.do("create table other.o(x)")
+        first.end()
+    assert len(generations(replica)) == 1
+    assert (tmp_path / "other.db").exists()
+
+
+# --- Processes
+
+
+def test_two_processes_closing_last(build, litestream, place, tmp_path):
+    database, replica, url = place
+    with Session(build, database, url) as one, Session(build, database, url) as two:
+        one.do("create table t(x)")
+        for i in range(50):
+            (one, two)[i % 2].do(f"insert into t values ({i})")
+        one.do("close")
+        two.do("insert into t values (1000)")
+        two.do("close")
+        one.end()
+        two.end()
+    shell(build, database, url, "insert into t values (1001);")
+    assert len(generations(replica)) == 1
+    check_restores(build, litestream, database, url, replica, tmp_path)
+
+
+@pytest.mark.parametrize("forked", [False, True])
+def test_another_process_takes_over_when_the_shipping_one_is_killed(
+    build, litestream, place, tmp_path, forked
+):
+    database, replica, url = place
+    child = None
+    with Session(build, database, url) as first, Session(build, database, url) as second:
+        first.do("create table t(x)")
+        assert first.shipped() == 1
+        assert first.status()["shipping"] == "this process"
+        second.do("insert into t values (1)")
+        assert second.shipped() == 1
+        assert second.status()["shipping"] == "another process"
+        if forked:
+            child = first.do("fork")[0]
+        first.do("insert into t values (2)")
+        first.kill()
+        began = time.monotonic()
+        harness.wait_until(lambda: second.status()["shipping"] == "this process", "taking over", 20)
+        print("taken over after", time.monotonic() - began, "s")
+        second.do("insert into t values (3)")
+        assert second.shipped() == 1
+        second.do("close")
+        second.end()
+    if child:
+        os.kill(child, signal.SIGKILL)
+    assert len(generations(replica)) == 1
+    check_restores(build, litestream, database, url, replica, tmp_path)
+
+
+# --- Stores
+
+
+def test_a_store_that_is_away_harms_nothing(build, litestream, own_minio, tmp_path):
+    database = tmp_path / "app.db"
+    bucket = own_minio.bucket()
+    url, env = own_minio.url(bucket, "app"), own_minio.env()
+    with Session(build, database, url, env) as app:
+        app.do("create table t(x)")
+        assert app.shipped() == 1
+        generation = app.status()["generation"]
+        own_minio.stop()
+        for i in range(200):
+            assert app.do(f"insert into t values ({i})") == []
+        assert app.shipped(100) == 0
+        harness.wait_until(lambda: app.status()["replicas"][0].get("error"), "an error in the status")
+        status = app.status()
+        assert own_minio.endpoint.split("//")[1].split(":")[0] in status["replicas"][0]["error"]
+        assert not status["replicas"][0]["in_sync"]
+        assert status["state"] == "replicating"
+        own_minio.start()
+        assert app.shipped(60000) == 1
+        status = app.status()
+        assert "error" not in status["replicas"][0]
+        assert status["generation"] == generation
+        app.do("close")
+        app.end()
+    check_restores(build, litestream, database, url, own_minio.litestream_replica(bucket, "app"),
+                   tmp_path, env=env)
+
+
+def test_a_one_shot_program_leaves_its_data_for_the_next(build, litestream, own_minio, tmp_path):
+    database = tmp_path / "app.db"
+    bucket = own_minio.bucket()
+    url, env = own_minio.url(bucket, "app"), own_minio.env()
+    shell(build, database, url, "create table t(x); insert into t values (1);", env)
+    own_minio.stop()
+    shell(build, database, url, "insert into t values (2);", env)
+    own_minio.start()
+    assert shell(build, database, url, "select count(*) from t;", env).stdout.strip() == "2"
+    check_restores(build, litestream, database, url, own_minio.litestream_replica(bucket, "app"),
+                   tmp_path, env=env)
+    assert len({key.split("/")[2] for key in own_minio.keys(bucket, "app/generations/")}) == 1
+
+
+@pytest.mark.parametrize(
+    "wrong, says",
+    [
+        ({"AWS_SECRET_ACCESS_KEY": "wrong"}, "secret"),
+        ({"AWS_ACCESS_KEY_ID": "nobody"}, "access key"),
+    ],
+)
+def test_wrong_credentials_are_named_and_reach_no_sql(build, minio, tmp_path, wrong, says):
+    database = tmp_path / "app.db"
+    log = tmp_path / "log"
+    url, env = minio.url(minio.bucket(), "app"), {**minio.env(SQLSTREAM_LOG=log), **wrong}
+    with Session(build, database, url, env) as app:
+        assert app.do("create table t(x)") == []
+        error = harness.wait_until(lambda: app.status()["replicas"][0].get("error"), "an error")
+        assert says in error.lower(), error
+        for i in range(20):
+            assert app.do(f"insert into t values ({i})") == []
+        time.sleep(1.5)
+        lines = [line for line in log.read_text().splitlines() if "level=ERROR" in line]
+        assert len(lines) == 1, "once per change of state"
+        everything = log.read_text() + json.dumps(app.status())
+        assert minio.env()["AWS_SECRET_ACCESS_KEY"] not in everything
+
+
+def test_a_missing_bucket_is_named(build, minio, tmp_path):
+    url, env = minio.url("no-such-bucket", "app"), minio.env()
+    with Session(build, tmp_path / "app.db", url, env) as app:
+        app.do("create table t(x)")
+        error = harness.wait_until(lambda: app.status()["replicas"][0].get("error"), "an error")
+        assert "no-such-bucket" in error
+
+
+def test_an_outbox_that_cannot_be_written_is_reported_and_harms_no_sql(build, place, tmp_path):
+    database, replica, url = place
+    (tmp_path / ".app.db-sqlstream").write_text("a file where the folder should be")
+    with Session(build, database, url) as app:
+        assert app.do("create table t(x)") == []
+        assert app.do("insert into t values (1)") == []
+        status = app.status()
+        assert str(tmp_path / ".app.db-sqlstream") in status["error"]
+        assert app.do("select count(*) from t") == [[1]]
+
+
+def test_the_classic_accident_is_refused(build, place, tmp_path):
+    """kill -9, the main file removed, its -wal left behind: a restore must not mix the two."""
+    database, replica, url = place
+    with Session(build, database, url) as app:
+        app.do("create table t(x)")
+        app.do("insert into t values (1)")
+        assert app.shipped() == 1
+        app.kill()
+    database.unlink()
+    wal = tmp_path / "app.db-wal"
+    assert wal.exists()
+    before = wal.read_bytes()
+    refused = build.restore(database, url, check=False)
+    assert refused.returncode == 1
+    assert "app.db-wal" in refused.stderr and "move" in refused.stderr
+    assert not database.exists() and wal.read_bytes() == before
