@@ -1,0 +1,179 @@
+// The application of the benchmark: one connection that commits rows, and says how long that took.
+//
+//   commits [-load EXTENSION] DATABASE      DATABASE is a path or a file: URI
+//
+// reads commands from standard input and answers each with one line of JSON:
+//   setup             WAL mode, synchronous=NORMAL, the tables
+//   insert N RATE     N commits of one new row; RATE per second, 0 for as fast as it goes
+//   update N RATE     N commits that change the same row
+//   fill MIB          that much incompressible data, then a checkpoint
+//   wait MS           sqlstream_wait(MS)
+// It ends, closing the database, at the end of its input.
+
+#define _GNU_SOURCE
+#include <inttypes.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include <sqlite3.h>
+
+enum { kRowBytes = 100, kFillBytes = 1 << 20 };
+
+static sqlite3* db;
+
+static void fail(const char* what) {
+  fprintf(stderr, "commits: %s: %s\n", what, db ? sqlite3_errmsg(db) : "no database");
+  exit(1);
+}
+
+static void run(const char* sql) {
+  if (sqlite3_exec(db, sql, NULL, NULL, NULL) != SQLITE_OK) fail(sql);
+}
+
+static sqlite3_stmt* prepare(const char* sql) {
+  sqlite3_stmt* statement = NULL;
+  if (sqlite3_prepare_v2(db, sql, -1, &statement, NULL) != SQLITE_OK) fail(sql);
+  return statement;
+}
+
+static int64_t clock_ns(clockid_t clock) {
+  struct timespec t;
+  clock_gettime(clock, &t);
+  return t.tv_sec * INT64_C(1000000000) + t.tv_nsec;
+}
+
+// splitmix64: the same data in every run, and none that a compressor can shrink.
+static uint64_t random_state = 1;
+static void random_bytes(unsigned char* to, size_t size) {
+  for (size_t i = 0; i < size; i += 8) {
+    uint64_t z = (random_state += UINT64_C(0x9e3779b97f4a7c15));
+    z = (z ^ (z >> 30)) * UINT64_C(0xbf58476d1ce4e5b9);
+    z = (z ^ (z >> 27)) * UINT64_C(0x94d049bb133111eb);
+    z ^= z >> 31;
+    memcpy(to + i, &z, size - i < 8 ? size - i : 8);
+  }
+}
+
+static void load(const char* extension) {
+  // The VFS stays registered when the connection that loaded it is gone.
+  if (sqlite3_open(":memory:", &db) != SQLITE_OK) fail("opening a database in memory");
+  sqlite3_enable_load_extension(db, 1);
+  if (sqlite3_load_extension(db, extension, NULL, NULL) != SQLITE_OK) fail(extension);
+  sqlite3_close(db);
+}
+
+static int ascending(const void* a, const void* b) {
+  const uint32_t x = *(const uint32_t*)a, y = *(const uint32_t*)b;
+  return x < y ? -1 : x > y;
+}
+
+static void commit_rows(const char* sql, long count, double rate) {
+  uint32_t* took = malloc((size_t)count * sizeof *took);
+  if (!took) fail("out of memory");
+  sqlite3_stmt* statement = prepare(sql);
+  const int64_t begun = clock_ns(CLOCK_MONOTONIC);
+  const int64_t cpu_begun = clock_ns(CLOCK_THREAD_CPUTIME_ID);
+  int64_t ended = begun;
+  for (long i = 0; i < count; ++i) {
+    unsigned char row[kRowBytes];
+    random_bytes(row, sizeof row);
+    int64_t before = ended;
+    if (rate > 0) {
+      const int64_t due = begun + (int64_t)((double)i * 1e9 / rate);
+      const struct timespec at = {due / 1000000000, due % 1000000000};
+      while (clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &at, NULL) != 0) {
+      }
+      before = clock_ns(CLOCK_MONOTONIC);
+    }
+    sqlite3_bind_blob(statement, 1, row, sizeof row, SQLITE_STATIC);
+    if (sqlite3_step(statement) != SQLITE_DONE) fail(sql);
+    sqlite3_reset(statement);
+    ended = clock_ns(CLOCK_MONOTONIC);
+    const int64_t nanoseconds = ended - before;
+    took[i] = nanoseconds > UINT32_MAX ? UINT32_MAX : (uint32_t)nanoseconds;
+  }
+  const int64_t cpu = clock_ns(CLOCK_THREAD_CPUTIME_ID) - cpu_begun;
+  sqlite3_finalize(statement);
+  qsort(took, (size_t)count, sizeof *took, ascending);
+  printf("{\"commits\":%ld,\"seconds\":%.6f,\"thread_cpu_seconds\":%.6f,\"ended_ns\":%" PRId64
+         ",\"p50_us\":%.1f,\"p99_us\":%.1f,\"worst_us\":%.1f}\n",
+         count, (double)(ended - begun) / 1e9, (double)cpu / 1e9, ended, took[count / 2] / 1e3,
+         took[count - 1 - count / 100] / 1e3, took[count - 1] / 1e3);
+  free(took);
+}
+
+static void fill(long mebibytes) {
+  unsigned char* blob = malloc(kFillBytes);
+  if (!blob) fail("out of memory");
+  sqlite3_stmt* statement = prepare("INSERT INTO filler(data) VALUES(?)");
+  run("BEGIN");
+  for (long i = 0; i < mebibytes; ++i) {
+    random_bytes(blob, kFillBytes);
+    sqlite3_bind_blob(statement, 1, blob, kFillBytes, SQLITE_STATIC);
+    if (sqlite3_step(statement) != SQLITE_DONE) fail("filling");
+    sqlite3_reset(statement);
+    if (i % 16 == 15) run("COMMIT; BEGIN");
+  }
+  run("COMMIT");
+  sqlite3_finalize(statement);
+  run("PRAGMA wal_checkpoint(TRUNCATE)");
+  free(blob);
+  printf("{\"mebibytes\":%ld}\n", mebibytes);
+}
+
+static void wait_shipped(long milliseconds) {
+  sqlite3_stmt* statement = prepare("SELECT sqlstream_wait(?)");
+  sqlite3_bind_int64(statement, 1, milliseconds);
+  if (sqlite3_step(statement) != SQLITE_ROW) fail("sqlstream_wait");
+  printf("{\"shipped\":%d}\n", sqlite3_column_int(statement, 0));
+  sqlite3_finalize(statement);
+}
+
+int main(int argc, char** argv) {
+  int next = 1;
+  if (argc == 4 && strcmp(argv[1], "-load") == 0) {
+    load(argv[2]);
+    next = 3;
+  }
+  if (next != argc - 1) {
+    fprintf(stderr, "usage: commits [-load EXTENSION] DATABASE\n");
+    return 2;
+  }
+  const int flags = SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_URI;
+  if (sqlite3_open_v2(argv[next], &db, flags, NULL) != SQLITE_OK) fail(argv[next]);
+  // As Litestream asks of applications: its checkpoints hold the write lock for moments.
+  sqlite3_busy_timeout(db, 5000);
+  // Settings of this connection; the mode is the database's.
+  run("PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL");
+
+  char line[128];
+  while (fgets(line, sizeof line, stdin)) {
+    char command[16] = "";
+    double amount = 0, rate = 0;
+    sscanf(line, "%15s %lf %lf", command, &amount, &rate);
+    if (strcmp(command, "setup") == 0) {
+      run("CREATE TABLE IF NOT EXISTS row(id INTEGER PRIMARY KEY, data BLOB);"
+          "CREATE TABLE IF NOT EXISTS hot(id INTEGER PRIMARY KEY, data BLOB);"
+          "CREATE TABLE IF NOT EXISTS filler(id INTEGER PRIMARY KEY, data BLOB);"
+          "INSERT OR REPLACE INTO hot VALUES(1, zeroblob(100))");
+      printf("{\"sqlite\":\"%s\"}\n", sqlite3_libversion());
+    } else if (strcmp(command, "insert") == 0 && amount >= 1) {
+      commit_rows("INSERT INTO row(data) VALUES(?)", (long)amount, rate);
+    } else if (strcmp(command, "update") == 0 && amount >= 1) {
+      commit_rows("UPDATE hot SET data=? WHERE id=1", (long)amount, rate);
+    } else if (strcmp(command, "fill") == 0) {
+      fill((long)amount);
+    } else if (strcmp(command, "wait") == 0) {
+      wait_shipped((long)amount);
+    } else {
+      fprintf(stderr, "commits: unknown command: %s", line);
+      return 2;
+    }
+    fflush(stdout);
+  }
+  if (sqlite3_close(db) != SQLITE_OK) fail("closing");
+  return 0;
+}
