@@ -41,27 +41,22 @@ constexpr off_t kEndedAt = 512;
 constexpr off_t kCaptureByte = 0;
 constexpr off_t kRoleByte = 1;
 
-bool try_lock_byte(int fd, off_t byte) {
+int set_byte_lock(int fd, off_t byte, short type) {
   struct flock lock {};
-  lock.l_type = F_WRLCK;
+  lock.l_type = type;
   lock.l_whence = SEEK_SET;
   lock.l_start = byte;
   lock.l_len = 1;
-  while (::fcntl(fd, F_OFD_SETLK, &lock) != 0) {
+  return ::fcntl(fd, F_OFD_SETLK, &lock);
+}
+
+bool try_lock_byte(int fd, off_t byte) {
+  while (set_byte_lock(fd, byte, F_WRLCK) != 0) {
     if (errno == EINTR) continue;
     if (errno == EAGAIN || errno == EACCES) return false;
     throw std::system_error(errno, std::generic_category(), "cannot lock the outbox");
   }
   return true;
-}
-
-void unlock_byte(int fd, off_t byte) {
-  struct flock lock {};
-  lock.l_type = F_UNLCK;
-  lock.l_whence = SEEK_SET;
-  lock.l_start = byte;
-  lock.l_len = 1;
-  ::fcntl(fd, F_OFD_SETLK, &lock);
 }
 
 std::string reason() {
@@ -134,7 +129,7 @@ void Outbox::own(int fd) const {
 }
 
 Outbox::Lock::~Lock() {
-  if (fd_ >= 0) unlock_byte(fd_, kCaptureByte);
+  if (fd_ >= 0) set_byte_lock(fd_, kCaptureByte, F_UNLCK);
 }
 
 std::optional<Outbox::Lock> Outbox::lock(std::chrono::nanoseconds limit) {

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
-#include <cstdio>
 #include <cstring>
 #include <fcntl.h>
 #include <sys/stat.h>
@@ -14,6 +13,7 @@
 #include <xxhash.h>
 
 #include "base/error.h"
+#include "format/hex.h"
 
 namespace sqlstream::capture {
 namespace {
@@ -21,6 +21,8 @@ namespace {
 constexpr std::uint32_t kRecordMagic = 0x31424f53;       // "SOB1"
 constexpr std::uint64_t kLogMagic = 0x31474f4c424f5153;  // "SQOBLOG1"
 constexpr std::size_t kBufferSize = 1 << 20;
+constexpr std::size_t kNameDigits = 16;
+constexpr std::string_view kNameEnd = ".log";
 
 // On disk, as they lie in memory: the outbox never leaves its machine.
 struct DiskRecord {
@@ -148,25 +150,13 @@ std::uint32_t hash_page(ByteView image) {
 }
 
 std::string log_file_name(std::uint64_t first_sequence) {
-  std::array<char, 32> name{};
-  std::snprintf(name.data(), name.size(), "%016llx.log",
-                static_cast<unsigned long long>(first_sequence));
-  return name.data();
+  return to_hex(first_sequence, kNameDigits).append(kNameEnd);
 }
 
 std::optional<std::uint64_t> parse_log_file_name(std::string_view name) {
-  if (name.size() != 20 || name.substr(16) != ".log") return std::nullopt;
-  std::uint64_t value = 0;
-  for (const char c : name.substr(0, 16)) {
-    if (c >= '0' && c <= '9') {
-      value = value << 4 | static_cast<std::uint64_t>(c - '0');
-    } else if (c >= 'a' && c <= 'f') {
-      value = value << 4 | static_cast<std::uint64_t>(c - 'a' + 10);
-    } else {
-      return std::nullopt;
-    }
-  }
-  return value;
+  if (!name.ends_with(kNameEnd)) return std::nullopt;
+  name.remove_suffix(kNameEnd.size());
+  return from_hex(name, kNameDigits);
 }
 
 LogFile LogFile::create(const std::string& path, const LogHeader& header, mode_t mode) {

@@ -6,10 +6,10 @@
 
 #include <boost/asio/experimental/awaitable_operators.hpp>
 
+#include "base/on_worker.h"
 #include "format/names.h"
 #include "restore/database_image.h"
 #include "restore/fetch.h"
-#include "restore/on_worker.h"
 #include "restore/plan.h"
 #include "restore/replay.h"
 #include "restore/survey.h"

@@ -11,6 +11,7 @@
 #include <boost/asio/io_context.hpp>
 
 #include "base/fork.h"
+#include "base/signals.h"
 
 namespace sqlstream {
 namespace {
@@ -25,22 +26,6 @@ std::mutex& start_mutex() {
   return *mutex;
 }
 
-// The host's handlers are to run on the host's threads.
-class BlockedSignals {
- public:
-  BlockedSignals() {
-    sigset_t all;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before_);
-  }
-  ~BlockedSignals() { pthread_sigmask(SIG_SETMASK, &before_, nullptr); }
-  BlockedSignals(const BlockedSignals&) = delete;
-  BlockedSignals& operator=(const BlockedSignals&) = delete;
-
- private:
-  sigset_t before_{};
-};
-
 }  // namespace
 
 struct Engine::Threads {
@@ -51,7 +36,7 @@ struct Engine::Threads {
 };
 
 Engine::Engine() {
-  const BlockedSignals blocked;
+  const SignalsBlocked blocked;
   threads_ = new Threads();
 }
 

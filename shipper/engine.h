@@ -12,7 +12,7 @@
 #include <boost/asio/thread_pool.hpp>
 #include <boost/asio/use_awaitable.hpp>
 
-#include "restore/on_worker.h"
+#include "base/on_worker.h"
 
 namespace sqlstream {
 

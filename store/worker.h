@@ -1,6 +1,5 @@
 #pragma once
 
-#include <csignal>
 #include <exception>
 #include <memory>
 #include <mutex>
@@ -17,24 +16,9 @@
 #include <boost/asio/thread_pool.hpp>
 #include <boost/asio/use_awaitable.hpp>
 
+#include "base/signals.h"
+
 namespace sqlstream {
-
-/// Blocks every signal in this thread for a scope: a thread started inside keeps them blocked, so
-/// that the host program's handlers never run on a thread of ours.
-class SignalsBlocked {
- public:
-  SignalsBlocked() {
-    sigset_t all;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before_);
-  }
-  ~SignalsBlocked() { pthread_sigmask(SIG_SETMASK, &before_, nullptr); }
-  SignalsBlocked(const SignalsBlocked&) = delete;
-  SignalsBlocked& operator=(const SignalsBlocked&) = delete;
-
- private:
-  sigset_t before_{};
-};
 
 /// Two threads for calls that block or compute for long, started at the first one and shared by all
 /// stores of an execution context. A service of that context, since a call under way when the

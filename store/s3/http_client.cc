@@ -23,6 +23,7 @@
 #include <boost/beast/http/write.hpp>
 #include <boost/beast/ssl/ssl_stream.hpp>
 
+#include "base/signals.h"
 #include "store/s3/crypto.h"
 #include "store/s3/semaphore.h"
 #include "store/worker.h"

@@ -4,15 +4,16 @@
 #include <utility>
 
 #include <boost/asio/async_result.hpp>
+#include <boost/asio/awaitable.hpp>
 #include <boost/asio/executor_work_guard.hpp>
 #include <boost/asio/post.hpp>
 #include <boost/asio/this_coro.hpp>
 #include <boost/asio/thread_pool.hpp>
 #include <boost/asio/use_awaitable.hpp>
 
-#include "store/store.h"
-
 namespace sqlstream {
+
+namespace asio = boost::asio;
 
 /// Runs `work` on the pool and goes on, on the coroutine's own executor, when it is done; what it
 /// throws comes out here. A cancellation takes effect after it. The pool is joined before the
