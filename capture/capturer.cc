@@ -17,7 +17,8 @@
 namespace sqlstream::capture {
 namespace {
 
-constexpr int kAttempts = 50;
+constexpr int kAttempts = 20;
+constexpr auto kHeaderPatience = std::chrono::milliseconds(200);
 constexpr std::int64_t kSecond = 1'000'000'000;
 constexpr std::int64_t kCalm = 60 * kSecond;  // a generation this old is no quick start
 constexpr std::int64_t kLongestPause = 300 * kSecond;
@@ -122,12 +123,17 @@ Outcome Capturer::capture(const Source& source, std::chrono::nanoseconds wait) {
     const auto lock = outbox_.lock(wait);
     if (!lock) return Outcome::busy;
     outbox_.refresh();
-    for (int attempt = 0; attempt < kAttempts; ++attempt) {
+    const auto deadline = std::chrono::steady_clock::now() +
+                          std::min<std::chrono::nanoseconds>(wait, kHeaderPatience);
+    for (int attempt = 0;; ++attempt) {
       const Outcome outcome = capture_locked(source);
       if (outcome == Outcome::captured || outcome == Outcome::up_to_date) anchored_ = true;
       if (outcome != Outcome::try_again) return outcome;
-      // SQLite holds the header inconsistent for some stores only.
-      if (attempt > 10) std::this_thread::yield();
+      // SQLite holds the header inconsistent for some stores only, but its thread may have lost the
+      // processor between two of them.
+      if (attempt < kAttempts) continue;
+      if (std::chrono::steady_clock::now() >= deadline) break;
+      std::this_thread::sleep_for(std::chrono::microseconds(100));
     }
     return Outcome::try_again;
   } catch (const std::exception& e) {

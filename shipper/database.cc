@@ -29,6 +29,7 @@ using std::chrono::steady_clock;
 constexpr auto kLongestWait = std::chrono::seconds(2);  // for a capture that must not be missed
 constexpr auto kLinger = std::chrono::seconds(2);  // without connections, before the role is left
 constexpr auto kRetry = std::chrono::seconds(1);   // after a capture that could not be made
+constexpr auto kRefusedPatience = std::chrono::milliseconds(1500);
 constexpr auto kSoon = std::chrono::milliseconds(5);
 constexpr auto kTakeOverPause = std::chrono::milliseconds(20);
 
@@ -587,14 +588,19 @@ void Database::flush(steady_clock::time_point deadline) {
     self->capture_signal_.notify();
     for (const auto& replicator : self->replicators_) replicator->notify();
   });
-  std::unique_lock lock(status_mutex_);
-  status_changed_.wait_until(lock, deadline, [this] {
+  // A store that says no gets a second chance, not the whole time: the outbox keeps what is left.
+  const auto patience = std::min(deadline, steady_clock::now() + kRefusedPatience);
+  const auto done = [this](bool refused_counts) {
     if (!tail_ || role_ == Role::watching) return true;
     if (role_ != Role::shipping) return false;
-    return std::all_of(replica_status_.begin(), replica_status_.end(), [this](const auto& status) {
-      return status.settled >= tail_->last.sequence;
+    return std::all_of(replica_status_.begin(), replica_status_.end(), [&](const auto& status) {
+      return status.settled >= tail_->last.sequence || (refused_counts && !status.error.empty());
     });
-  });
+  };
+  std::unique_lock lock(status_mutex_);
+  if (!status_changed_.wait_until(lock, patience, [&] { return done(false); })) {
+    status_changed_.wait_until(lock, deadline, [&] { return done(true); });
+  }
   flushing_.fetch_sub(1);
 }
 
