@@ -147,9 +147,9 @@ Outcome Capturer::capture_locked(const Source& given) {
   if (source.regions.empty()) return Outcome::try_again;
   const auto header = read_wal_index_header(source.regions[0]);
   if (!header) return Outcome::try_again;
-  if (header->frames > 0 && (!wal::is_valid_page_size(header->page_size) || source.wal_fd < 0 ||
-                             !map_regions(source, header->frames))) {
-    return Outcome::try_again;
+  if (header->frames > 0) {
+    if (!wal::is_valid_page_size(header->page_size) || source.wal_fd < 0) return Outcome::try_again;
+    if (!map_regions(source, header->frames)) return Outcome::busy;
   }
   alive_ = outbox_.generation_alive();
   if (!alive_) return begin(source, *header);

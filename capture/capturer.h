@@ -37,8 +37,8 @@ struct DatabaseShape {
 enum class Outcome {
   up_to_date,  ///< nothing new
   captured,    ///< a batch was appended
-  try_again,   ///< SQLite is writing the wal-index, or a region is not mapped here
-  busy,        ///< the capture lock was not to be had in time
+  try_again,   ///< SQLite is writing the wal-index
+  busy,        ///< the capture lock was not to be had in time, or a region is not mapped here yet
   waiting,     ///< no generation goes on, and a new one may not begin yet
   failed,      ///< the outbox cannot be written; error() says why
 };
