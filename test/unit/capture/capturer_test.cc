@@ -1,0 +1,648 @@
+// Captures of a real SQLite's WAL, and what proves that nothing is missing in between.
+//
+// The oracle is a replica as a shipper would make it: the database file copied after a generation
+// began, and from then on only what the outbox says. A capture that goes on where it must not
+// gives a replica that differs from the database.
+
+#include "capture/capturer.h"
+
+#include <algorithm>
+#include <cstring>
+#include <fcntl.h>
+#include <filesystem>
+#include <optional>
+#include <random>
+#include <string>
+#include <unistd.h>
+#include <vector>
+
+#include <doctest/doctest.h>
+
+#include "capture/outbox.h"
+#include "capture/wal_index.h"
+#include "support.h"
+
+using namespace sqlstream;
+using namespace sqlstream::capture;
+using namespace sqlstream::testing;
+using namespace std::chrono_literals;
+
+namespace {
+
+/// The outbox and the capturer of one process's lifetime.
+struct Session {
+  Outbox outbox;
+  Capturer capturer;
+
+  Session(const std::string& path, std::uint32_t page_size, std::uint64_t max_size = 0)
+      : outbox(OutboxPlace::of(path, "")),
+        capturer(
+            outbox, path,
+            [path, page_size]() -> std::optional<DatabaseShape> {
+              const auto size = std::filesystem::file_size(path);
+              if (size < 512) return std::nullopt;
+              return DatabaseShape{page_size, static_cast<std::uint32_t>(size / page_size)};
+            },
+            max_size) {
+    capturer.session_began();
+  }
+};
+
+/// What a replica would hold.
+class Replica {
+ public:
+  /// Takes what is new in the outbox, and compares with the database.
+  void expect(Outbox& outbox, const Sqlite& db) {
+    {
+      const auto lock = outbox.lock(1s);
+      REQUIRE(lock);
+      outbox.refresh();
+    }
+    REQUIRE(outbox.tail());
+    const Tail& tail = *outbox.tail();
+    if (generation_ != tail.generation) {
+      generation_ = tail.generation;
+      applied_ = tail.generation_first - 1;
+      image_ = db.file_bytes();
+    }
+    for (const std::uint64_t first : outbox.log_files()) {
+      const auto log = LogFile::open(outbox.log_path(first), false);
+      REQUIRE(log);
+      if (log->header().generation != generation_) continue;
+      std::uint64_t at = LogFile::kHeaderSize;
+      std::uint64_t chain = log->header().state.chain;
+      while (const auto found = log->read(at, chain, true)) {
+        at = found->end;
+        chain = found->record.chain;
+        if (found->record.kind == RecordKind::batch && found->record.sequence > applied_) {
+          apply(*log, *found);
+        }
+      }
+    }
+    REQUIRE(applied_ == tail.last.sequence);
+    CHECK(same(db.content(), tail.last.page_size));
+  }
+  Generation generation() const { return generation_; }
+
+ private:
+  void apply(const LogFile& log, const LogFile::Found& found) {
+    const std::size_t page_size = found.record.page_size;
+    const auto list = log.read_pages(found);
+    image_.resize(std::max(image_.size(), found.record.database_size * page_size));
+    for (std::size_t i = 0; i < list.size(); ++i) {
+      REQUIRE(list[i].page <= found.record.database_size);
+      log.read_image(found, i, list[i],
+                     std::span(image_).subspan((list[i].page - 1) * page_size, page_size));
+    }
+    image_.resize(found.record.database_size * page_size);
+    applied_ = found.record.sequence;
+  }
+
+  bool same(const Bytes& content, std::size_t page_size) const {
+    if (content.size() != image_.size()) return false;
+    for (std::size_t at = 0; at < content.size(); at += page_size) {
+      if (std::memcmp(content.data() + at, image_.data() + at, page_size) != 0) {
+        MESSAGE("page " << at / page_size + 1 << " differs");
+        return false;
+      }
+    }
+    return true;
+  }
+
+  Generation generation_;
+  std::uint64_t applied_ = 0;
+  Bytes image_;
+};
+
+/// A database, captured from, with its replica.
+struct Captured {
+  TempFolder folder;
+  std::string path = folder.file("app.db");
+  std::uint32_t page_size;
+  std::optional<Sqlite> db;
+  std::optional<Session> session;
+  Replica replica;
+
+  explicit Captured(std::uint32_t size = 4096) : page_size(size) {
+    open();
+    db->run("CREATE TABLE t(i INTEGER PRIMARY KEY, x)");
+  }
+
+  void open() {
+    db.emplace(path, page_size);
+    db->run("SELECT count(*) FROM sqlite_schema");  // maps the wal-index
+    session.emplace(path, page_size);
+  }
+
+  Outcome capture() {
+    UniqueFd wal;
+    return session->capturer.capture(db->source(wal), 1s);
+  }
+
+  /// Captures, and checks that the replica then is what the database is.
+  Generation sync() {
+    const Outcome outcome = capture();
+    INFO(session->capturer.error());
+    REQUIRE((outcome == Outcome::captured || outcome == Outcome::up_to_date));
+    CHECK(capture() == Outcome::up_to_date);
+    replica.expect(session->outbox, *db);
+    return replica.generation();
+  }
+
+  void insert(int rows = 1) {
+    for (int i = 0; i < rows; ++i) db->run("INSERT INTO t(x) VALUES (randomblob(300))");
+  }
+
+  /// Every commit captured, everything in the file, EXCLUSIVE held: as the shim's last close.
+  void close_cleanly() {
+    capture();
+    db->run("PRAGMA wal_checkpoint(TRUNCATE)");
+    capture();
+    db->close();
+    session->capturer.note_clean_close();
+    db.reset();
+    session.reset();
+  }
+
+  /// As kill -9: nothing is written any more, the WAL stays.
+  void die() {
+    const std::string kept = folder.file("kept");
+    std::filesystem::create_directory(kept);
+    for (const char* suffix : {"", "-wal"}) {
+      std::filesystem::copy_file(path + suffix, kept + "/app.db" + suffix,
+                                 std::filesystem::copy_options::overwrite_existing);
+    }
+    db.reset();
+    session.reset();
+    // The inode stays the database's: its bytes go back into the same file.
+    overwrite(kept + "/app.db", path);
+    std::filesystem::copy_file(kept + "/app.db-wal", path + "-wal",
+                               std::filesystem::copy_options::overwrite_existing);
+  }
+
+  static void overwrite(const std::string& from, const std::string& to) {
+    const UniqueFd in(::open(from.c_str(), O_RDONLY | O_CLOEXEC));
+    const UniqueFd out(::open(to.c_str(), O_WRONLY | O_TRUNC | O_CLOEXEC));
+    Bytes bytes(std::filesystem::file_size(from));
+    REQUIRE(::read(in.get(), bytes.data(), bytes.size()) == static_cast<ssize_t>(bytes.size()));
+    REQUIRE(::write(out.get(), bytes.data(), bytes.size()) == static_cast<ssize_t>(bytes.size()));
+  }
+};
+
+/// A wal-index header with other frames and salts, as SQLite has it between the reset and the
+/// first frame of the new WAL.
+std::vector<std::uint32_t> reset_header(const volatile void* region0, const wal::Salt& salt) {
+  std::vector<std::uint32_t> words(kRegionSize / 4);
+  std::memcpy(words.data(), const_cast<const void*>(region0), kRegionSize);
+  words[4] = 0;
+  words[8] = __builtin_bswap32(salt[0]);
+  words[9] = __builtin_bswap32(salt[1]);
+  const auto sum =
+      wal::checksum({}, {reinterpret_cast<const std::uint8_t*>(words.data()), 40}, false);
+  words[10] = sum[0];
+  words[11] = sum[1];
+  std::copy_n(words.begin(), 12, words.begin() + 12);
+  return words;
+}
+
+}  // namespace
+
+TEST_CASE("captures go on in one generation through commits and every kind of checkpoint") {
+  for (const std::uint32_t page_size : {512U, 4096U, 65536U}) {
+    Captured c(page_size);
+    const Generation generation = c.sync();
+    CHECK(c.capture() == Outcome::up_to_date);
+    for (const char* mode : {"PASSIVE", "FULL", "RESTART", "TRUNCATE", "PASSIVE"}) {
+      INFO(mode);
+      c.insert(3);
+      CHECK(c.sync() == generation);
+      c.db->run("UPDATE t SET x = randomblob(100); DELETE FROM t WHERE i % 3 = 0");
+      // The shim captures before a reset; what is left for the tail is nothing.
+      c.capture();
+      c.db->run("PRAGMA wal_checkpoint(" + std::string(mode) + ")");
+      CHECK(c.sync() == generation);
+      c.insert(1);
+      CHECK(c.sync() == generation);
+    }
+    c.db->run("DELETE FROM t; VACUUM");
+    CHECK(c.sync() == generation);
+    c.insert(20);
+    CHECK(c.sync() == generation);
+  }
+}
+
+TEST_CASE("a commit that rolled back, and an empty database, capture nothing") {
+  const TempFolder folder;
+  Captured c;
+  const Generation generation = c.sync();
+  c.db->run("BEGIN; INSERT INTO t(x) VALUES (1); ROLLBACK");
+  CHECK(c.capture() == Outcome::up_to_date);
+  CHECK(c.sync() == generation);
+}
+
+TEST_CASE("without a mapping nothing can be captured") {
+  Captured c;
+  CHECK(c.session->capturer.capture(Source{}, 1s) == Outcome::try_again);
+}
+
+TEST_CASE("a region that is not mapped here is asked for") {
+  Captured c(512);
+  c.sync();
+  c.db->run(
+      "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 6000) "
+      "INSERT INTO t(x) SELECT randomblob(400) FROM n");
+  UniqueFd wal;
+  Source source = c.db->source(wal);
+  source.map_more = nullptr;
+  CHECK(c.session->capturer.capture(source, 1s) == Outcome::try_again);
+  CHECK(c.capture() == Outcome::captured);
+  c.sync();
+}
+
+TEST_CASE("another's hold on the capture lock is waited for, within the limit") {
+  Captured c;
+  c.sync();
+  c.insert();
+  Outbox other(OutboxPlace::of(c.path, ""));
+  {
+    const auto held = other.lock(1s);
+    UniqueFd wal;
+    CHECK(c.session->capturer.capture(c.db->source(wal), 5ms) == Outcome::busy);
+  }
+  c.sync();
+}
+
+TEST_CASE("commit times never run backwards, and the number of commits is kept") {
+  Captured c;
+  c.sync();
+  c.insert(5);
+  UniqueFd wal;
+  Source source = c.db->source(wal);
+  source.own_change = read_wal_index_header(source.regions[0])->change;
+  source.own_commit_time = 4'000'000'000'000'000'000;
+  source.first_commit_time = 3'900'000'000'000'000'000;
+  REQUIRE(c.session->capturer.capture(source, 1s) == Outcome::captured);
+  CHECK(c.session->outbox.tail()->last.commits == 5);
+  CHECK(c.session->outbox.tail()->last.first_commit == 3'900'000'000'000'000'000);
+  CHECK(c.session->outbox.tail()->last.last_commit == 4'000'000'000'000'000'000);
+  c.insert();
+  REQUIRE(c.capture() == Outcome::captured);
+  CHECK(c.session->outbox.tail()->last.last_commit == 4'000'000'000'000'000'000);
+  CHECK(c.session->outbox.tail()->last.first_commit == 4'000'000'000'000'000'000);
+}
+
+TEST_CASE("a clean close and a new start continue the generation") {
+  Captured c;
+  c.insert(10);
+  const Generation generation = c.sync();
+  for (int i = 0; i < 3; ++i) {
+    c.close_cleanly();
+    c.open();
+    SUBCASE("captured before the first commit") {
+      CHECK(c.sync() == generation);
+    }
+    SUBCASE("captured after it") {}
+    c.insert();
+    CHECK(c.sync() == generation);
+  }
+}
+
+TEST_CASE("a clean close, then a stock write of equal size: a new generation") {
+  Captured c;
+  c.insert(10);
+  const Generation generation = c.sync();
+  c.close_cleanly();
+  const auto size = std::filesystem::file_size(c.path);
+  {
+    Sqlite stock(c.path);
+    stock.run("UPDATE t SET x = randomblob(300) WHERE i = 4");
+  }
+  REQUIRE(std::filesystem::file_size(c.path) == size);
+  c.open();
+  c.insert();
+  CHECK(c.sync() != generation);
+}
+
+TEST_CASE("a stock write whose WAL is still there: continued, or begun anew, never wrong") {
+  Captured c;
+  c.insert(10);
+  const Generation generation = c.sync();
+  c.close_cleanly();
+  std::optional<Sqlite> stock(std::in_place, c.path);
+  stock->run("UPDATE t SET x = randomblob(300) WHERE i = 4");
+  c.open();
+  // All that was written since the clean close is in this WAL.
+  CHECK(c.sync() == generation);
+}
+
+TEST_CASE("a kill -9 with captured frames in the WAL continues the generation") {
+  Captured c;
+  c.insert(10);
+  const Generation generation = c.sync();
+  c.insert(3);  // not captured yet
+  c.die();
+  c.open();
+  CHECK(c.sync() == generation);
+  c.insert();
+  CHECK(c.sync() == generation);
+}
+
+TEST_CASE("stock sessions after a kill -9 that leave the WAL's salts: proven by its frames") {
+  Captured c;
+  c.insert(10);
+  const Generation generation = c.sync();
+  c.die();
+  std::optional<Sqlite> stock(std::in_place, c.path);
+  stock->run("INSERT INTO t(x) VALUES ('stock')");
+  c.open();
+  CHECK(c.sync() == generation);
+}
+
+TEST_CASE("stock writes between sessions begin a new generation, though the counters agree") {
+  // The number of commits in the stock session's WAL is made to equal the difference of change
+  // counters, which begin anew with every wal-index.
+  for (int commits = 1; commits <= 14; ++commits) {
+    Captured c;
+    c.insert(3);
+    const Generation generation = c.sync();
+    c.die();
+    {
+      Sqlite stock(c.path);
+      stock.run("UPDATE t SET x = 'lost' WHERE i = 1");
+      stock.run("PRAGMA wal_checkpoint(TRUNCATE)");
+    }
+    c.open();
+    for (int i = 0; i < commits; ++i) c.insert();
+    INFO(commits);
+    CHECK(c.sync() != generation);
+  }
+}
+
+TEST_CASE("frames that went uncaptured in a reset begin a new generation") {
+  Captured c;
+  c.insert(3);
+  const Generation generation = c.sync();
+  c.db->run("UPDATE t SET x = 'lost' WHERE i = 1");
+  SUBCASE("TRUNCATE by another connection") {
+    Sqlite other(c.path);
+    other.run("PRAGMA wal_checkpoint(TRUNCATE)");
+    CHECK(c.sync() != generation);
+  }
+  SUBCASE("a reset by the next commit") {
+    c.db->run("PRAGMA wal_checkpoint(PASSIVE)");
+    c.insert();
+    CHECK(c.sync() != generation);
+  }
+  SUBCASE("and the new WAL has grown beyond the old") {
+    c.db->run("PRAGMA wal_checkpoint(RESTART)");
+    c.insert(30);
+    CHECK(c.sync() != generation);
+  }
+}
+
+TEST_CASE("TRUNCATE by another connection with everything captured continues the generation") {
+  Captured c;
+  c.insert(3);
+  const Generation generation = c.sync();
+  Sqlite other(c.path);
+  other.run("PRAGMA wal_checkpoint(TRUNCATE)");
+  SUBCASE("seen at once") {
+    CHECK(c.sync() == generation);
+  }
+  SUBCASE("seen after commits") {}
+  other.run("INSERT INTO t(x) VALUES (1); INSERT INTO t(x) VALUES (2)");
+  CHECK(c.sync() == generation);
+}
+
+TEST_CASE("a reset that was noted and then undone by a crash is continued") {
+  Captured c;
+  c.insert(5);
+  const Generation generation = c.sync();
+  UniqueFd wal;
+  Source source = c.db->source(wal);
+  const wal::Salt salt{4711, 4712};
+  const auto region = reset_header(source.regions[0], salt);
+  source.regions = {region.data()};
+  c.session->capturer.note_new_wal(source, salt);
+  REQUIRE(c.session->outbox.tail()->last.kind == RecordKind::reset);
+  CHECK(c.session->outbox.tail()->last.source.salt == salt);
+
+  SUBCASE("the old WAL is back") {
+    c.die();
+    c.open();
+    CHECK(c.sync() == generation);
+    c.insert();
+    CHECK(c.sync() == generation);
+  }
+  SUBCASE("noted twice") {
+    const wal::Salt second{5711, 5712};
+    const auto region2 = reset_header(source.regions[0], second);
+    source.regions = {region2.data()};
+    c.session->capturer.note_new_wal(source, second);
+    CHECK(c.session->outbox.tail()->last.source.salt == second);
+    c.die();
+    c.open();
+    c.insert();
+    CHECK(c.sync() == generation);
+  }
+  SUBCASE("a stock session reset the WAL after it was back") {
+    c.die();
+    {
+      Sqlite stock(c.path);
+      stock.run("UPDATE t SET x = 'lost' WHERE i = 1");
+      stock.run("PRAGMA wal_checkpoint(RESTART)");
+      stock.run("UPDATE t SET x = 'again' WHERE i = 2");
+      c.session.reset();
+      c.open();
+      CHECK(c.sync() != generation);
+    }
+  }
+}
+
+TEST_CASE("a page size that changed begins a new generation") {
+  Captured c(4096);
+  c.insert(5);
+  const Generation generation = c.sync();
+  c.close_cleanly();
+  {
+    Sqlite stock(c.path);
+    stock.run("PRAGMA journal_mode=DELETE; PRAGMA page_size=1024; VACUUM");
+  }
+  c.page_size = 1024;
+  c.open();
+  c.insert();
+  CHECK(c.sync() != generation);
+  CHECK(c.session->outbox.tail()->last.page_size == 1024);
+}
+
+TEST_CASE("a database file that was replaced begins a new generation") {
+  Captured c;
+  c.insert(5);
+  const Generation generation = c.sync();
+  c.close_cleanly();
+  SUBCASE("by a copy, equal to the byte, with the same times") {
+    const auto time = std::filesystem::last_write_time(c.path);
+    const std::string copy = c.folder.file("copy");
+    std::filesystem::copy_file(c.path, copy);
+    std::filesystem::last_write_time(copy, time);
+    std::filesystem::rename(copy, c.path);
+  }
+  SUBCASE("by another database") {
+    std::filesystem::remove(c.path);
+    Sqlite(c.path).run("CREATE TABLE t(i INTEGER PRIMARY KEY, x)");
+  }
+  c.open();
+  c.insert();
+  CHECK(c.sync() != generation);
+}
+
+TEST_CASE("a torn outbox tail is captured again from the WAL") {
+  Captured c;
+  c.insert(3);
+  const Generation generation = c.sync();
+  const std::string log = c.session->outbox.log_path(1);
+  const auto before = std::filesystem::file_size(log);
+  c.insert();
+  REQUIRE(c.capture() == Outcome::captured);
+  const auto after = std::filesystem::file_size(log);
+  c.session.reset();
+  for (auto size = before; size < after; size += 97) {
+    std::filesystem::resize_file(log, size);
+    c.session.emplace(c.path, c.page_size);
+    CHECK(c.capture() == Outcome::captured);
+    c.replica.expect(c.session->outbox, *c.db);
+    CHECK(c.replica.generation() == generation);
+    c.session.reset();
+  }
+}
+
+TEST_CASE("a torn outbox tail whose WAL is gone begins a new generation") {
+  Captured c;
+  c.insert(3);
+  const Generation generation = c.sync();
+  const std::string log = c.session->outbox.log_path(1);
+  const auto before = std::filesystem::file_size(log);
+  c.insert();
+  REQUIRE(c.capture() == Outcome::captured);
+  c.db->run("PRAGMA wal_checkpoint(TRUNCATE)");
+  c.session.reset();
+  std::filesystem::resize_file(log, before + 100);
+  c.open();
+  c.insert();
+  CHECK(c.sync() != generation);
+}
+
+TEST_CASE("a generation given up is not gone on with; quick successions are slowed down") {
+  Captured c;
+  Generation last = c.sync();
+  int begun = 0;
+  for (int i = 0; i < 10; ++i) {
+    c.session->capturer.give_up("a test");
+    CHECK_FALSE(c.session->outbox.generation_alive());
+    c.insert();
+    if (c.capture() == Outcome::waiting) break;
+    ++begun;
+    const Generation next = c.sync();
+    CHECK(next != last);
+    last = next;
+  }
+  CHECK(begun >= 1);
+  CHECK(begun < 10);
+  CHECK_FALSE(c.session->capturer.error().empty());
+}
+
+TEST_CASE("an outbox over its size ends the generation, and waits for the replica") {
+  Captured c;
+  c.session.emplace(c.path, c.page_size, 1 << 20);
+  const Generation generation = c.sync();
+  Outcome outcome = Outcome::captured;
+  for (int i = 0; i < 100 && outcome == Outcome::captured; ++i) {
+    c.db->run("INSERT INTO t(x) VALUES (randomblob(1000000))");
+    outcome = c.capture();
+  }
+  CHECK(outcome == Outcome::waiting);
+  CHECK(c.session->outbox.control().full == 1);
+  CHECK_FALSE(c.session->outbox.generation_alive());
+  CHECK(c.capture() == Outcome::waiting);
+  CHECK(c.session->capturer.error().find("outbox-max-size") != std::string::npos);
+  {
+    const auto lock = c.session->outbox.lock(1s);
+    Control control = c.session->outbox.control();
+    control.full = 0;
+    c.session->outbox.set_control(control);
+  }
+  CHECK(c.sync() != generation);
+}
+
+TEST_CASE("whatever happens, what was captured is what the database is") {
+  std::mt19937_64 random(test_seed());
+  const auto below = [&](std::uint64_t n) { return random() % n; };
+  int generations = 0;
+  for (int run = 0; run < 15; ++run) {
+    Captured c(below(2) == 0 ? 512 : 4096);
+    Generation last;
+    for (int step = 0; step < 40; ++step) {
+      switch (below(12)) {
+        case 0:
+        case 1:
+        case 2:
+          c.insert(static_cast<int>(below(5)) + 1);
+          break;
+        case 3:
+          c.db->run("UPDATE t SET x = randomblob(200) WHERE i % 3 = " + std::to_string(below(3)));
+          break;
+        case 4:
+          c.db->run("DELETE FROM t WHERE i % 2 = " + std::to_string(below(2)));
+          break;
+        case 5:
+          if (below(3) == 0) c.db->run("VACUUM");
+          break;
+        case 6:
+          c.db->run("PRAGMA wal_checkpoint(PASSIVE)");
+          break;
+        case 7:
+          c.capture();
+          c.db->run(below(2) == 0 ? "PRAGMA wal_checkpoint(RESTART)"
+                                  : "PRAGMA wal_checkpoint(TRUNCATE)");
+          break;
+        case 8:
+          c.close_cleanly();
+          if (below(3) == 0) {
+            Sqlite stock(c.path);
+            stock.run("UPDATE t SET x = randomblob(200) WHERE i = (SELECT max(i) FROM t)");
+          }
+          c.open();
+          break;
+        case 9:
+          c.die();
+          if (below(3) == 0) {
+            Sqlite stock(c.path);
+            stock.run("UPDATE t SET x = randomblob(200) WHERE i = (SELECT min(i) FROM t)");
+            if (below(2) == 0) stock.run("PRAGMA wal_checkpoint(TRUNCATE)");
+          }
+          c.open();
+          break;
+        case 10: {
+          Sqlite other(c.path);
+          other.run("INSERT INTO t(x) VALUES (randomblob(300))");
+          if (below(2) == 0) other.run("PRAGMA wal_checkpoint(TRUNCATE)");
+          break;
+        }
+        default: {
+          const auto outcome = c.capture();
+          if (outcome == Outcome::waiting) continue;
+          const Generation now = c.sync();
+          if (now != last) ++generations;
+          last = now;
+        }
+      }
+      // No test waits for the pauses between generations.
+      const auto lock = c.session->outbox.lock(1s);
+      c.session->outbox.refresh();
+      Control control = c.session->outbox.control();
+      control.quick_starts = 0;
+      c.session->outbox.set_control(control);
+    }
+  }
+  CHECK(generations > 15);
+}
