@@ -151,6 +151,12 @@ Outcome Capturer::capture_locked(const Source& given) {
     if (!wal::is_valid_page_size(header->page_size) || source.wal_fd < 0) return Outcome::try_again;
     if (!map_regions(source, header->frames)) return Outcome::busy;
   }
+  if (outbox_.control().left_wal != 0) {
+    Control control = outbox_.control();
+    control.left_wal = 0;
+    outbox_.set_control(control);
+    log::info("the database is in WAL mode again", {{"db", path_}});
+  }
   alive_ = outbox_.generation_alive();
   if (!alive_) return begin(source, *header);
 

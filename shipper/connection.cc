@@ -64,10 +64,6 @@ class OpenConnection final : public Connection {
       if (!first) return;
       had_wal_ = true;
       database_->set_obstacle({});
-      if (switched_) {
-        switched_ = false;
-        database_->set_left_wal(false);
-      }
       database_->wake();
     });
   }
@@ -90,6 +86,8 @@ class OpenConnection final : public Connection {
     if (level != SQLITE_LOCK_EXCLUSIVE || !usable()) return;
     exclusive_ = true;
     must_capture();
+    // What ends with this lock held ends captured; a close without such a capture proves nothing.
+    database_->closing_captured.store(database_->generation_alive());
   }
 
   void unlocking(int level) noexcept override {
@@ -103,9 +101,8 @@ class OpenConnection final : public Connection {
     guarded("unlocked", [&] {
       if (had_wal_) {
         // It was in WAL mode in this connection's own time: the application changed that.
-        switched_ = true;
         had_wal_ = false;
-        database_->set_left_wal(true);
+        database_->leave_wal();
       } else {
         enable_wal();
       }
@@ -116,26 +113,24 @@ class OpenConnection final : public Connection {
     if (!mapping_.regions.empty() || written_ || !database_->ours()) return;
     // Not by a checkpoint: outside WAL mode. What is known of this file is no longer true.
     written_ = true;
-    guarded("writing", [&] {
-      if (had_wal_) database_->give_up("the database was written outside WAL mode");
-    });
+    guarded("writing", [&] { database_->give_up("the database was written outside WAL mode"); });
   }
 
   void checkpoint_starting() noexcept override { must_capture(); }
 
   void commit_phase_two() noexcept override {
     if (exclusive_) look_for_commit();
+    if (!mapping_.regions.empty() || written_ || !database_->ours()) return;
+    // In the WAL, without a wal-index that could be read.
+    guarded("a commit without shared memory", [&] {
+      database_->give_up("the WAL is in use without a wal-index in shared memory");
+      database_->set_obstacle(
+          "locking_mode=EXCLUSIVE was set before the WAL was opened, so its index is in the "
+          "application's memory only; set it after the first read, or not at all");
+    });
   }
 
   void wal_beginning(const void* header, int size) noexcept override {
-    if (mapping_.regions.empty() && database_->ours()) {
-      guarded("a WAL without shared memory", [&] {
-        database_->give_up("the WAL is in use without a wal-index in shared memory");
-        database_->set_obstacle(
-            "locking_mode=EXCLUSIVE was set before the WAL was opened, so its index is in the "
-            "application's memory only; set it after the first read, or not at all");
-      });
-    }
     if (!usable()) return;
     guarded("a new WAL", [&] {
       const auto decoded = wal::decode_header(
@@ -218,7 +213,9 @@ class OpenConnection final : public Connection {
   // Still EXCLUSIVE, and the WAL is closed: if it left nothing, the file is the whole state.
   void note_if_clean() {
     if (!exclusive_) return;
-    if (mapping_.regions.empty() && !written_) database_->note_clean_close();
+    if (mapping_.regions.empty() && !written_ && database_->closing_captured.exchange(false)) {
+      database_->note_clean_close();
+    }
     exclusive_ = false;
   }
 
@@ -228,7 +225,6 @@ class OpenConnection final : public Connection {
   bool exclusive_ = false;  // this handle holds EXCLUSIVE, taken while its wal-index was mapped
   bool written_ = false;    // written outside WAL mode since the last unlock
   bool had_wal_ = false;
-  bool switched_ = false;
 };
 
 }  // namespace
@@ -286,7 +282,7 @@ void wal_deleting(const char* path) noexcept {
       database->give_up("the WAL beside an empty database was deleted");
     } else {
       // Otherwise it does so at the last close only, holding EXCLUSIVE, after a whole checkpoint.
-      database->note_clean_close();
+      if (database->closing_captured.exchange(false)) database->note_clean_close();
     }
   });
 }

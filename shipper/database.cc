@@ -297,6 +297,8 @@ void Database::note_clean_close() {
 }
 
 void Database::give_up(const std::string& why) {
+  closing_captured.store(false);
+  if (::access(outbox_directory().c_str(), F_OK) != 0) return;  // nothing was ever captured
   std::unique_lock lock(capture_mutex_, std::defer_lock);
   if (!lock.try_lock_for(kLongestWait) || !open_outbox()) return;
   {
@@ -307,19 +309,17 @@ void Database::give_up(const std::string& why) {
   publish();
 }
 
-void Database::set_left_wal(bool left) {
+void Database::leave_wal() {
   std::unique_lock lock(capture_mutex_, std::defer_lock);
-  if (!lock.try_lock_for(kSoon) || !open_outbox()) return;
+  if (!lock.try_lock_for(kLongestWait) || !open_outbox()) return;
   try {
     const auto outbox_lock = outbox_->lock(kLongestWait);
     if (!outbox_lock) return;
     outbox_->refresh();
     auto control = outbox_->control();
-    if ((control.left_wal != 0) == left) return;
-    control.left_wal = left ? 1 : 0;
+    control.left_wal = 1;
     outbox_->set_control(control);
-    log::warn(left ? "replication pauses: the application chose a journal mode other than WAL"
-                   : "replication goes on: the database is in WAL mode again",
+    log::warn("replication pauses: the application chose a journal mode other than WAL",
               {{"db", path()}});
   } catch (const std::exception& e) {
     log::error(e.what(), {{"db", path()}});

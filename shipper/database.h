@@ -70,8 +70,8 @@ class Database : public std::enable_shared_from_this<Database> {
   void note_new_wal(Mapping& own, std::optional<wal::Salt> salt);
   void note_clean_close();
   void give_up(const std::string& why);
-  /// `left`: the application chose a journal mode other than WAL.
-  void set_left_wal(bool left);
+  /// The application chose a journal mode other than WAL: replication pauses until it is back.
+  void leave_wal();
   bool left_wal();
   /// Why nothing can be captured at all, for the status; empty: it can.
   void set_obstacle(const std::string& obstacle);
@@ -86,6 +86,8 @@ class Database : public std::enable_shared_from_this<Database> {
   void wake();
   /// The wal-index's change counter last seen, for noticing a commit cheaply.
   std::atomic<std::uint32_t> seen_change{0};
+  /// A connection that has the wal-index mapped holds EXCLUSIVE and captured everything under it.
+  std::atomic<bool> closing_captured{false};
 
   std::string status_json();
   bool wait_shipped(std::chrono::milliseconds limit);

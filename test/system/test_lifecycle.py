@@ -118,6 +118,24 @@ def test_exclusive_mode_before_the_wal_pauses_and_says_so(build, litestream, pla
     check_restores(build, litestream, database, url, replica, tmp_path)
 
 
+def test_exclusive_mode_over_a_left_wal_is_noticed(build, litestream, place, tmp_path):
+    database, replica, url = place
+    run_workload(build, database, url, "exclusive_over_a_left_wal")
+    check_restores(build, litestream, database, url, replica, tmp_path)
+
+
+def test_wal_mode_that_another_process_sets_again_ends_the_pause(build, litestream, place, tmp_path):
+    database, replica, url = place
+    shell(build, database, url, "create table t(x); insert into t values (1);")
+    shell(build, database, url, "pragma journal_mode = delete; insert into t values (2);")
+    said = shell(build, database, url, "insert into t values (3); pragma sqlstream_status;").stdout
+    assert json.loads(said)["state"] == "paused"
+    said = shell(build, database, url,
+                 "pragma journal_mode = wal; insert into t values (4); pragma sqlstream_status;").stdout
+    assert json.loads(said.splitlines()[-1])["state"] == "replicating"
+    check_restores(build, litestream, database, url, replica, tmp_path)
+
+
 def test_a_restart_continues_the_generation(build, litestream, place, tmp_path):
     database, replica, url = place
     shell(build, database, url, "create table t(x);")

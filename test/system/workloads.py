@@ -333,6 +333,31 @@ def commands(app, db):
     os._exit(0)
 
 
+def exclusive_over_a_left_wal(app, db):
+    """A process is killed with frames in its WAL; the next one goes on in them, unseen."""
+    fill(db, 100)
+    db.execute("select sqlstream_wait(20000)").fetchall()
+    db.close()
+    left = subprocess.Popen([sys.executable, __file__, app.extension, app.database, app.replica,
+                             "die_with_a_wal"], stdin=subprocess.DEVNULL)
+    assert left.wait() == 9
+    db = sqlite3.connect(app.uri(), uri=True, isolation_level=None)
+    db.execute("pragma locking_mode = exclusive").fetchall()
+    db.execute("create table u(x)")
+    db.execute("insert into u values ('unseen')")
+    db.close()
+    db = app.open()
+    fill_rows(db, 5)
+    assert db.execute("select * from u").fetchall() == [("unseen",)]
+    return db
+
+
+def die_with_a_wal(app, db):
+    fill_rows(db, 7)
+    db.execute("select sqlstream_wait(20000)").fetchall()
+    os._exit(9)
+
+
 def fill_nothing(app, db):
     db.execute("select count(*) from sqlite_master").fetchall()
 
