@@ -1,5 +1,7 @@
 #include "base/fork.h"
 
+#include <algorithm>
+#include <array>
 #include <mutex>
 #include <pthread.h>
 #include <unistd.h>
@@ -15,7 +17,7 @@ std::mutex& list_mutex() {
 
 ForkClosedFd* first = nullptr;
 std::atomic<std::uint64_t> epoch{0};
-void (*child_hook)() = nullptr;
+std::array<void (*)(), 8> hooks{};
 
 }  // namespace
 
@@ -30,16 +32,24 @@ std::uint64_t fork_epoch() {
   return epoch.load(std::memory_order_acquire);
 }
 
-void install_fork_handlers(void (*in_child)()) {
+void call_in_child(void (*hook)()) {
+  {
+    const std::lock_guard lock(list_mutex());
+    const auto free = std::find_if(hooks.begin(), hooks.end(), [hook](const auto known) {
+      return known == nullptr || known == hook;
+    });
+    if (free != hooks.end()) *free = hook;
+  }
   static std::once_flag once;
-  std::call_once(once, [in_child] {
-    child_hook = in_child;
+  std::call_once(once, [] {
     pthread_atfork([] { list_mutex().lock(); }, [] { list_mutex().unlock(); },
                    [] {
                      close_fork_closed_fds();
                      list_mutex().unlock();
                      epoch.fetch_add(1, std::memory_order_acq_rel);
-                     if (child_hook != nullptr) child_hook();
+                     for (const auto known : hooks) {
+                       if (known != nullptr) known();
+                     }
                    });
   });
 }

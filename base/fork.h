@@ -12,9 +12,10 @@ namespace sqlstream {
 /// each generation of children. What remembers an older value belongs to a parent. Thread-safe.
 std::uint64_t fork_epoch();
 
-/// Installs the handlers (once; later calls do nothing). `in_child` runs in every child, after the
-/// descriptors were closed; it must not take locks.
-void install_fork_handlers(void (*in_child)());
+/// Has `hook` called in every child, after the descriptors were closed, in the order of the calls
+/// (at most 8; the same hook counts once). It must not take locks: a thread that holds them may not
+/// exist there; it makes them anew. Thread-safe.
+void call_in_child(void (*hook)());
 
 /// Owns a descriptor that a forked child closes (never unlocks) before anything else runs there.
 /// In the child the object reports -1. Thread-safe against fork(), not otherwise.

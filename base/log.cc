@@ -1,5 +1,6 @@
 #include "base/log.h"
 
+#include <atomic>
 #include <memory>
 #include <mutex>
 #include <unistd.h>
@@ -9,6 +10,7 @@
 #include <spdlog/spdlog.h>
 
 #include "base/clock.h"
+#include "base/fork.h"
 
 namespace sqlstream::log {
 namespace {
@@ -33,15 +35,15 @@ class ForwardingSink : public spdlog::sinks::base_sink<std::mutex> {
 };
 
 struct State {
-  std::shared_ptr<spdlog::logger> logger;
+  Sink sink;
+  Level least = Level::info;
   Style style = Style::logfmt;
+  std::shared_ptr<spdlog::logger> logger;
 };
 
-// Never destroyed: other threads may log while the process ends.
-std::shared_ptr<const State>& current() {
-  static auto* state = new std::shared_ptr<const State>();
-  return *state;
-}
+// States are never freed: other threads may log with one while the next is set, or while the
+// process ends. There are only a few.
+std::atomic<const State*> current{nullptr};
 
 spdlog::level::level_enum to_spdlog(Level level) {
   switch (level) {
@@ -113,15 +115,20 @@ std::string format_json(Level level, std::string_view message, const Fields& fie
 }
 
 void set_sink(Sink sink, Level least, Style style) {
-  auto state = std::make_shared<State>();
-  state->style = style;
-  if (sink) {
-    state->logger = std::make_shared<spdlog::logger>(
-        "sqlstream", std::make_shared<ForwardingSink>(std::move(sink)));
+  auto* state = new State{std::move(sink), least, style, nullptr};
+  if (state->sink) {
+    state->logger = std::make_shared<spdlog::logger>("sqlstream",
+                                                     std::make_shared<ForwardingSink>(state->sink));
     state->logger->set_level(to_spdlog(least));
     state->logger->set_pattern("%v");
   }
-  std::atomic_store(&current(), std::shared_ptr<const State>(std::move(state)));
+  current.store(state);
+  // A thread of the parent may have been writing a line: its logger's lock stays locked in the
+  // child.
+  call_in_child([] {
+    const State* before = current.load();
+    if (before != nullptr) set_sink(before->sink, before->least, before->style);
+  });
 }
 
 Sink descriptor_sink(int fd) {
@@ -134,8 +141,8 @@ Sink descriptor_sink(int fd) {
 }
 
 void write(Level level, std::string_view message, const Fields& fields) {
-  const auto state = std::atomic_load(&current());
-  if (!state || !state->logger || !state->logger->should_log(to_spdlog(level))) return;
+  const State* state = current.load();
+  if (state == nullptr || !state->logger || !state->logger->should_log(to_spdlog(level))) return;
   std::string line;
   const std::string time = format_rfc3339(now());
   if (state->style == Style::json) {

@@ -34,22 +34,23 @@ constexpr auto kSoon = std::chrono::milliseconds(5);
 constexpr auto kTakeOverPause = std::chrono::milliseconds(20);
 
 struct Registry {
+  std::uint64_t epoch = fork_epoch();
   std::mutex mutex;
   std::vector<std::shared_ptr<Database>> databases;
 };
 
-// Never destroyed, and left to the parent in a forked child.
+// Never destroyed, and left to the parent in a forked child. Found without a lock, which a thread
+// that does not exist in the child might hold.
 std::atomic<Registry*> the_registry{nullptr};
-std::atomic<std::uint64_t> registry_epoch{0};
 
+// Without a mutex: a fork could leave it locked in the child.
 Registry& registry() {
-  static std::mutex making;
-  const std::lock_guard lock(making);
-  if (the_registry.load() == nullptr || registry_epoch.load() != fork_epoch()) {
-    the_registry.store(new Registry());
-    registry_epoch.store(fork_epoch());
-  }
-  return *the_registry.load();
+  Registry* known = the_registry.load(std::memory_order_acquire);
+  if (known != nullptr && known->epoch == fork_epoch()) return *known;
+  auto* made = new Registry();
+  if (the_registry.compare_exchange_strong(known, made)) return *made;
+  delete made;
+  return *known;
 }
 
 std::chrono::nanoseconds shortest_interval(const DatabaseSettings& settings) {

@@ -45,7 +45,7 @@ Engine& Engine::get() {
   const std::lock_guard lock(start_mutex());
   if (Engine* engine = current.load(std::memory_order_acquire)) return *engine;
   // In a child, threads do not exist: what the parent's engine owned is left alone.
-  install_fork_handlers([] {
+  call_in_child([] {
     current.store(nullptr);
     new (&start_mutex()) std::mutex();
   });

@@ -5,12 +5,14 @@
 #include <cstdlib>
 #include <fcntl.h>
 #include <mutex>
+#include <new>
 #include <string>
 #include <string_view>
 #include <unistd.h>
 #include <utility>
 #include <vector>
 
+#include "base/fork.h"
 #include "base/log.h"
 
 namespace sqlstream::log_relay {
@@ -48,6 +50,7 @@ void take(log::Level level, std::string_view text) {
 }  // namespace
 
 void install() {
+  call_in_child([] { new (&mutex) std::mutex(); });
   const char* const target = std::getenv("SQLSTREAM_LOG");
   if (target == nullptr || *target == 0) {
     log::set_sink(take, log::Level::warn);
