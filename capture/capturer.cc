@@ -163,8 +163,7 @@ Outcome Capturer::capture_locked(const Source& given) {
   const Tail& tail = *outbox_.tail();
   if (header->salt == tail.last.source.salt && header->frames == tail.last.source.frame &&
       header->sum == tail.last.source.sum && header->frames > 0) {
-    recovered();
-    return Outcome::up_to_date;
+    return nothing_new(*header);
   }
   std::string why;
   const auto range = prove(source, *header, why);
@@ -172,11 +171,18 @@ Outcome Capturer::capture_locked(const Source& given) {
     give_up(why);
     return begin(source, *header);
   }
-  if (range->first > range->last) {
-    recovered();
-    return Outcome::up_to_date;
-  }
+  if (range->first > range->last) return nothing_new(*header);
   return append(source, *header, *range);
+}
+
+// The outbox's last record and the wal-index now mean the same. Its change counter may have begun
+// anew since the record was written (recovery sets it to 0): what is counted from here on is
+// counted from its value now.
+Outcome Capturer::nothing_new(const WalIndexHeader& header) {
+  anchor_ =
+      Anchor{outbox_.tail()->last.chain, {header.salt, header.frames, header.change, header.sum}};
+  recovered();
+  return Outcome::up_to_date;
 }
 
 std::optional<Capturer::Range> Capturer::prove(Source& source, const WalIndexHeader& header,
@@ -228,9 +234,6 @@ std::optional<Capturer::Range> Capturer::prove(Source& source, const WalIndexHea
   }
   // No WAL was left, and nobody wrote to the file since: all that came later is in this WAL.
   if (tail.last.identity.inode != 0 && database == tail.last.identity) {
-    if (header.frames == 0) {
-      anchor_ = Anchor{tail.last.chain, {header.salt, 0, header.change, header.sum}};
-    }
     return all;
   }
   why = "what was committed since the last capture cannot be proven complete";
@@ -284,11 +287,13 @@ Outcome Capturer::begin(const Source& source, const WalIndexHeader& header) {
     if (!newest) return Outcome::try_again;
     frames = std::move(*newest);
   } else {
+    const auto identity = stamp_identity(path_);
     const auto shape = shape_();
     if (!shape) return Outcome::up_to_date;  // an empty database: nothing to replicate yet
+    if (identity && identify(path_) != identity) return Outcome::try_again;  // written meanwhile
     record.page_size = shape->page_size;
     record.database_size = shape->pages;
-    record.identity = stamp_identity(path_).value_or(FileIdentity{});
+    record.identity = identity.value_or(FileIdentity{});
   }
   record.first_commit = record.last_commit = time;
   record.source = {header.salt, header.frames, header.change, header.sum};
@@ -366,19 +371,21 @@ Outcome Capturer::append(Source& source, const WalIndexHeader& header, Range ran
   return Outcome::captured;
 }
 
-void Capturer::note_new_wal(const Source& given, std::optional<wal::Salt> salt) {
+bool Capturer::note_new_wal(const Source& given, std::optional<wal::Salt> salt,
+                            std::chrono::nanoseconds wait) {
   try {
     Source source = given;
-    const auto lock = outbox_.lock(std::chrono::milliseconds(100));
-    if (!lock || source.regions.empty()) return;
+    if (source.regions.empty() || !outbox_.generation_alive()) return true;
+    const auto lock = outbox_.lock(wait);
+    if (!lock) return false;
     outbox_.refresh();
-    if (!outbox_.generation_alive()) return;
+    if (!outbox_.generation_alive()) return true;
     const auto header = read_wal_index_header(source.regions[0]);
-    if (!header || header->frames != 0) return;
+    if (!header || header->frames != 0) return true;
     const Record& last = outbox_.tail()->last;
-    if (salt == last.source.salt) return;
+    if (salt == last.source.salt) return true;
     std::string why;
-    if (!prove(source, *header, why)) return;  // the next capture says so
+    if (!prove(source, *header, why)) return true;  // the next capture says so
     anchored_ = true;
 
     Record record;
@@ -396,6 +403,7 @@ void Capturer::note_new_wal(const Source& given, std::optional<wal::Salt> salt) 
   } catch (const std::exception& e) {
     fail(e.what());
   }
+  return true;
 }
 
 void Capturer::note_clean_close() {

@@ -56,7 +56,10 @@ class Capturer {
   /// A connection of this process mapped the wal-index, and none had before: the change counter in
   /// it may have begun anew since the last capture, so only salts, checksums and the identity of
   /// the database file prove anything until a capture has succeeded.
-  void session_began() { anchored_ = false; }
+  void session_began() {
+    anchored_ = false;
+    anchor_.reset();
+  }
 
   /// Captures every commit that is visible now.
   Outcome capture(const Source& source, std::chrono::nanoseconds wait);
@@ -69,7 +72,9 @@ class Capturer {
   /// (empty: before the WAL is truncated to nothing by a checkpoint): says in the outbox that what
   /// comes there continues what was captured, so that the next process knows it even if this one
   /// dies.
-  void note_new_wal(const Source& source, std::optional<wal::Salt> salt);
+  /// False when the capture lock was not to be had within `wait`: nothing was noted.
+  bool note_new_wal(const Source& source, std::optional<wal::Salt> salt,
+                    std::chrono::nanoseconds wait);
 
   /// For the last connection, while it holds the EXCLUSIVE lock, everything is in the database
   /// file, and the WAL is about to be deleted or was: that file is the whole state, recognisable by
@@ -90,6 +95,7 @@ class Capturer {
   };
   Outcome capture_locked(const Source& source);
   Outcome begin(const Source& source, const WalIndexHeader& header);
+  Outcome nothing_new(const WalIndexHeader& header);
   Outcome append(Source& source, const WalIndexHeader& header, Range range);
   std::optional<Range> prove(Source& source, const WalIndexHeader& header, std::string& why);
   bool map_regions(Source& source, std::uint32_t frames) const;

@@ -144,23 +144,29 @@ std::optional<Outbox::Lock> Outbox::lock(std::chrono::nanoseconds limit) {
 }
 
 bool Outbox::try_take_role() {
-  if (role_fd_) return true;
-  UniqueFd fd(open_file("lock", O_RDWR | O_CREAT));
-  if (!try_lock_byte(fd.get(), kRoleByte)) return false;
+  if (role_taken_) return true;
+  // Known to the fork handlers before it is locked.
+  role_fd_.reset(open_file("lock", O_RDWR | O_CREAT));
+  if (!try_lock_byte(role_fd_.get(), kRoleByte)) {
+    role_fd_.reset();
+    return false;
+  }
   // Reading and writing: the pipe never reports its end while this process lives.
   const int wake =
       ::open((place_.directory + "/wake").c_str(), O_RDWR | O_NONBLOCK | O_CLOEXEC | O_NOFOLLOW);
   if (wake < 0) {
+    role_fd_.reset();
     throw Error("cannot open " + place_.directory + "/wake: " + reason());
   }
   wake_reader_.reset(wake);
-  role_fd_.reset(fd.release());
+  role_taken_ = true;
   return true;
 }
 
 void Outbox::release_role() {
   wake_reader_.reset();
   role_fd_.reset();
+  role_taken_ = false;
 }
 
 int Outbox::watch_role() const {

@@ -71,7 +71,7 @@ class Outbox {
   /// has it.
   bool try_take_role();
   void release_role();
-  bool has_role() const { return static_cast<bool>(role_fd_); }
+  bool has_role() const { return role_taken_; }
 
   /// With the capture lock held: sees what others appended, cuts a torn tail. Afterwards tail() is
   /// the newest state; empty when there is no generation yet.
@@ -125,6 +125,7 @@ class Outbox {
   OutboxPlace place_;
   ForkClosedFd lock_fd_;
   ForkClosedFd role_fd_;
+  bool role_taken_ = false;
   ForkClosedFd wake_reader_;
   ForkClosedFd wake_writer_;
   UniqueFd control_fd_;

@@ -29,18 +29,25 @@ std::optional<FileIdentity> stamp_identity(const std::string& path) {
   if (!identity) return identity;
   std::uint32_t random = 0;
   if (::getrandom(&random, sizeof random, 0) != sizeof random) random = 271828;
-  const std::int64_t mtime = identity->mtime - 1 - random % 1'000'000;
-  const timespec times[2] = {{0, UTIME_OMIT}, {mtime / kSecond, mtime % kSecond}};
-  if (::utimensat(AT_FDCWD, path.c_str(), times, 0) != 0) {
-    timespec now{};
-    ::clock_gettime(CLOCK_REALTIME, &now);
-    const std::int64_t left = identity->ctime + kRacyWindow - nanoseconds(now);
-    if (left > 0 && left <= kRacyWindow) {
-      const timespec pause{0, left};
-      ::nanosleep(&pause, nullptr);
-    }
+  FileIdentity wanted = *identity;
+  wanted.mtime -= 1 + random % 1'000'000;
+  const timespec times[2] = {{0, UTIME_OMIT}, {wanted.mtime / kSecond, wanted.mtime % kSecond}};
+  if (::utimensat(AT_FDCWD, path.c_str(), times, 0) == 0) {
+    // A write right after it, or a file system with coarser times, leaves another mtime.
+    identity = identify(path);
+    const bool taken = identity && identity->same_file(wanted) && identity->size == wanted.size &&
+                       identity->mtime == wanted.mtime;
+    return taken ? identity : std::nullopt;
   }
-  return identify(path);
+  timespec now{};
+  ::clock_gettime(CLOCK_REALTIME, &now);
+  const std::int64_t left = identity->ctime + kRacyWindow - nanoseconds(now);
+  if (left > kRacyWindow) return std::nullopt;  // the clock was set back
+  if (left > 0) {
+    const timespec pause{0, left};
+    ::nanosleep(&pause, nullptr);
+  }
+  return identify(path) == identity ? identity : std::nullopt;
 }
 
 }  // namespace sqlstream::capture

@@ -38,6 +38,7 @@ std::optional<FileIdentity> identify(const std::string& path);
 /// The kernel stamps writes with a clock of some ms granularity, so a write right after a look
 /// would go unseen: hence a value up to 1 ms earlier and between two ticks; where that is not
 /// permitted (not the owner), waits until the tick of the last change has passed (at most 10 ms).
+/// Empty when the file was written meanwhile, or the file system's times are too coarse for it.
 std::optional<FileIdentity> stamp_identity(const std::string& path);
 
 }  // namespace sqlstream::capture

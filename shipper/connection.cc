@@ -1,9 +1,5 @@
 #include "shipper/connection.h"
 
-#include <cstdlib>
-#include <cstring>
-#include <string_view>
-
 #include "base/fork.h"
 #include "base/log.h"
 #include "shipper/database.h"
@@ -71,7 +67,9 @@ class OpenConnection final : public Connection {
   void unmapping(bool) noexcept override {
     if (!database_->ours()) return;
     guarded("unmapping", [&] {
-      if (!mapping_.regions.empty()) database_->capture(mapping_, mapper(), true);
+      if (mapping_.regions.empty()) return;
+      const auto outcome = database_->capture(mapping_, mapper(), true);
+      closed_whole_ = exclusive_ && seen_through(outcome);
       drop_mapping();
     });
   }
@@ -86,8 +84,6 @@ class OpenConnection final : public Connection {
     if (level != SQLITE_LOCK_EXCLUSIVE || !usable()) return;
     exclusive_ = true;
     must_capture();
-    // What ends with this lock held ends captured; a close without such a capture proves nothing.
-    database_->closing_captured.store(database_->generation_alive());
   }
 
   void unlocking(int level) noexcept override {
@@ -144,6 +140,20 @@ class OpenConnection final : public Connection {
     guarded("an emptied WAL", [&] { database_->note_new_wal(mapping_, std::nullopt); });
   }
 
+  void wal_deleting() noexcept override {
+    if (!database_->ours()) return;
+    guarded("deleting the WAL", [&] {
+      const auto identity = capture::identify(database_->path());
+      if (identity && identity->size == 0) {
+        // SQLite deletes a WAL it finds beside an empty database: nothing in it was captured.
+        database_->give_up("the WAL beside an empty database was deleted");
+      } else if (closed_whole_ && !written_) {
+        // Otherwise it does so at the last close only, after a whole checkpoint.
+        database_->note_clean_close();
+      }
+    });
+  }
+
   std::string status_json() noexcept override {
     std::string json;
     guarded("status", [&] {
@@ -195,11 +205,11 @@ class OpenConnection final : public Connection {
   // The commit path: a load, and where the counter moved a clock and a few stores.
   void look_for_commit() noexcept {
     if (!usable()) return;
-    const auto change = capture::peek_change(mapping_.regions[0]);
+    const std::uint64_t change = capture::peek_change(mapping_.regions[0]);
     if (database_->seen_change.load(std::memory_order_relaxed) == change) return;
     guarded("commit", [&] {
       database_->seen_change.store(change, std::memory_order_relaxed);
-      database_->committed(change);
+      database_->committed(static_cast<std::uint32_t>(change));
     });
   }
 
@@ -213,17 +223,17 @@ class OpenConnection final : public Connection {
   // Still EXCLUSIVE, and the WAL is closed: if it left nothing, the file is the whole state.
   void note_if_clean() {
     if (!exclusive_) return;
-    if (mapping_.regions.empty() && !written_ && database_->closing_captured.exchange(false)) {
-      database_->note_clean_close();
-    }
+    if (closed_whole_ && !written_) database_->note_clean_close();
+    closed_whole_ = false;
     exclusive_ = false;
   }
 
   std::shared_ptr<Database> database_;
   sqlite3_file* file_;
   Mapping mapping_;
-  bool exclusive_ = false;  // this handle holds EXCLUSIVE, taken while its wal-index was mapped
-  bool written_ = false;    // written outside WAL mode since the last unlock
+  bool exclusive_ = false;     // this handle holds EXCLUSIVE, taken while its wal-index was mapped
+  bool closed_whole_ = false;  // … and the mapping was given back then, with everything captured
+  bool written_ = false;       // written outside WAL mode since the last unlock
   bool had_wal_ = false;
 };
 
@@ -266,25 +276,6 @@ std::unique_ptr<Connection> Connection::open(const Host& host, DatabaseSettings 
     connection->enable_wal();
   });
   return connection;
-}
-
-void wal_deleting(const char* path) noexcept {
-  guarded("deleting the WAL", [&] {
-    constexpr std::string_view kSuffix = "-wal";
-    std::string name(path);
-    if (!name.ends_with(kSuffix)) return;
-    name.resize(name.size() - kSuffix.size());
-    const auto database = Database::find(name);
-    const auto identity = capture::identify(name);
-    if (!database || !identity) return;
-    if (identity->size == 0) {
-      // SQLite deletes a WAL it finds beside an empty database: nothing in it was captured.
-      database->give_up("the WAL beside an empty database was deleted");
-    } else {
-      // Otherwise it does so at the last close only, holding EXCLUSIVE, after a whole checkpoint.
-      if (database->closing_captured.exchange(false)) database->note_clean_close();
-    }
-  });
 }
 
 void start_engine() noexcept {

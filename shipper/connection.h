@@ -65,8 +65,10 @@ class Connection {
   /// The -wal file of this database, through the shim: before `size` bytes are written at offset 0,
   /// which is the header of a WAL that begins (again). *waits*
   virtual void wal_beginning(const void* header, int size) noexcept = 0;
-  /// … and before it is truncated to nothing. (Deletion: wal_deleting.) *waits*
+  /// … before it is truncated to nothing. *waits*
   virtual void wal_emptying() noexcept = 0;
+  /// … before it is deleted: told to every Connection of that database in this process. *waits*
+  virtual void wal_deleting() noexcept = 0;
 
   /// The state of this database as JSON, for PRAGMA sqlstream_status and sqlstream_status().
   virtual std::string status_json() noexcept = 0;
@@ -75,10 +77,6 @@ class Connection {
   /// or when replication is paused. Takes no SQLite lock. *waits*
   virtual bool wait_shipped(std::chrono::milliseconds limit) noexcept = 0;
 };
-
-/// xDelete of `path` through the shim, before it is passed on: tells the database whose -wal it is.
-/// *waits*
-void wal_deleting(const char* path) noexcept;
 
 /// Called once per process before any Connection: installs fork and exit handlers.
 void start_engine() noexcept;

@@ -212,7 +212,7 @@ capture::Outcome Database::capture(Mapping& own,
   source.regions = own.regions;
   source.map_more = map_more;
   const auto wait = must && !waited_out_.load() ? std::chrono::nanoseconds(kLongestWait)
-                                                : std::chrono::nanoseconds(kSoon);
+                                                : std::chrono::nanoseconds(0);
   std::unique_lock lock(capture_mutex_, std::defer_lock);
   if (!lock.try_lock_for(wait)) {
     if (must) {
@@ -250,43 +250,58 @@ capture::Outcome Database::capture_from(capture::Source source, std::chrono::nan
 }
 
 capture::Outcome Database::capture_in_background() {
-  const std::lock_guard lock(capture_mutex_);
-  const std::lock_guard pinned(mapping_mutex_);
-  const auto largest = std::max_element(
-      mappings_.begin(), mappings_.end(),
-      [](const Mapping* a, const Mapping* b) { return a->regions.size() < b->regions.size(); });
-  if (largest == mappings_.end()) {
-    if (connections_.load() == 0 || !open_outbox()) {
-      look();
-      return capture::Outcome::up_to_date;
+  std::unique_lock lock(capture_mutex_, std::defer_lock);
+  // Bounded, since a program may call exit() in a signal handler on a thread that is capturing.
+  if (!lock.try_lock_for(kLongestWait)) return capture::Outcome::busy;
+  capture::Source source;
+  Mapping* borrowed = nullptr;
+  {
+    const std::lock_guard pinning(mapping_mutex_);
+    const auto largest = std::max_element(
+        mappings_.begin(), mappings_.end(),
+        [](const Mapping* a, const Mapping* b) { return a->regions.size() < b->regions.size(); });
+    if (largest != mappings_.end()) {
+      borrowed = *largest;
+      ++borrowed->readers;
+      source.regions = borrowed->regions;
     }
-    const auto outcome = capturer_->begin_from_file();
-    publish();
+  }
+  if (borrowed != nullptr) {
+    const auto outcome = capture_from(std::move(source), kSoon * 10, false);
+    const std::lock_guard unpinning(mapping_mutex_);
+    --borrowed->readers;
+    readers_gone_.notify_all();
     return outcome;
   }
-  capture::Source source;
-  source.regions = (*largest)->regions;
-  return capture_from(std::move(source), kSoon * 10, false);
+  if (connections_.load() == 0 || !open_outbox()) {
+    return look() ? capture::Outcome::up_to_date : capture::Outcome::busy;
+  }
+  const auto outcome = capturer_->begin_from_file();
+  publish();
+  return outcome;
 }
 
-// Precondition: capture_mutex_ is held.
-void Database::look() {
-  if (!open_outbox()) return;
-  const auto lock = outbox_->lock(kLongestWait);
-  if (!lock) return;
+// Precondition: capture_mutex_ is held. False: the outbox could not be looked at now.
+bool Database::look() {
+  if (!open_outbox()) return false;
+  const auto lock = outbox_->lock(kSoon * 10);
+  if (!lock) return false;
   outbox_->refresh();
   publish();
+  return true;
 }
 
 void Database::note_new_wal(Mapping& own, std::optional<wal::Salt> salt) {
+  const auto wait =
+      waited_out_.load() ? std::chrono::nanoseconds(0) : std::chrono::nanoseconds(kLongestWait);
   std::unique_lock lock(capture_mutex_, std::defer_lock);
-  if (!lock.try_lock_for(kLongestWait) || !open_outbox()) return;
+  if (!lock.try_lock_for(wait) || !open_outbox()) return;
   open_wal();
   capture::Source source;
   source.wal_fd = wal_fd_.get();
   source.regions = own.regions;
   if (session_new_.exchange(false)) capturer_->session_began();
-  capturer_->note_new_wal(source, salt);
+  if (!capturer_->note_new_wal(source, salt, wait)) waited_out_.store(true);
   publish();
 }
 
@@ -298,7 +313,6 @@ void Database::note_clean_close() {
 }
 
 void Database::give_up(const std::string& why) {
-  closing_captured.store(false);
   if (::access(outbox_directory().c_str(), F_OK) != 0) return;  // nothing was ever captured
   std::unique_lock lock(capture_mutex_, std::defer_lock);
   if (!lock.try_lock_for(kLongestWait) || !open_outbox()) return;
@@ -343,14 +357,18 @@ void Database::set_obstacle(const std::string& obstacle) {
 }
 
 void Database::mapped(Mapping& mapping) {
-  if (mappings_.empty()) session_new_.store(true);
+  if (mappings_.empty()) {
+    session_new_.store(true);
+    seen_change.store(kNoChange);
+  }
   mappings_.push_back(&mapping);
 }
 
 void Database::unmapped(Mapping& mapping) {
   std::unique_lock lock(capture_mutex_, std::defer_lock);
   const bool locked = lock.try_lock_for(kLongestWait);
-  const std::lock_guard pinned(mapping_mutex_);
+  std::unique_lock pinned(mapping_mutex_);
+  readers_gone_.wait(pinned, [&] { return mapping.readers == 0; });
   std::erase(mappings_, &mapping);
   if (mappings_.empty() && locked) wal_fd_.reset();
 }
@@ -583,6 +601,11 @@ void Database::trim() {
 
 void Database::flush(steady_clock::time_point deadline) {
   capture_in_background();
+  {
+    // Another process may be shipping, and this one will not live to tell it later.
+    std::unique_lock outbox_lock(capture_mutex_, std::defer_lock);
+    if (outbox_lock.try_lock_for(kSoon) && outbox_ && !outbox_->has_role()) outbox_->poke();
+  }
   if (!started_.load() || Engine::running() == nullptr) return;
   flushing_.fetch_add(1);
   asio::post(Engine::get().executor(), [self = shared_from_this()] {
@@ -607,7 +630,11 @@ void Database::flush(steady_clock::time_point deadline) {
 
 bool Database::wait_shipped(std::chrono::milliseconds limit) {
   const auto deadline = steady_clock::now() + limit;
-  capture_in_background();
+  // Only what a capture has seen through to the newest commit tells what is to be waited for.
+  while (!seen_through(capture_in_background())) {
+    if (steady_clock::now() >= deadline) return false;
+    std::this_thread::sleep_for(kSoon);
+  }
   const auto target = tail();
   if (!target || !generation_alive()) return false;
   start();

@@ -19,10 +19,16 @@ namespace sqlstream {
 
 class Replicator;
 
+/// True when a capture left nothing visible uncaptured.
+inline bool seen_through(capture::Outcome outcome) {
+  return outcome == capture::Outcome::captured || outcome == capture::Outcome::up_to_date;
+}
+
 /// The wal-index regions one connection has mapped. Written by that connection's thread under
 /// Database::mapping_mutex(), so that a background capture may use them meanwhile.
 struct Mapping {
   std::vector<const volatile void*> regions;
+  int readers = 0;  ///< background captures using it; it must not be unmapped meanwhile
 };
 
 /// What a replica's shipper last said about itself.
@@ -85,9 +91,8 @@ class Database : public std::enable_shared_from_this<Database> {
   /// Asks for a background capture, and what it finds to be shipped.
   void wake();
   /// The wal-index's change counter last seen, for noticing a commit cheaply.
-  std::atomic<std::uint32_t> seen_change{0};
-  /// A connection that has the wal-index mapped holds EXCLUSIVE and captured everything under it.
-  std::atomic<bool> closing_captured{false};
+  static constexpr std::uint64_t kNoChange = UINT64_MAX;
+  std::atomic<std::uint64_t> seen_change{kNoChange};
 
   std::string status_json();
   bool wait_shipped(std::chrono::milliseconds limit);
@@ -121,7 +126,7 @@ class Database : public std::enable_shared_from_this<Database> {
   bool open_outbox();
   void open_wal();
   capture::Outcome capture_from(capture::Source source, std::chrono::nanoseconds wait, bool must);
-  void look();
+  bool look();
   void start();
   bool drained() const;
   bool close_if_unused();
@@ -139,6 +144,7 @@ class Database : public std::enable_shared_from_this<Database> {
   UniqueFd wal_fd_;                            // capture_mutex_
   std::string outbox_error_;                   // capture_mutex_
   std::mutex mapping_mutex_;
+  std::condition_variable readers_gone_;
   std::vector<Mapping*> mappings_;  // mapping_mutex_
   std::atomic<bool> session_new_{true};
 

@@ -191,7 +191,18 @@ std::shared_ptr<const Batch> Replicator::next_batch(std::uint64_t last) {
 asio::awaitable<bool> Replicator::locate(const capture::Tail& tail) {
   const auto files = co_await on_worker([&] { return database_.log_files(); });
   std::optional<ReplicaEnd> found;
-  if (end_) found = co_await find_end(end_->generation, end_);
+  if (end_) {
+    const auto snapshots = co_await replica::list_snapshots(*store_, end_->generation);
+    if (!snapshots.empty()) {
+      found = co_await find_end(end_->generation, end_);
+    } else if (end_->generation == tail.generation) {
+      // It was there: the note is only written behind it.
+      end_.reset();
+      co_await on_worker([&] { database_.give_up("the replica lost the generation's snapshot"); });
+      database_.wake();
+      co_return false;
+    }
+  }
   if (!found && (!end_ || end_->generation != tail.generation)) {
     end_.reset();
     found = co_await find_end(tail.generation, {});
@@ -269,6 +280,14 @@ asio::awaitable<std::optional<ReplicaEnd>> Replicator::find_end(Generation gener
 
 asio::awaitable<bool> Replicator::write_snapshot(const capture::Tail& tail) {
   if (!database_.generation_alive()) co_return false;
+  const bool whole = co_await on_worker(
+      [&] { return reader_.seek(tail.generation_first - 1, database_.log_files()); });
+  if (!whole) {
+    // Another replica has it all, and this one is new: the outbox let go of the beginning.
+    co_await on_worker([&] { database_.give_up("a replica is to begin without its beginning"); });
+    database_.wake();
+    co_return false;
+  }
   const auto begun = steady_clock::now();
   std::unique_ptr<SnapshotCopy> copy;
   const bool can_begin = co_await on_worker([&] {

@@ -50,7 +50,7 @@ SnapshotCopy::SnapshotCopy(Database& database, std::string file)
 SnapshotCopy::~SnapshotCopy() = default;
 
 bool SnapshotCopy::begin() {
-  database_.capture_in_background();
+  if (!seen_through(database_.capture_in_background())) return false;
   const auto tail = database_.tail();
   if (!tail || !database_.generation_alive() || !watched_or_closed(database_, *tail)) return false;
   generation_ = tail->generation;
@@ -71,7 +71,8 @@ bool SnapshotCopy::copy_piece() {
 
 bool SnapshotCopy::finish() {
   source_.reset();
-  database_.capture_in_background();
+  // A batch that a checkpoint put into the file must be known before the copy counts.
+  if (!seen_through(database_.capture_in_background())) return false;
   const auto tail = database_.tail();
   if (!tail || tail->generation != generation_ || !database_.generation_alive() ||
       !watched_or_closed(database_, *tail)) {

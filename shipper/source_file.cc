@@ -81,7 +81,8 @@ bool turn_wal_on(const Host& host, const std::string& path) {
   const auto& api = *host.api;
   sqlite3* db = nullptr;
   bool is_wal = false;
-  if (api.open_v2(path.c_str(), &db, SQLITE_OPEN_READWRITE, host.base->zName) == SQLITE_OK) {
+  if (api.open_v2(path.c_str(), &db, SQLITE_OPEN_READWRITE | SQLITE_OPEN_PRIVATECACHE,
+                  host.base->zName) == SQLITE_OK) {
     int ignored = 0;
     api.db_config(db, SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1, &ignored);
     api.wal_autocheckpoint(db, 0);

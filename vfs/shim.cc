@@ -48,6 +48,8 @@ constexpr std::size_t kAlignment = 16;
 constexpr std::size_t kHeaderSize =
     (std::max(sizeof(DatabaseFile), sizeof(WalFile)) + kAlignment - 1) / kAlignment * kAlignment;
 
+constexpr std::string_view kWalSuffix = "-wal";
+
 sqlite3_file* base_of(sqlite3_file* file) {
   return reinterpret_cast<sqlite3_file*>(reinterpret_cast<char*>(file) + kHeaderSize);
 }
@@ -511,8 +513,17 @@ int vfs_open(sqlite3_vfs* vfs, const char* name, sqlite3_file* file, int flags, 
 // ---------------------------------------------------------------------------------------------
 // The other VFS methods
 
+// By name: not every caller's string is one that sqlite3_filename_database() may be asked about.
+void tell_wal_deleting(Shim& shim, std::string_view wal_name) {
+  const std::string_view database = wal_name.substr(0, wal_name.size() - kWalSuffix.size());
+  const std::lock_guard lock(shim.mutex);
+  for (const auto& [name, connection] : shim.databases) {
+    if (connection && database == name) connection->wal_deleting();
+  }
+}
+
 int vfs_delete(sqlite3_vfs* vfs, const char* name, int sync_dir) {
-  if (name && std::string_view(name).ends_with("-wal")) wal_deleting(name);
+  if (name && std::string_view(name).ends_with(kWalSuffix)) tell_wal_deleting(shim_of(vfs), name);
   return base_vfs(vfs)->xDelete(base_vfs(vfs), name, sync_dir);
 }
 

@@ -423,7 +423,7 @@ TEST_CASE("a reset that was noted and then undone by a crash is continued") {
   const wal::Salt salt{4711, 4712};
   const auto region = reset_header(source.regions[0], salt);
   source.regions = {region.data()};
-  c.session->capturer.note_new_wal(source, salt);
+  c.session->capturer.note_new_wal(source, salt, std::chrono::seconds(1));
   REQUIRE(c.session->outbox.tail()->last.kind == RecordKind::reset);
   CHECK(c.session->outbox.tail()->last.source.salt == salt);
 
@@ -438,7 +438,7 @@ TEST_CASE("a reset that was noted and then undone by a crash is continued") {
     const wal::Salt second{5711, 5712};
     const auto region2 = reset_header(source.regions[0], second);
     source.regions = {region2.data()};
-    c.session->capturer.note_new_wal(source, second);
+    c.session->capturer.note_new_wal(source, second, std::chrono::seconds(1));
     CHECK(c.session->outbox.tail()->last.source.salt == second);
     c.die();
     c.open();

@@ -53,6 +53,7 @@ class RecordingConnection : public Connection {
     record("wal_beginning " + std::to_string(size));
   }
   void wal_emptying() noexcept override { record("wal_emptying"); }
+  void wal_deleting() noexcept override { record("wal_deleting"); }
   std::string status_json() noexcept override { return R"({"recorded":")" + name_ + R"("})"; }
   bool wait_shipped(std::chrono::milliseconds limit) noexcept override {
     record("wait_shipped " + name_ + ' ' + std::to_string(limit.count() > 0));
@@ -97,10 +98,6 @@ std::unique_ptr<Connection> Connection::open(const Host&, DatabaseSettings setti
   const DatabaseSettings taken = std::move(settings);
   testing::record("open " + testing::file_name(taken.path) + (read_only ? " read-only" : ""));
   return std::make_unique<testing::RecordingConnection>(taken.path);
-}
-
-void wal_deleting(const char* path) noexcept {
-  testing::record("wal_deleting " + testing::file_name(path));
 }
 
 void start_engine() noexcept {

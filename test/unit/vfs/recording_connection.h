@@ -7,7 +7,7 @@
 namespace sqlstream::testing {
 
 /// Everything recorded since the last call, oldest first, and forgets it. An event is the name of
-/// the Connection's method with its arguments, "locked 4"; wal_deleting and the engine's functions
+/// the Connection's method with its arguments, "locked 4"; the engine's functions
 /// are there too. Paths are shortened to their file name.
 std::vector<std::string> take_events();
 
