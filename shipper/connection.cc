@@ -1,5 +1,7 @@
 #include "shipper/connection.h"
 
+#include <new>
+
 #include "base/fork.h"
 #include "base/log.h"
 #include "shipper/database.h"
@@ -30,7 +32,7 @@ class OpenConnection final : public Connection {
     guarded("closing", [&] {
       if (!database_->ours()) {
         // The parent's object: its locks may be held by threads that do not exist here.
-        static_cast<void>(new std::shared_ptr<Database>(std::move(database_)));
+        static_cast<void>(new (std::nothrow) std::shared_ptr<Database>(std::move(database_)));
         return;
       }
       drop_mapping();

@@ -142,7 +142,7 @@ void Database::start() {
   if (started_.exchange(true)) return;
   auto& engine = Engine::get();
   const auto ended = [](const char* what) {
-    return [what](std::exception_ptr error) {
+    return [what](const std::exception_ptr& error) {
       if (!error) return;
       try {
         std::rethrow_exception(error);
@@ -471,7 +471,7 @@ asio::awaitable<void> Database::hold_role() {
     }
   }
   std::size_t running = replicators_.size() + 1;
-  const auto ended = [this, self, &running](std::exception_ptr error) {
+  const auto ended = [this, self, &running](const std::exception_ptr& error) {
     if (error) log::error("shipping to a replica ended", {{"db", path()}});
     --running;
     role_signal_.notify();
