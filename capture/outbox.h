@@ -71,7 +71,7 @@ class Outbox {
   /// has it.
   bool try_take_role();
   void release_role();
-  bool has_role() const { return role_taken_; }
+  bool has_role() const { return role_taken_ && role_fd_; }
 
   /// With the capture lock held: sees what others appended, cuts a torn tail. Afterwards tail() is
   /// the newest state; empty when there is no generation yet.

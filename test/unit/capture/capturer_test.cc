@@ -254,7 +254,7 @@ TEST_CASE("a region that is not mapped here is asked for") {
   UniqueFd wal;
   Source source = c.db->source(wal);
   source.map_more = nullptr;
-  CHECK(c.session->capturer.capture(source, 1s) == Outcome::try_again);
+  CHECK(c.session->capturer.capture(source, 1s) == Outcome::busy);
   CHECK(c.capture() == Outcome::captured);
   c.sync();
 }
