@@ -67,18 +67,22 @@ TEST_CASE("a store that goes away and comes back with what it had: the same gene
   CHECK(generation() == before);
 }
 
-TEST_CASE("a replica that was deleted is begun anew") {
+TEST_CASE("a replica that was deleted while no program ran is begun anew") {
   const Replicated at;
-  Writer db(at.uri());
-  db.must("PRAGMA journal_mode=WAL; CREATE TABLE t(x)");
-  db.shipped();
-  db.close();
+  CHECK(wait_for(start_role("close", {at.uri()})) == 0);
   fs::remove_all(at.replica());
-  // Whoever looks for its end finds nothing there.
-  fs::remove_all(at.file(".app.db-sqlstream"));
-  Writer again(at.uri());
-  again.must("INSERT INTO t VALUES (2)");
-  again.shipped();
+  CHECK(wait_for(start_role("close", {at.uri()})) == 0);
+  at.expect_restored();
+}
+
+TEST_CASE("a replica that is new when the outbox has lost its generation's beginning") {
+  const Replicated at;
+  CHECK(wait_for(start_role("large", {at.uri()})) == 0);
+  at.expect_restored();
+  fs::remove_all(at.replica());
+  CHECK(wait_for(start_role("close", {at.uri()})) == 0);
+  Writer db(at.uri());
+  CHECK(comes_to_pass([&] { return db.must("SELECT sqlstream_wait(100)") == "1\n"; }));
   at.expect_restored();
 }
 

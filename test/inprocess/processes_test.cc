@@ -60,6 +60,17 @@ int write_and_end(const std::string& uri, int rows, bool close) {
   return 0;
 }
 
+// More than one file of the outbox holds.
+int write_large(const std::string& uri) {
+  Program program(uri);
+  program.run("PRAGMA journal_mode=WAL; CREATE TABLE t(i INTEGER PRIMARY KEY, x)");
+  for (int i = 0; i < 60; ++i) {
+    program.run("INSERT OR REPLACE INTO t VALUES (1, randomblob(1000000))");
+    program.run("SELECT sqlstream_wait(60000)");
+  }
+  return 0;
+}
+
 // Writes, forks in between, and the child writes over a connection of its own.
 int write_and_fork(const std::string& uri) {
   Program program(uri);
@@ -123,6 +134,7 @@ int sqlstream::testing::run_role(const std::string& role,
     const std::string& uri = arguments.at(0);
     if (role == "close") return write_and_end(uri, 50, true);
     if (role == "end") return write_and_end(uri, 50, false);
+    if (role == "large") return write_large(uri);
     if (role == "fork") return write_and_fork(uri);
     if (role == "hold") return hold_with_child(uri);
     if (role == "limited") return write_limited(uri);
