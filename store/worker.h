@@ -53,8 +53,10 @@ class Worker : public boost::asio::execution_context::service {
         } catch (...) {
           failure = std::current_exception();
         }
+        // The exception, too, is gone here before the awaiter has it.
         asio::post(guard.get_executor(),
-                   [handler = std::move(handler), failure, result = std::move(result)]() mutable {
+                   [handler = std::move(handler), failure = std::move(failure),
+                    result = std::move(result)]() mutable {
                      std::move(handler)(failure, std::move(result));
                    });
       });
