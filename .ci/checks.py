@@ -80,7 +80,8 @@ TSAN = Build(
     {
         **CLANG,
         "TSAN_OPTIONS": "halt_on_error=1:second_deadlock_stack=1"
-        ":external_symbolizer_path=/usr/bin/llvm-symbolizer-14",
+        ":external_symbolizer_path=/usr/bin/llvm-symbolizer-14"
+        f":suppressions={ROOT / '.ci/tsan.supp'}",
     },
 )
 
