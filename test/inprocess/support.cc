@@ -85,6 +85,7 @@ pid_t start_role(const std::string& role, std::initializer_list<std::string> arg
   std::vector<std::string> words = {"/proc/self/exe", "--role=" + role};
   words.insert(words.end(), arguments);
   std::vector<char*> argv;
+  argv.reserve(words.size() + 1);
   for (auto& word : words) argv.push_back(word.data());
   argv.push_back(nullptr);
   int ends[2] = {-1, -1};
