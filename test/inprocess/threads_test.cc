@@ -37,6 +37,7 @@ TEST_CASE(
   std::atomic<int> failures{0};
   std::atomic<int> running{kThreads};
   std::vector<std::thread> threads;
+  threads.reserve(kThreads);
   for (int number = 0; number < kThreads; ++number) {
     threads.emplace_back([&, number] {
       std::mt19937_64 random(seed + static_cast<std::uint64_t>(number));
@@ -95,6 +96,7 @@ TEST_CASE("connections open and close all the time") {
   Writer(at.uri()).must("PRAGMA journal_mode=WAL; CREATE TABLE t(x)");
   std::atomic<int> failures{0};
   std::vector<std::thread> threads;
+  threads.reserve(3);
   for (int number = 0; number < 3; ++number) {
     threads.emplace_back([&] {
       for (int i = 0; i < 40; ++i) {
@@ -117,6 +119,7 @@ TEST_CASE("twenty databases at once") {
   const std::vector<Replicated> all(kDatabases);
   std::atomic<int> failures{0};
   std::vector<std::thread> threads;
+  threads.reserve(2);
   for (std::size_t number = 0; number < 2; ++number) {
     threads.emplace_back([&, number] {
       std::vector<Db> open_ones;
