@@ -61,7 +61,11 @@ static void load(const char* extension) {
   // The VFS stays registered when the connection that loaded it is gone.
   if (sqlite3_open(":memory:", &db) != SQLITE_OK) fail("opening a database in memory");
   sqlite3_enable_load_extension(db, 1);
-  if (sqlite3_load_extension(db, extension, NULL, NULL) != SQLITE_OK) fail(extension);
+  char* why = NULL;
+  if (sqlite3_load_extension(db, extension, NULL, &why) != SQLITE_OK) {
+    fprintf(stderr, "commits: cannot load %s: %s\n", extension, why ? why : "unknown");
+    exit(1);
+  }
   sqlite3_close(db);
 }
 
