@@ -39,10 +39,11 @@ struct State {
   Level least = Level::info;
   Style style = Style::logfmt;
   std::shared_ptr<spdlog::logger> logger;
+  // States are never freed: other threads may log with one while the next is set, or while the
+  // process ends. There are only a few; each keeps the one it replaced, so that none is lost.
+  const State* replaced = nullptr;
 };
 
-// States are never freed: other threads may log with one while the next is set, or while the
-// process ends. There are only a few.
 std::atomic<const State*> current{nullptr};
 
 spdlog::level::level_enum to_spdlog(Level level) {
@@ -115,14 +116,15 @@ std::string format_json(Level level, std::string_view message, const Fields& fie
 }
 
 void set_sink(Sink sink, Level least, Style style) {
-  auto* state = new State{std::move(sink), least, style, nullptr};
+  auto* state = new State{std::move(sink), least, style, nullptr, current.load()};
   if (state->sink) {
     state->logger = std::make_shared<spdlog::logger>("sqlstream",
                                                      std::make_shared<ForwardingSink>(state->sink));
     state->logger->set_level(to_spdlog(least));
     state->logger->set_pattern("%v");
   }
-  current.store(state);
+  while (!current.compare_exchange_weak(state->replaced, state)) {
+  }
   // A thread of the parent may have been writing a line: its logger's lock stays locked in the
   // child.
   call_in_child([] {
