@@ -3,7 +3,7 @@
 # What a build and the main job need.
 BUILD_PACKAGES=(
   g++ meson ninja-build pkg-config
-  libboost1.81-dev libboost-program-options1.81-dev libboost-url1.81-dev
+  libboost1.81-dev libboost-url1.81-dev
   libssl-dev liblz4-dev libxxhash-dev libpugixml-dev libyaml-cpp-dev libsqlite3-dev
   libspdlog-dev nlohmann-json3-dev doctest-dev
   sqlite3 ca-certificates

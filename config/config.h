@@ -1,5 +1,6 @@
 #pragma once
 
+#include <array>
 #include <functional>
 #include <map>
 #include <optional>
@@ -41,18 +42,28 @@ struct Logging {
 
 /// What a configuration file says.
 struct Config {
-  std::string file;  ///< where it was read from; empty: none
-  std::vector<DatabaseSettings> databases;
+  std::string file;                         ///< where it was read from; empty: none
+  std::vector<DatabaseSettings> databases;  ///< also those without a replica
   Logging logging;
 };
 
-/// Reads one file in Litestream's format. Values are expanded ($VAR, ${VAR}) unless `expand_env` is
-/// false. Errors name file and line; warnings (unknown keys, unset variables) go to the log.
-Config read_config(const std::string& file, const Environment& env, bool expand_env = true);
+/// How a configuration file is read.
+struct Reading {
+  bool expand_env = true;  ///< put environment variables in for $VAR and ${VAR}
+  /// Told how the file wants to log, before anything else of it is logged; may be empty.
+  std::function<void(const Logging& logging)> on_logging = {};
+};
+
+/// Reads one file in Litestream's format. Errors name file and line; warnings (unknown keys, unset
+/// variables) go to the log.
+Config read_config(const std::string& file, const Environment& env, const Reading& reading = {});
+
+/// Where a configuration file is looked for when none is named.
+inline constexpr std::array kUsualFiles = {"/etc/sqlstream.yml", "/etc/litestream.yml"};
 
 /// The first of SQLSTREAM_CONFIG, LITESTREAM_CONFIG (these must exist when set), then
-/// /etc/sqlstream.yml, /etc/litestream.yml; none there: an empty Config.
-Config find_config(const Environment& env);
+/// kUsualFiles; none there: an empty Config.
+Config find_config(const Environment& env, const Reading& reading = {});
 
 /// Which settings a database has when it is opened through the VFS: `replica_uri` (the URI
 /// parameter, empty: none), else its entry in find_config(), else SQLSTREAM_REPLICA_URL. Empty: not

@@ -41,6 +41,7 @@ constexpr std::string_view kOtherTypes[] = {"abs", "gcs", "gs", "nats", "sftp", 
 
 std::string read_whole(const std::string& file) {
   const auto refuse = [&](int code) {
+    if (code == ENOENT) return Error("config file not found: " + file);
     return Error("cannot read the configuration file " + file + ": " +
                  std::generic_category().message(code));
   };
@@ -81,20 +82,23 @@ class LocatedError : public Error {
 
 class Reader {
  public:
-  Reader(std::string file, const Environment& env, bool expand_env)
-      : file_(std::move(file)), env_(env), expand_env_(expand_env) {}
+  Reader(std::string file, const Environment& env, const Reading& reading)
+      : file_(std::move(file)), env_(env), reading_(reading) {}
 
   Config read() {
     Config config;
     config.file = file_;
     const YAML::Node root = parse(read_whole(file_));
+    // First of all: it says where warnings about the rest go.
+    if (root.IsMap() && root["logging"].IsDefined()) config.logging = read_logging(root["logging"]);
+    if (reading_.on_logging) reading_.on_logging(config.logging);
     if (root.IsNull()) return config;
     read_keys(
         root, "the configuration",
         {{"access-key-id", [&](const auto& v) { access_key_id_ = text(v); }},
          {"secret-access-key", [&](const auto& v) { secret_access_key_ = text(v); }},
          {"addr", [&](const auto& v) { warn(v, "addr has no effect: there are no metrics yet"); }},
-         {"logging", [&](const auto& v) { config.logging = read_logging(v); }},
+         {"logging", [](const auto&) {}},
          {"dbs", [&](const auto& v) { databases_ = v; }}},
         kIgnoredGlobal);
     // After the rest: the global keys may stand behind the list.
@@ -175,7 +179,7 @@ class Reader {
   std::string text(const YAML::Node& value, bool required = false) const {
     if (value.IsNull()) return {};
     if (!value.IsScalar()) fail(value, "a single value is expected here");
-    if (!expand_env_) return value.Scalar();
+    if (!reading_.expand_env) return value.Scalar();
     Expanded expanded;
     try {
       expanded = expand_variables(value.Scalar(), env_);
@@ -299,10 +303,7 @@ class Reader {
         database.replicas.push_back(std::move(settings));
       }
     }
-    if (database.replicas.empty()) {
-      warn(node, "database without a replica is not replicated");
-      return;
-    }
+    if (database.replicas.empty()) warn(node, "database without a replica is not replicated");
     for (const auto& settings : database.replicas) claim(node, settings, database.path);
     config.databases.push_back(std::move(database));
   }
@@ -443,7 +444,7 @@ class Reader {
 
   const std::string file_;
   const Environment& env_;
-  const bool expand_env_;
+  const Reading& reading_;
   YAML::Node databases_;
   std::string access_key_id_, secret_access_key_;
   std::set<std::string> ignored_;
@@ -453,23 +454,23 @@ class Reader {
 
 }  // namespace
 
-Config read_config(const std::string& file, const Environment& env, bool expand_env) {
+Config read_config(const std::string& file, const Environment& env, const Reading& reading) {
   try {
-    return Reader(file, env, expand_env).read();
+    return Reader(file, env, reading).read();
   } catch (const YAML::Exception& error) {
     // What the checks before reading a node should have caught.
     throw Error(file + " line " + std::to_string(error.mark.line + 1) + ": " + error.msg);
   }
 }
 
-Config find_config(const Environment& env) {
+Config find_config(const Environment& env, const Reading& reading) {
   for (const char* name : {"SQLSTREAM_CONFIG", "LITESTREAM_CONFIG"}) {
     const auto file = env(name);
-    if (file && !file->empty()) return read_config(*file, env);
+    if (file && !file->empty()) return read_config(*file, env, reading);
   }
-  for (const char* file : {"/etc/sqlstream.yml", "/etc/litestream.yml"}) {
+  for (const char* file : kUsualFiles) {
     std::error_code ignored;
-    if (std::filesystem::exists(file, ignored)) return read_config(file, env);
+    if (std::filesystem::exists(file, ignored)) return read_config(file, env, reading);
   }
   return {};
 }

@@ -26,8 +26,9 @@ std::optional<DatabaseSettings> settings_for(const std::string& database_path,
   if (!replica_uri.empty()) return from_pattern(replica_uri);
 
   const Config config = find_config(env);
-  const auto entry = std::find_if(config.databases.begin(), config.databases.end(),
-                                  [&](const auto& d) { return d.path == database_path; });
+  const auto entry =
+      std::find_if(config.databases.begin(), config.databases.end(),
+                   [&](const auto& d) { return d.path == database_path && !d.replicas.empty(); });
   if (entry != config.databases.end()) return *entry;
 
   const auto pattern = env("SQLSTREAM_REPLICA_URL");

@@ -117,6 +117,39 @@ std::optional<std::chrono::nanoseconds> parse_duration(std::string_view text) {
   return std::chrono::nanoseconds(negative ? -value : value);
 }
 
+std::string format_duration(std::chrono::nanoseconds duration) {
+  if (duration.count() < 0) {
+    return '-' + format_duration(-duration);
+  }
+  struct Unit {
+    std::int64_t size;
+    const char* name;
+  };
+  constexpr std::int64_t kSecond = 1'000'000'000;
+  std::int64_t count = duration.count();
+  if (count == 0) return "0s";
+  std::string text;
+  Unit unit{kSecond, "s"};
+  if (count < 1'000) {
+    unit = {1, "ns"};
+  } else if (count < 1'000'000) {
+    unit = {1'000, "\u00b5s"};
+  } else if (count < kSecond) {
+    unit = {1'000'000, "ms"};
+  }
+  if (count >= 3600 * kSecond) text += std::to_string(count / (3600 * kSecond)) + 'h';
+  if (count >= 60 * kSecond) text += std::to_string(count / (60 * kSecond) % 60) + 'm';
+  count %= 60 * kSecond;
+  text += std::to_string(count / unit.size);
+  if (count % unit.size != 0) {
+    std::string fraction = std::to_string(unit.size + count % unit.size);
+    fraction[0] = '.';
+    while (fraction.back() == '0') fraction.pop_back();
+    text += fraction;
+  }
+  return text + unit.name;
+}
+
 std::optional<std::uint64_t> parse_size(std::string_view text) {
   const auto number = take_decimal(text);
   if (!number) return std::nullopt;

@@ -3,6 +3,7 @@
 #include <chrono>
 #include <cstdint>
 #include <optional>
+#include <string>
 #include <string_view>
 
 /// Durations, sizes and switches as people write them. Pure; nothing throws.
@@ -11,6 +12,9 @@ namespace sqlstream::config {
 /// A duration in Go's syntax: "300ms", "1m30s", "1.5h", "-2us", "0". Empty when it is not one or
 /// does not fit.
 std::optional<std::chrono::nanoseconds> parse_duration(std::string_view text);
+
+/// The same the other way, as Go writes it: "1.5s", "24h0m0s", "0s".
+std::string format_duration(std::chrono::nanoseconds duration);
 
 /// A size in bytes: "1048576", "64MiB", "1.5GB", "512K" (K, M, G, T alone count in 1024s).
 std::optional<std::uint64_t> parse_size(std::string_view text);

@@ -37,6 +37,15 @@ struct RestoreResult {
   std::uint32_t page_size = 0;
 };
 
+/// What a restore would read.
+struct RestoreTarget {
+  Generation generation;
+  Time latest{};  ///< when the last data in it was committed
+};
+
+/// The generation that restore() would choose with these options. Throws as restore() does.
+asio::awaitable<RestoreTarget> find_target(Store& store, RestoreOptions options);
+
 /// Told about progress, on the executor of restore().
 struct RestoreProgress {
   std::uint64_t objects_done = 0, objects_total = 0;

@@ -101,14 +101,14 @@ asio::awaitable<Chosen> choose_generation(Store& store, const RestoreOptions& op
         known += (i == 0 ? "" : ", ") + generations[i].str();
       }
       if (generations.size() > 8) known += ", …";
-      throw Error("no matching backups found: generation " + wanted.str() + " is not in " +
-                  store.url() + ", which has " + known);
+      throw NothingToRestore("no matching backups found: generation " + wanted.str() +
+                             " is not in " + store.url() + ", which has " + known);
     }
     chosen.generation = wanted;
     chosen.holdings = co_await list_holdings(store, wanted);
     if (chosen.holdings.snapshots.empty()) {
-      throw Error("no matching backups found: generation " + wanted.str() + " in " + store.url() +
-                  " has no snapshot; choose another one");
+      throw NothingToRestore("no matching backups found: generation " + wanted.str() + " in " +
+                             store.url() + " has no snapshot; choose another one");
     }
     co_return chosen;
   }
@@ -183,6 +183,12 @@ asio::awaitable<Reach> reach_before(Store& store, const RestorePlan& plan, std::
   }
   const Time time = co_await time_of(store, plan.generation, plan.snapshot);
   co_return Reach{plan.generation, {plan.snapshot.index, 0}, time};
+}
+
+asio::awaitable<RestoreTarget> find_target(Store& store, RestoreOptions options) {
+  const Chosen chosen = co_await choose_generation(store, options);
+  const GenerationSpan span = co_await commit_span(store, chosen.generation, chosen.holdings);
+  co_return RestoreTarget{chosen.generation, span.latest};
 }
 
 asio::awaitable<RestorePlan> survey(Store& store, const RestoreOptions& options) {

@@ -4,22 +4,26 @@
 #include <exception>
 #include <new>
 
-#include "tools/flags.h"
-
 namespace sqlstream::tools {
 
-int run_command_line(const std::string& program, const std::string& usage,
-                     const std::function<int()>& command) {
+int run_command_line(const Program& program, const std::string& called, const Command& command,
+                     const Words& words, const std::function<int(const ParsedFlags& flags)>& work) {
+  const std::string usage = usage_of(called, command);
+  const char* name = program.name.c_str();
   try {
-    return command();
+    const ParsedFlags flags = parse_flags(words, command);
+    if (flags.help) std::fputs(usage.c_str(), stdout);
+    const int code = flags.help ? program.help_code : work(flags);
+    if (std::fflush(stdout) != 0) throw Error("cannot write to the standard output");
+    return code;
   } catch (const UsageError& error) {
-    std::fprintf(stderr, "%s: %s\n\n%s", program.c_str(), error.what(), usage.c_str());
-    return 2;
+    std::fprintf(stderr, "%s: %s\n\n%s", name, error.what(), usage.c_str());
+    return command.usage_code;
   } catch (const std::bad_alloc&) {
-    std::fprintf(stderr, "%s: out of memory\n", program.c_str());
+    std::fprintf(stderr, "%s: out of memory\n", name);
     return 1;
   } catch (const std::exception& error) {
-    std::fprintf(stderr, "%s: %s\n", program.c_str(), error.what());
+    std::fprintf(stderr, "%s: %s\n", name, error.what());
     return 1;
   }
 }

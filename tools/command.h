@@ -2,15 +2,21 @@
 
 #include <functional>
 #include <string>
-#include <vector>
+
+#include "tools/flags.h"
 
 namespace sqlstream::tools {
 
-using Words = std::vector<std::string>;
+/// What a program is called, and what its help exits with.
+struct Program {
+  std::string name;
+  int help_code = 0;
+};
 
-/// Runs a command of the program `program` and returns its exit code: what it throws becomes one
-/// sentence on stderr and code 1, or for a UsageError `usage` too and code 2.
-int run_command_line(const std::string& program, const std::string& usage,
-                     const std::function<int()>& command);
+/// Runs a command, which `called` says as it was called ("sqlstream restore"), and returns the exit
+/// code. Asked for help, prints that. What `work` throws becomes one sentence on stderr and code 1;
+/// for a UsageError the usage, too, and the command's own code.
+int run_command_line(const Program& program, const std::string& called, const Command& command,
+                     const Words& words, const std::function<int(const ParsedFlags& flags)>& work);
 
 }  // namespace sqlstream::tools

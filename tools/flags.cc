@@ -1,88 +1,86 @@
 #include "tools/flags.h"
 
 #include <algorithm>
-#include <utility>
 
-#include <boost/program_options/parsers.hpp>
+#include "config/units.h"
 
 namespace sqlstream::tools {
-
-po::typed_value<bool>* switch_value() {
-  return po::value<bool>()->implicit_value(true)->value_name("");
-}
-
 namespace {
 
-// The words as Boost understands them beyond doubt: flags as "--name=value", and then arguments.
-struct Split {
-  std::vector<std::string> flags;
-  std::vector<std::string> arguments;
-};
+bool is_flag(const std::string& word) {
+  return word.size() > 1 && word.front() == '-';
+}
 
-Split split(const std::vector<std::string>& words, const po::options_description& known) {
-  Split result;
+const Flag* find_flag(const Command& command, const std::string& name) {
+  const auto found = std::find_if(command.flags.begin(), command.flags.end(),
+                                  [&](const Flag& flag) { return flag.name == name; });
+  return found == command.flags.end() ? nullptr : &*found;
+}
+
+void check_switch(const std::string& name, const std::string& value) {
+  if (!value.empty() && config::parse_bool(value)) return;
+  throw UsageError("flag -" + name + " must be true or false, not \"" + value + '"');
+}
+
+}  // namespace
+
+std::optional<std::string> ParsedFlags::text(std::string_view name) const {
+  const auto found = values.find(name);
+  if (found == values.end() || found->second.empty()) return std::nullopt;
+  return found->second;
+}
+
+bool ParsedFlags::on(std::string_view name) const {
+  const auto value = text(name);
+  return value && config::parse_bool(*value).value_or(false);
+}
+
+ParsedFlags parse_flags(const Words& words, const Command& command) {
+  ParsedFlags parsed;
   for (auto word = words.begin(); word != words.end(); ++word) {
-    if (*word == "--") {
-      result.arguments.insert(result.arguments.end(), word + 1, words.end());
+    const bool flags_end = *word == "--" || (command.runs_program && !is_flag(*word));
+    if (flags_end) {
+      parsed.arguments.insert(parsed.arguments.end(), word + (*word == "--" ? 1 : 0), words.end());
       break;
     }
-    if (word->size() < 2 || word->front() != '-') {
-      result.arguments.push_back(*word);
+    if (!is_flag(*word)) {
+      parsed.arguments.push_back(*word);
       continue;
     }
     const std::string text = word->substr((*word)[1] == '-' ? 2 : 1);
     const std::size_t equals = text.find('=');
     const std::string name = text.substr(0, equals);
-    const po::option_description* option = name.empty() ? nullptr : known.find_nothrow(name, false);
-    if (option == nullptr) throw UsageError("unknown flag " + *word);
-    std::string value;
+    if (name == "h" || name == "help") {
+      parsed.help = true;
+      continue;
+    }
+    const Flag* flag = find_flag(command, name);
+    if (flag == nullptr) throw UsageError("flag provided but not defined: -" + name);
+    std::string& value = parsed.values[name];
     if (equals != std::string::npos) {
       value = text.substr(equals + 1);
-    } else if (option->semantic()->min_tokens() == 0) {
+    } else if (flag->value.empty()) {
       value = "true";
-    } else if (++word == words.end()) {
-      throw UsageError("flag -" + name + " needs a value");
+    } else if (word + 1 == words.end()) {
+      throw UsageError("flag needs an argument: -" + name);
     } else {
-      value = *word;
+      value = *++word;
     }
-    if (value.empty()) throw UsageError("flag -" + name + " needs a value");
-    result.flags.push_back("--" + name + "=" + value);
-  }
-  return result;
-}
-
-}  // namespace
-
-ParsedFlags parse_flags(const std::vector<std::string>& words,
-                        const po::options_description& known) {
-  namespace style = po::command_line_style;
-  Split given = split(words, known);
-  ParsedFlags parsed;
-  parsed.arguments = std::move(given.arguments);
-  try {
-    po::store(po::command_line_parser(given.flags)
-                  .options(known)
-                  .style(style::allow_long | style::long_allow_adjacent)
-                  .run(),
-              parsed.values);
-    po::notify(parsed.values);
-  } catch (const po::error& error) {
-    throw UsageError(error.what());
+    if (flag->value.empty()) check_switch(name, value);
   }
   return parsed;
 }
 
-std::string describe_flags(const po::options_description& known) {
-  std::string text;
-  for (const auto& option : known.options()) {
-    std::string flag = "  -" + option->long_name();
-    const std::string value = option->format_parameter();
-    // Boost writes "[=arg(=1)]" for a switch.
-    if (value.front() != '[') flag += " " + value;
-    flag.resize(std::max<std::size_t>(flag.size() + 1, 26), ' ');
-    text += flag + option->description() + "\n";
+const std::string& single_argument(const ParsedFlags& flags) {
+  if (flags.arguments.empty() || flags.arguments.front().empty()) {
+    throw Error("database path or replica URL required");
   }
-  return text;
+  if (flags.arguments.size() > 1) throw Error("too many arguments");
+  return flags.arguments.front();
+}
+
+void refuse_arguments(const ParsedFlags& flags) {
+  if (!flags.arguments.empty()) throw Error("too many arguments");
 }
 
 }  // namespace sqlstream::tools

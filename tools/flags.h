@@ -1,16 +1,16 @@
 #pragma once
 
+#include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
-#include <boost/program_options/options_description.hpp>
-#include <boost/program_options/variables_map.hpp>
-
 #include "base/error.h"
+#include "tools/commands.h"
 
 namespace sqlstream::tools {
 
-namespace po = boost::program_options;
+using Words = std::vector<std::string>;
 
 /// A command line that was not understood.
 class UsageError : public Error {
@@ -18,24 +18,27 @@ class UsageError : public Error {
   using Error::Error;
 };
 
-/// Flags in Go's style, as Litestream's are: one dash or two, "-flag value" or "-flag=value",
-/// before or after the arguments; behind "--" everything is an argument.
+/// A command line taken apart, in Go's way, as Litestream's are: one dash or two, "-flag value" or
+/// "-flag=value", the last of several counts, an empty value is as good as none. Flags may stand
+/// behind arguments, too; behind "--" everything is an argument.
 struct ParsedFlags {
-  po::variables_map values;
-  std::vector<std::string> arguments;
-  bool has(const char* name) const { return values.count(name) > 0; }
+  std::map<std::string, std::string, std::less<>> values;
+  Words arguments;
+  bool help = false;  ///< -h or -help was among them
+
+  /// The value, where one was given.
+  std::optional<std::string> text(std::string_view name) const;
   /// A switch: given, and not as "=false".
-  bool on(const char* name) const { return has(name) && values[name].as<bool>(); }
+  bool on(std::string_view name) const;
 };
 
-/// A switch for an options_description.
-po::typed_value<bool>* switch_value();
+/// Throws UsageError for flags that `command` does not take.
+ParsedFlags parse_flags(const Words& words, const Command& command);
 
-/// Throws UsageError.
-ParsedFlags parse_flags(const std::vector<std::string>& words,
-                        const po::options_description& known);
+/// The only argument. Throws Error when there is none, or more.
+const std::string& single_argument(const ParsedFlags& flags);
 
-/// "  -flag VALUE  what it is for" lines.
-std::string describe_flags(const po::options_description& known);
+/// Throws Error when there are arguments.
+void refuse_arguments(const ParsedFlags& flags);
 
 }  // namespace sqlstream::tools

@@ -1,8 +1,8 @@
 #include <cstdio>
+#include <filesystem>
 #include <string>
 
 #include "tools/command.h"
-#include "tools/flags.h"
 #include "tools/list_command.h"
 #include "tools/process.h"
 #include "tools/restore_command.h"
@@ -11,36 +11,50 @@
 namespace sqlstream::tools {
 namespace {
 
-constexpr const char* kUsage =
-    "usage: sqlstream COMMAND [flags] [ARGUMENT]...\n\n"
-    "  restore      restore a database from a replica\n"
-    "  generations  list the generations of a replica\n"
-    "  snapshots    list the snapshots of a replica\n"
-    "  wal          list the WAL segments of a replica\n"
-    "  run          run a program with every database opened through sqlstream\n"
-    "  version      print the version\n"
-    "  help         show this, or with a command what it takes\n\n";
-
-std::string usage_of(const std::string& command) {
-  if (command == "restore") return restore_usage("sqlstream restore");
-  if (command == "run") return run_usage();
-  if (is_list_command(command)) return list_usage(command);
-  return kUsage;
-}
-
 bool asks_for_help(const std::string& word) {
   return word == "help" || word == "-h" || word == "-help" || word == "--help";
 }
 
-int dispatch(const std::string& command, const Words& words) {
-  if (command == "restore") return restore_command(words);
-  if (command == "run") return run_command(words);
-  if (is_list_command(command)) return list_command(command, words);
-  if (command == "version") {
+int run_named(const std::string& name, const ParsedFlags& flags) {
+  if (name == "databases") return databases_command(flags);
+  if (name == "restore") return restore_command(flags);
+  if (name == "run") return run_command(flags);
+  if (name == "version") {
     std::puts(SQLSTREAM_VERSION);
     return 0;
   }
-  throw UsageError("unknown command \"" + command + "\"");
+  return list_command(name, flags);
+}
+
+int show_help(const Program& program, const Words& words) {
+  const Command* command = words.empty() ? nullptr : find_command(words.front());
+  const std::string text = command != nullptr
+                               ? usage_of(program.name + ' ' + command->name, *command)
+                               : usage_of_program(program.name);
+  std::fputs(text.c_str(), stdout);
+  return program.help_code;
+}
+
+int refuse_unknown(const Program& program, const std::string& name) {
+  const std::string called = program.name + ' ' + name;
+  std::fprintf(stderr, "%s: %s: unknown command\n\n%s", program.name.c_str(), called.c_str(),
+               usage_of_program(program.name).c_str());
+  return 1;
+}
+
+int run_program(const Program& program, const Words& words) {
+  // Litestream's answer to no command is its help, and a failure.
+  if (words.empty()) {
+    show_help(program, {});
+    return 1;
+  }
+  const std::string& name = words.front();
+  const Words rest(words.begin() + 1, words.end());
+  if (asks_for_help(name)) return show_help(program, rest);
+  const Command* command = find_command(name);
+  if (command == nullptr) return refuse_unknown(program, name);
+  return run_command_line(program, program.name + ' ' + name, *command, rest,
+                          [&](const ParsedFlags& flags) { return run_named(name, flags); });
 }
 
 }  // namespace
@@ -49,20 +63,8 @@ int dispatch(const std::string& command, const Words& words) {
 int main(int argc, char** argv) {
   using namespace sqlstream::tools;
   prepare_process();
-  Words words(argv + 1, argv + argc);
-  if (words.empty()) {
-    std::fputs(kUsage, stderr);
-    return 2;
-  }
-  const std::string command = words.front();
-  words.erase(words.begin());
-  if (asks_for_help(command)) {
-    std::fputs(usage_of(words.empty() ? "" : words.front()).c_str(), stdout);
-    return 0;
-  }
-  if (words.size() == 1 && asks_for_help(words.front()) && words.front() != "help") {
-    std::fputs(usage_of(command).c_str(), stdout);
-    return 0;
-  }
-  return run_command_line("sqlstream", usage_of(command), [&] { return dispatch(command, words); });
+  const Words words(argv + 1, argv + argc);
+  // What was made for Litestream can have it by a link of that name: there, help is a failure.
+  const bool linked = argc > 0 && std::filesystem::path(argv[0]).filename() == "litestream";
+  return run_program(linked ? Program{"litestream", 1} : Program{"sqlstream"}, words);
 }

@@ -1,6 +1,8 @@
 #include "tools/restore_command.h"
 
+#include <charconv>
 #include <cstdio>
+#include <exception>
 #include <filesystem>
 
 #include <nlohmann/json.hpp>
@@ -8,75 +10,104 @@
 #include "base/log.h"
 #include "restore/plan.h"
 #include "restore/restore.h"
-#include "tools/flags.h"
 #include "tools/progress.h"
-#include "tools/replica_argument.h"
 #include "tools/session.h"
+#include "tools/source.h"
 
 namespace sqlstream::tools {
 namespace {
 
-po::options_description known_flags() {
-  po::options_description known;
-  const auto text = [](const char* name) { return po::value<std::string>()->value_name(name); };
-  known.add_options()("o", text("PATH"), "the file to restore to; must not exist")(
-      "timestamp", text("T"), "up to this moment (RFC 3339, 2026-01-02T15:04:05.678Z)")(
-      "generation", text("G"), "from this generation; else the one with the latest data")(
-      "index", text("N"), "up to the end of this WAL index (hexadecimal, as in names)")(
-      "parallelism", po::value<unsigned>()->value_name("N"), "large downloads at a time (8)")(
-      "if-replica-exists", switch_value(), "exit with 0 when there is nothing to restore")(
-      "if-db-not-exists", switch_value(), "exit with 0 when the output exists already")(
-      "json", switch_value(), "print the result as JSON")("v", switch_value(), "say more")(
-      "help", switch_value(), "show this");
-  return known;
-}
-
-std::uint32_t parse_index(const std::string& text) {
-  std::size_t used = 0;
-  unsigned long value = 0;
-  try {
-    value = std::stoul(text, &used, 16);
-  } catch (const std::exception&) {
-    used = 0;
-  }
-  if (used == 0 || used != text.size() || text.size() > 8 || text.front() == '-') {
-    throw UsageError("-index must be a WAL index in hexadecimal, such as 0000000a, not \"" + text +
-                     "\"");
-  }
-  return static_cast<std::uint32_t>(value);
+std::optional<std::uint32_t> parse_number(const std::string& text, int base) {
+  std::uint32_t value = 0;
+  const char* end = text.data() + text.size();
+  const auto [rest, code] = std::from_chars(text.data(), end, value, base);
+  if (code != std::errc() || rest != end) return std::nullopt;
+  return value;
 }
 
 RestoreOptions read_options(const ParsedFlags& flags) {
-  const auto text = [&](const char* name) { return flags.values[name].as<std::string>(); };
   RestoreOptions options;
-  if (flags.has("o")) options.output = text("o");
-  if (flags.has("timestamp")) {
-    options.timestamp = parse_rfc3339(text("timestamp"));
+  options.output = flags.text("o").value_or("");
+  options.generation = generation_flag(flags);
+  if (const auto text = flags.text("timestamp")) {
+    options.timestamp = parse_rfc3339(*text);
     if (!options.timestamp) {
-      throw UsageError("-timestamp must be in RFC 3339, such as 2026-01-02T15:04:05Z, not \"" +
-                       text("timestamp") + "\"");
+      throw Error("invalid -timestamp \"" + *text +
+                  "\", must specify in ISO 8601 format (e.g. 2000-01-01T00:00:00Z)");
     }
   }
-  if (flags.has("generation")) {
-    options.generation = parse_generation_flag(flags);
+  if (const auto text = flags.text("index")) {
+    options.index = parse_number(*text, 16);
+    if (!options.index) {
+      throw Error("-index must be a WAL index in hexadecimal, such as 0000000a, not \"" + *text +
+                  '"');
+    }
   }
-  if (flags.has("index")) options.index = parse_index(text("index"));
   if (options.index && options.timestamp) {
-    throw UsageError("-index and -timestamp cannot be used together");
+    throw Error("cannot specify index & timestamp to restore");
   }
-  if (flags.has("parallelism")) {
-    options.parallelism = flags.values["parallelism"].as<unsigned>();
+  if (const auto text = flags.text("parallelism")) {
+    options.parallelism = parse_number(*text, 10).value_or(0);
     if (options.parallelism == 0 || options.parallelism > 256) {
-      throw UsageError("-parallelism must be from 1 to 256");
+      throw Error("-parallelism must be a number from 1 to 256, not \"" + *text + '"');
     }
   }
   return options;
 }
 
-void print_json(const RestoreResult& result) {
+RestoreTarget look_into(const ReplicaSettings& replica, const RestoreOptions& options) {
+  RestoreTarget target;
+  with_store(replica.store, [&](Store& store, asio::thread_pool&) -> asio::awaitable<void> {
+    target = co_await find_target(store, options);
+  });
+  return target;
+}
+
+// The replica with the latest data. Sets options.generation to what was found in it.
+ReplicaSettings choose_replica(const Source& source, RestoreOptions& options) {
+  if (source.replicas.size() == 1) return source.replicas.front();
+  const ReplicaSettings* best = nullptr;
+  RestoreTarget latest;
+  std::exception_ptr why_not;
+  for (const ReplicaSettings& replica : source.replicas) {
+    try {
+      const RestoreTarget target = look_into(replica, options);
+      if (best != nullptr && target.latest <= latest.latest) continue;
+      best = &replica;
+      latest = target;
+    } catch (const StoreError& error) {
+      // It may be the one with the latest data: whoever can do without must say so.
+      throw Error(std::string(error.what()) + "; to restore from another replica, name it with " +
+                  "-replica (this is " + replica.name + ')');
+    } catch (const Error&) {
+      if (!why_not) why_not = std::current_exception();
+    }
+  }
+  if (best == nullptr) std::rethrow_exception(why_not);
+  options.generation = latest.generation;
+  log::info("restoring from the replica with the latest data",
+            {{"replica", best->name},
+             {"generation", latest.generation.str()},
+             {"latest", format_rfc3339(latest.latest)}});
+  return *best;
+}
+
+RestoreResult restore_from(const ReplicaSettings& replica, const RestoreOptions& options) {
+  RestoreResult result;
+  ProgressDisplay display("restoring " + options.output);
+  with_store(replica.store, [&](Store& store, asio::thread_pool& workers) -> asio::awaitable<void> {
+    log::debug("restoring", {{"from", store.url()}, {"to", options.output}});
+    result = co_await restore(store, options, workers,
+                              [&](const RestoreProgress& progress) { display.show(progress); });
+  });
+  return result;
+}
+
+void print_json(const RestoreResult& result, const std::string& replica) {
   const std::string position = describe_position(result.generation, result.position);
   nlohmann::ordered_json json;
   json["output"] = result.output;
+  json["replica"] = replica;
   json["generation"] = result.generation.str();
   json["index"] = result.position.index;
   json["offset"] = result.position.offset;
@@ -88,63 +119,35 @@ void print_json(const RestoreResult& result) {
   std::printf("%s\n", json.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace).c_str());
 }
 
-}  // namespace
-
-std::string restore_usage(const std::string& program) {
-  return "usage: " + program +
-         " [flags] URL\n\n"
-         "Restores a database from a replica, s3://bucket/path or file:///path, or from that of a\n"
-         "database named in the configuration file.\n\n" +
-         describe_flags(known_flags());
+void print_text(const RestoreResult& result, const std::string& replica) {
+  std::printf("restored %s from replica %s: %s, as of %s\n", result.output.c_str(), replica.c_str(),
+              describe_position(result.generation, result.position).c_str(),
+              format_rfc3339(result.commit_time).c_str());
 }
 
-int restore_command(const Words& words) {
-  const ParsedFlags flags = parse_flags(words, known_flags());
-  if (flags.on("help")) throw UsageError("help was asked for");
-  if (flags.arguments.size() != 1) {
-    throw UsageError(flags.arguments.empty() ? "a replica URL is required"
-                                             : "too many arguments: one replica URL is expected");
-  }
-  log::set_sink(log::descriptor_sink(2), flags.on("v") ? log::Level::debug : log::Level::info);
+}  // namespace
 
+int restore_command(const ParsedFlags& flags) {
   RestoreOptions options = read_options(flags);
-  const ReplicaArgument source = resolve_replica(flags.arguments.front());
+  const Source source = resolve_source(flags);
   if (options.output.empty()) options.output = source.database;
-  if (options.output.empty()) {
-    options.output = std::filesystem::path(source.replica.store.path).filename().string();
-  }
-  if (options.output.empty()) {
-    throw UsageError("-o is required: the URL names no file to restore to");
-  }
+  if (options.output.empty()) throw Error("output path required: name the file with -o");
   std::error_code ignored;
   if (flags.on("if-db-not-exists") && std::filesystem::exists(options.output, ignored)) {
-    log::info("database exists, nothing to restore", {{"path", options.output}});
+    log::info("database already exists, skipping", {{"path", options.output}});
     return 0;
   }
-
-  RestoreResult result;
-  ProgressDisplay display("restoring " + options.output);
   try {
-    with_store(source.replica.store,
-               [&](Store& store, asio::thread_pool& workers) -> asio::awaitable<void> {
-                 log::debug("restoring", {{"from", store.url()}, {"to", options.output}});
-                 result = co_await restore(
-                     store, options, workers,
-                     [&](const RestoreProgress& progress) { display.show(progress); });
-               });
+    const ReplicaSettings replica = choose_replica(source, options);
+    const RestoreResult result = restore_from(replica, options);
+    if (flags.on("json")) {
+      print_json(result, replica.name);
+    } else {
+      print_text(result, replica.name);
+    }
   } catch (const NothingToRestore& nothing) {
     if (!flags.on("if-replica-exists")) throw;
-    display.clear();
     log::info(nothing.what());
-    return 0;
-  }
-  display.clear();
-  if (flags.on("json")) {
-    print_json(result);
-  } else {
-    std::printf("restored %s: %s, as of %s\n", result.output.c_str(),
-                describe_position(result.generation, result.position).c_str(),
-                format_rfc3339(result.commit_time).c_str());
   }
   return 0;
 }

@@ -1,14 +1,11 @@
 #pragma once
 
-#include <string>
-
-#include "tools/command.h"
+#include "tools/flags.h"
 
 namespace sqlstream::tools {
 
-std::string restore_usage(const std::string& program);
-
-/// `sqlstream restore …`, and all of `sqlstream-restore`. Throws UsageError and Error.
-int restore_command(const Words& words);
+/// `sqlstream restore …`, and all of `sqlstream-restore`. Of several replicas it takes the one with
+/// the latest data. Throws Error.
+int restore_command(const ParsedFlags& flags);
 
 }  // namespace sqlstream::tools

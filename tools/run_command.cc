@@ -17,7 +17,6 @@
 
 #include "base/error.h"
 #include "config/config.h"
-#include "tools/flags.h"
 #include "tools/program_file.h"
 
 namespace sqlstream::tools {
@@ -27,14 +26,6 @@ namespace fs = std::filesystem;
 
 // What a supervisor may send to us and means for the program.
 constexpr std::array kForwarded{SIGTERM, SIGINT, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2};
-
-po::options_description known_flags() {
-  po::options_description known;
-  known.add_options()("replica", po::value<std::string>()->value_name("URL"),
-                      "where to replicate to; {name} and {path} stand for the database's")(
-      "help", switch_value(), "show this");
-  return known;
-}
 
 // Installed: <prefix>/bin and <prefix>/<libdir>. In a build folder: tools and vfs.
 std::string find_preload_library() {
@@ -135,33 +126,15 @@ int wait_forwarding(pid_t child, const sigset_t& signals) {
 
 }  // namespace
 
-std::string run_usage() {
-  return "usage: sqlstream run [flags] -- COMMAND [ARGUMENT]...\n\n"
-         "Runs a command in which every SQLite database is opened through sqlstream.\n\n" +
-         describe_flags(known_flags());
-}
-
-int run_command(const Words& words) {
-  // Flags end where the command begins: at "--", or at the first word that is none.
-  auto command = words.begin();
-  while (command != words.end() && command->size() > 1 && command->front() == '-' &&
-         *command != "--") {
-    const bool takes_next = *command == "-replica" || *command == "--replica";
-    ++command;
-    if (takes_next && command != words.end()) ++command;
-  }
-  const ParsedFlags flags = parse_flags(Words(words.begin(), command), known_flags());
-  if (flags.on("help")) throw UsageError("help was asked for");
-  if (command != words.end() && *command == "--") ++command;
-  const Words child_words(command, words.end());
+int run_command(const ParsedFlags& flags) {
+  const Words& child_words = flags.arguments;
   if (child_words.empty()) throw UsageError("a command is required, behind \"--\"");
 
   std::vector<std::pair<std::string, std::string>> set;
-  if (flags.has("replica")) {
-    const auto url = flags.values["replica"].as<std::string>();
-    config::parse_replica_url(config::expand_replica_url(url, "/database"),
+  if (const auto url = flags.text("replica")) {
+    config::parse_replica_url(config::expand_replica_url(*url, "/database"),
                               config::process_environment());
-    set.emplace_back("SQLSTREAM_REPLICA_URL", url);
+    set.emplace_back("SQLSTREAM_REPLICA_URL", *url);
   }
   const char* path_variable = std::getenv("PATH");
   const std::string search_path = path_variable != nullptr ? path_variable : "/usr/bin:/bin";

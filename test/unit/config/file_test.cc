@@ -39,7 +39,8 @@ class LogCapture {
 Config read(const std::string& text, std::map<std::string, std::string> env = {},
             bool expand = true) {
   const TempFolder folder;
-  return read_config(folder.write("c.yml", text), fake_environment(std::move(env)), expand);
+  return read_config(folder.write("c.yml", text), fake_environment(std::move(env)),
+                     {.expand_env = expand});
 }
 
 std::string refusal(const std::string& text, std::map<std::string, std::string> env = {}) {
@@ -183,6 +184,19 @@ TEST_CASE("logging is read") {
   CHECK(contains(refusal("logging: {type: xml}"), "type must be text or json"));
 }
 
+TEST_CASE("how to log is told before anything is logged") {
+  const TempFolder folder;
+  const auto file = folder.write("c.yml", "unknown: 1\nlogging: {type: json}\n");
+  const LogCapture log;
+  std::vector<log::Style> told;
+  read_config(file, fake_environment(), {.on_logging = [&](const Logging& logging) {
+                CHECK(log.text().empty());
+                told.push_back(logging.style);
+              }});
+  CHECK(told == std::vector{log::Style::json});
+  CHECK(log.has("unknown"));
+}
+
 TEST_CASE("variables are put in after the YAML is read") {
   const LogCapture log;
   const std::string text = R"(
@@ -256,9 +270,11 @@ dbs:
   CHECK(log.has("nearest=sync-interval"));
 }
 
-TEST_CASE("a database without a replica is warned about and left out") {
+TEST_CASE("a database without a replica is warned about") {
   const LogCapture log;
-  CHECK(read("dbs: [{path: /none/a.db}, {path: /none/b.db, replicas: []}]").databases.empty());
+  const auto config = read("dbs: [{path: /none/a.db}, {path: /none/b.db, replicas: []}]");
+  CHECK(config.databases.size() == 2);
+  CHECK(config.databases.at(0).replicas.empty());
   CHECK(log.has("without a replica"));
 }
 
@@ -328,8 +344,8 @@ TEST_CASE("secrets never appear in what is said") {
 TEST_CASE("a file that cannot be read is named") {
   const TempFolder folder;
   const auto env = fake_environment();
-  CHECK(
-      contains(error_of([&] { read_config(folder.path() + "/no.yml", env); }), "/no.yml: No such"));
+  CHECK(contains(error_of([&] { read_config(folder.path() + "/no.yml", env); }),
+                 "config file not found: " + folder.path()));
   CHECK(contains(error_of([&] { read_config(folder.path(), env); }), "Is a directory"));
 }
 

@@ -31,7 +31,8 @@ TEST_CASE("the URI parameter comes first, then the configuration, then the envir
   // The file names the database through a link, the application opens it by its canonical path.
   const auto file =
       folder.write("c.yml", "dbs: [{path: " + folder.path() +
-                                "/link/app.db, shutdown-timeout: 9s, replica: /b/c}]");
+                                "/link/app.db, shutdown-timeout: 9s, replica: /b/c}, {path: "
+                                "/other/none.db}]");
   const auto env = fake_environment(
       {{"SQLSTREAM_CONFIG", file}, {"SQLSTREAM_REPLICA_URL", "file:///env/{path}"}});
   const std::string path = folder.path() + "/real/app.db";
@@ -51,6 +52,10 @@ TEST_CASE("the URI parameter comes first, then the configuration, then the envir
   settings = settings_for("/other/my.db", "", env);
   REQUIRE(settings);
   CHECK(settings->replicas.at(0).store.path == "/env/other/my.db");
+
+  settings = settings_for("/other/none.db", "", env);
+  REQUIRE(settings);
+  CHECK(settings->replicas.at(0).store.path == "/env/other/none.db");
 
   const auto bare = fake_environment({{"SQLSTREAM_CONFIG", file}});
   CHECK_FALSE(settings_for("/other/my.db", "", bare));

@@ -56,3 +56,11 @@ TEST_CASE("switches are read in any case") {
   CHECK_FALSE(parse_bool("maybe"));
   CHECK_FALSE(parse_bool(""));
 }
+
+TEST_CASE("durations are written as Go does") {
+  for (const char* text : {"0s", "1ns", "999ns", "1.5\u00b5s", "2ms", "1.000001ms", "1s", "59.9s",
+                           "1m0s", "1h0m0.5s", "24h0m0s", "-1m30s"}) {
+    CAPTURE(text);
+    CHECK(format_duration(parse_duration(text).value()) == text);
+  }
+}

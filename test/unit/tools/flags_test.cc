@@ -5,13 +5,11 @@
 namespace sqlstream::tools {
 namespace {
 
-using Words = std::vector<std::string>;
-
-po::options_description known() {
-  po::options_description options;
-  options.add_options()("o", po::value<std::string>()->value_name("PATH"), "where to")(
-      "count", po::value<unsigned>()->value_name("N"), "how many")("v", switch_value(), "say more");
-  return options;
+Command known(bool runs_program = false) {
+  Command command;
+  command.flags = {{"o", "PATH", "where to"}, {"count", "N", "how many"}, {"v", "", "say more"}};
+  command.runs_program = runs_program;
+  return command;
 }
 
 ParsedFlags parse(const Words& words) {
@@ -21,42 +19,71 @@ ParsedFlags parse(const Words& words) {
 TEST_CASE("flags are taken in every form of Go's, before and after the arguments") {
   for (const Words& words :
        {Words{"-o", "p", "-count", "3", "-v", "url"}, Words{"url", "-o=p", "--count=3", "--v"},
-        Words{"--o", "p", "url", "-v=true", "--count", "3"}}) {
+        Words{"--o", "p", "url", "-v=true", "--count", "3"},
+        Words{"-o", "q", "-o", "p", "-v=0", "-count=3", "-v", "url"}}) {
     const ParsedFlags flags = parse(words);
-    CHECK(flags.values["o"].as<std::string>() == "p");
-    CHECK(flags.values["count"].as<unsigned>() == 3);
+    CHECK(flags.text("o") == "p");
+    CHECK(flags.text("count") == "3");
     CHECK(flags.on("v"));
     CHECK(flags.arguments == Words{"url"});
+    CHECK_FALSE(flags.help);
   }
 }
 
 TEST_CASE("a value may look like a flag, and behind two dashes all are arguments") {
   const ParsedFlags flags = parse({"-o", "-v", "--", "-count", "--"});
-  CHECK(flags.values["o"].as<std::string>() == "-v");
-  CHECK_FALSE(flags.has("v"));
+  CHECK(flags.text("o") == "-v");
+  CHECK_FALSE(flags.on("v"));
   CHECK(flags.arguments == Words{"-count", "--"});
 }
 
-TEST_CASE("a switch can be turned off; a lone dash is an argument") {
-  const ParsedFlags flags = parse({"-v=false", "-"});
-  CHECK(flags.has("v"));
+TEST_CASE("a switch can be turned off; a lone dash is an argument; empty is none") {
+  const ParsedFlags flags = parse({"-v=false", "-", "-o=", "-count", ""});
   CHECK_FALSE(flags.on("v"));
+  CHECK_FALSE(flags.text("o"));
+  CHECK_FALSE(flags.text("count"));
   CHECK(flags.arguments == Words{"-"});
+}
+
+TEST_CASE("help is asked for with any command") {
+  for (const char* word : {"-h", "--help", "-help", "--h"}) CHECK(parse({"-v", word, "x"}).help);
+}
+
+TEST_CASE("another program's command line is left as it is") {
+  for (const Words& words :
+       {Words{"-v", "ls", "-l", "--", "x"}, Words{"-v", "--", "ls", "-l", "--", "x"}}) {
+    const ParsedFlags flags = parse_flags(words, known(true));
+    CHECK(flags.on("v"));
+    CHECK(flags.arguments == Words{"ls", "-l", "--", "x"});
+  }
 }
 
 TEST_CASE("wrong flags are refused") {
   for (const Words& words : {Words{"-nosuch"}, Words{"-ov"}, Words{"-cou", "3"}, Words{"---v"},
-                             Words{"-count", "x"}, Words{"-o"}, Words{"-o="}, Words{"-v=perhaps"},
-                             Words{"-o", "a", "-o", "b"}, Words{"-=x"}}) {
+                             Words{"-o"}, Words{"-v=perhaps"}, Words{"-=x"}}) {
     CAPTURE(words.front());
     CHECK_THROWS_AS(parse(words), UsageError);
   }
 }
 
-TEST_CASE("the description shows values for flags that take one") {
-  const std::string text = describe_flags(known());
-  CHECK(text.find("-o PATH ") != std::string::npos);
-  CHECK(text.find("-v  ") != std::string::npos);
+TEST_CASE("one argument is one") {
+  CHECK(single_argument(parse({"a"})) == "a");
+  for (const Words& words : {Words{}, Words{""}, Words{"a", "b"}}) {
+    CHECK_THROWS_AS(single_argument(parse(words)), Error);
+  }
+  CHECK_NOTHROW(refuse_arguments(parse({"-v"})));
+  CHECK_THROWS_AS(refuse_arguments(parse({"a"})), Error);
+}
+
+TEST_CASE("the usage shows every flag, with its value") {
+  const std::string text = usage_of("x", known());
+  CHECK(text.find("  -o PATH ") != std::string::npos);
+  CHECK(text.find("  -v  ") != std::string::npos);
+}
+
+TEST_CASE("text is wrapped at spaces") {
+  CHECK(wrapped("one two three", 7) == "one two\nthree");
+  CHECK(wrapped("undividable", 3) == "undividable");
 }
 
 }  // namespace

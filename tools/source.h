@@ -1,0 +1,31 @@
+#pragma once
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "config/config.h"
+#include "format/position.h"
+#include "tools/flags.h"
+
+namespace sqlstream::tools {
+
+/// The configuration file that -config names, else the usual one. From then on the log goes where
+/// the file says (with -json always to stderr; with -v at the level debug). Throws Error also when
+/// there is none.
+config::Config load_config(const ParsedFlags& flags);
+
+/// What a command's argument names.
+struct Source {
+  std::vector<ReplicaSettings> replicas;  ///< at least one
+  std::string database;                   ///< its path; empty: the argument is a URL
+};
+
+/// The only argument: a replica URL, or the path of a database of the configuration file, whose
+/// replicas -replica filters. Sets up the log. Throws Error.
+Source resolve_source(const ParsedFlags& flags);
+
+/// The value of -generation. Throws Error.
+std::optional<Generation> generation_flag(const ParsedFlags& flags);
+
+}  // namespace sqlstream::tools
