@@ -45,7 +45,12 @@ bool OutboxReader::seek(std::uint64_t sequence, const std::vector<std::uint64_t>
   file_.reset();
   const auto after = std::upper_bound(files.begin(), files.end(), sequence + 1);
   if (after == files.begin()) return false;
-  open_file(*(after - 1));
+  auto file = after - 1;
+  open_file(*file);
+  // The file's header tells the chain after the last mark before it: the batch is in an older one.
+  const auto marked = [&] { return file_->header().state.kind != capture::RecordKind::batch; };
+  if (marked() && sequence_ == sequence && file != files.begin()) open_file(*--file);
+  batch_chain_ = marked() ? 0 : chain_;
   while (sequence_ < sequence) {
     if (!next(sequence)) break;
   }
@@ -81,7 +86,7 @@ std::optional<OutboxReader::Entry> OutboxReader::next(std::uint64_t last) {
   auto entry = peek(last);
   if (entry) {
     offset_ = entry->found.end;
-    chain_ = entry->found.record.chain;
+    chain_ = batch_chain_ = entry->found.record.chain;
     sequence_ = entry->found.record.sequence;
   }
   return entry;

@@ -32,8 +32,9 @@ class OutboxReader {
 
   /// The generation of the log file the next batch is in; empty before seek().
   std::optional<Generation> generation() const;
-  /// The chain value after the last batch passed (or the file's beginning).
-  std::uint64_t chain() const { return chain_; }
+  /// The chain value after the last batch passed; 0 when it is not known any more: marks followed
+  /// that batch, and the log file with it is deleted.
+  std::uint64_t chain() const { return batch_chain_; }
 
   /// The next batch with a sequence <= `last`; empty when there is none. Throws Error when the log
   /// is damaged before it.
@@ -48,7 +49,8 @@ class OutboxReader {
   std::string directory_;
   std::shared_ptr<capture::LogFile> file_;
   std::uint64_t offset_ = 0;
-  std::uint64_t chain_ = 0;
+  std::uint64_t chain_ = 0;  // after the last record passed, which may be a mark
+  std::uint64_t batch_chain_ = 0;
   std::uint64_t sequence_ = 0;  // of the last batch passed
 };
 

@@ -312,7 +312,7 @@ void Database::note_clean_close() {
   publish();
 }
 
-void Database::give_up(const std::string& why) {
+void Database::give_up(const std::string& why, std::optional<Generation> only) {
   if (::access(outbox_directory().c_str(), F_OK) != 0) return;  // nothing was ever captured
   std::unique_lock lock(capture_mutex_, std::defer_lock);
   if (!lock.try_lock_for(kLongestWait) || !open_outbox()) return;
@@ -320,7 +320,8 @@ void Database::give_up(const std::string& why) {
     const auto outbox_lock = outbox_->lock(kSoon);
     if (outbox_lock) outbox_->refresh();
   }
-  capturer_->give_up(why);
+  const auto& known = outbox_->tail();
+  if (!only || (known && known->generation == *only)) capturer_->give_up(why);
   publish();
 }
 

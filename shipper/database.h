@@ -75,7 +75,7 @@ class Database : public std::enable_shared_from_this<Database> {
                            bool must);
   void note_new_wal(Mapping& own, std::optional<wal::Salt> salt);
   void note_clean_close();
-  void give_up(const std::string& why);
+  void give_up(const std::string& why, std::optional<Generation> only = {});
   /// The application chose a journal mode other than WAL: replication pauses until it is back.
   void leave_wal();
   bool left_wal();

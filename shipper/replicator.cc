@@ -157,7 +157,7 @@ asio::awaitable<void> Replicator::step() {
     damage = e.what();
   }
   if (!damage.empty() && end_->generation == known->generation) {
-    co_await on_worker([&] { database_.give_up(damage); });
+    co_await on_worker([&] { database_.give_up(damage, known->generation); });
     database_.wake();
   }
   if (!damage.empty() || (batch == nullptr && end_->generation != known->generation)) {
@@ -198,7 +198,9 @@ asio::awaitable<bool> Replicator::locate(const capture::Tail& tail) {
     } else if (end_->generation == tail.generation) {
       // It was there: the note is only written behind it.
       end_.reset();
-      co_await on_worker([&] { database_.give_up("the replica lost the generation's snapshot"); });
+      co_await on_worker([&] {
+        database_.give_up("the replica lost the generation's snapshot", tail.generation);
+      });
       database_.wake();
       co_return false;
     }
@@ -216,7 +218,7 @@ asio::awaitable<bool> Replicator::locate(const capture::Tail& tail) {
       "the replica holds batch " + std::to_string(found->sequence) + ", which the outbox does not";
   if (found->sequence <= tail.last.sequence) {
     stands = co_await on_worker([&] { return reader_.seek(found->sequence, files); });
-    if (stands && found->chain != 0 && reader_.chain() != found->chain &&
+    if (stands && found->chain != 0 && reader_.chain() != 0 && reader_.chain() != found->chain &&
         found->sequence >= tail.generation_first) {
       stands = false;
       why = "the replica holds another history of this generation";
@@ -225,7 +227,7 @@ asio::awaitable<bool> Replicator::locate(const capture::Tail& tail) {
   if (!stands) {
     end_.reset();
     if (found->generation == tail.generation) {
-      co_await on_worker([&] { database_.give_up(why); });
+      co_await on_worker([&] { database_.give_up(why, tail.generation); });
       database_.wake();
     }
     co_return false;
@@ -284,7 +286,8 @@ asio::awaitable<bool> Replicator::write_snapshot(const capture::Tail& tail) {
       [&] { return reader_.seek(tail.generation_first - 1, database_.log_files()); });
   if (!whole) {
     // Another replica has it all, and this one is new: the outbox let go of the beginning.
-    co_await on_worker([&] { database_.give_up("a replica is to begin without its beginning"); });
+    co_await on_worker(
+        [&] { database_.give_up("a replica is to begin without its beginning", tail.generation); });
     database_.wake();
     co_return false;
   }
