@@ -147,10 +147,6 @@ Outcome Capturer::capture_locked(const Source& given) {
   if (source.regions.empty()) return Outcome::try_again;
   const auto header = read_wal_index_header(source.regions[0]);
   if (!header) return Outcome::try_again;
-  if (header->frames > 0) {
-    if (!wal::is_valid_page_size(header->page_size) || source.wal_fd < 0) return Outcome::try_again;
-    if (!map_regions(source, header->frames)) return Outcome::busy;
-  }
   if (outbox_.control().left_wal != 0) {
     Control control = outbox_.control();
     control.left_wal = 0;
@@ -158,20 +154,28 @@ Outcome Capturer::capture_locked(const Source& given) {
     log::info("the database is in WAL mode again", {{"db", path_}});
   }
   alive_ = outbox_.generation_alive();
-  if (!alive_) return begin(source, *header);
-
-  const Tail& tail = *outbox_.tail();
-  if (header->salt == tail.last.source.salt && header->frames == tail.last.source.frame &&
-      header->sum == tail.last.source.sum && header->frames > 0) {
-    return nothing_new(*header);
+  if (alive_) {
+    const SourcePosition& last = outbox_.tail()->last.source;
+    // Without a look at the WAL, which another connection may have deleted by now.
+    if (header->salt == last.salt && header->frames == last.frame && header->sum == last.sum &&
+        header->frames > 0) {
+      return nothing_new(*header);
+    }
+  }
+  if (header->frames > 0 && (!wal::is_valid_page_size(header->page_size) || source.wal_fd < 0)) {
+    return Outcome::try_again;
+  }
+  if (!alive_) {
+    return map_regions(source, header->frames) ? begin(source, *header) : Outcome::busy;
   }
   std::string why;
   const auto range = prove(source, *header, why);
   if (!range) {
     give_up(why);
-    return begin(source, *header);
+    return map_regions(source, header->frames) ? begin(source, *header) : Outcome::busy;
   }
   if (range->first > range->last) return nothing_new(*header);
+  if (!map_regions(source, header->frames)) return Outcome::busy;
   return append(source, *header, *range);
 }
 

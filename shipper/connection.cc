@@ -166,7 +166,11 @@ class OpenConnection final : public Connection {
 
   bool wait_shipped(std::chrono::milliseconds limit) noexcept override {
     bool shipped = false;
-    guarded("waiting", [&] { shipped = database_->ours() && database_->wait_shipped(limit); });
+    guarded("waiting", [&] {
+      if (!database_->ours()) return;
+      map_the_rest();
+      shipped = database_->wait_shipped(limit);
+    });
     return shipped;
   }
 
@@ -197,6 +201,16 @@ class OpenConnection final : public Connection {
       if (mapping_.regions.size() == region) mapping_.regions.push_back(pointer);
       return pointer;
     };
+  }
+
+  // What other processes let the wal-index grow by; the background, which captures, cannot map it.
+  void map_the_rest() {
+    if (!usable()) return;
+    const auto header = capture::read_wal_index_header(mapping_.regions[0]);
+    const std::size_t needed = header ? capture::regions_for(header->frames) : 0;
+    const auto map = mapper();
+    for (std::size_t i = mapping_.regions.size(); i < needed && map(i) != nullptr; ++i) {
+    }
   }
 
   void must_capture() noexcept {
