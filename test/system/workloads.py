@@ -333,6 +333,19 @@ def commands(app, db):
     os._exit(0)
 
 
+def bursts(app, db):
+    """For each line of standard input a commit of some MiB, and one line said of it. In between it
+    waits outside of SQLite: only its threads of replication are at work."""
+    db.execute("pragma wal_autocheckpoint = 0").fetchall()
+    db.execute("create table if not exists v(id integer primary key, b)")
+    rows = "with recursive n(i) as (select 1 union all select i + 1 from n where i < 2000) "
+    print("ready", flush=True)
+    for _ in sys.stdin:
+        db.execute(rows + "insert or replace into v select i, randomblob(3000) from n")
+        print("committed", flush=True)
+    os._exit(0)
+
+
 def exclusive_over_a_left_wal(app, db):
     """A process is killed with frames in its WAL; the next one goes on in them, unseen."""
     fill(db, 100)
