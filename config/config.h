@@ -6,6 +6,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "base/log.h"
@@ -40,11 +41,17 @@ struct Logging {
   bool to_stderr = false;  ///< else to stdout, as Litestream does
 };
 
+/// Where settings come from: by the key of each, "file:line", "environment variable NAME" or the
+/// like. What is left out has its default, or follows from the replica's URL.
+using Origins = std::map<std::string, std::string>;
+
 /// What a configuration file says.
 struct Config {
   std::string file;                         ///< where it was read from; empty: none
   std::vector<DatabaseSettings> databases;  ///< also those without a replica
   Logging logging;
+  /// By the path of a database and the name of a replica; "" for the settings above these.
+  std::map<std::pair<std::string, std::string>, Origins> origins;
 };
 
 /// How a configuration file is read.

@@ -40,6 +40,7 @@ Expanded expand_variables(std::string_view text, const Environment& env) {
     }
     const std::string name(text.substr(0, length));
     text.remove_prefix(length + (braces ? 1 : 0));
+    result.used.push_back(name);
     if (const auto value = env(name)) {
       result.text += *value;
     } else {

@@ -10,7 +10,8 @@ namespace sqlstream::config {
 
 struct Expanded {
   std::string text;
-  std::vector<std::string> unset;  ///< variables that are not set, put in as nothing
+  std::vector<std::string> used;   ///< the variables it names, in their order
+  std::vector<std::string> unset;  ///< those that are not set, put in as nothing
 };
 
 /// Puts environment variables in for "$NAME" and "${NAME}". A '$' before anything else stands for

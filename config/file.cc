@@ -90,7 +90,10 @@ class Reader {
     config.file = file_;
     const YAML::Node root = parse(read_whole(file_));
     // First of all: it says where warnings about the rest go.
-    if (root.IsMap() && root["logging"].IsDefined()) config.logging = read_logging(root["logging"]);
+    Origins& origins = config.origins[{"", ""}];
+    if (root.IsMap() && root["logging"].IsDefined()) {
+      config.logging = read_logging(root["logging"], origins);
+    }
     if (reading_.on_logging) reading_.on_logging(config.logging);
     if (root.IsNull()) return config;
     read_keys(
@@ -100,7 +103,10 @@ class Reader {
          {"addr", [&](const auto& v) { warn(v, "addr has no effect: there are no metrics yet"); }},
          {"logging", [](const auto&) {}},
          {"dbs", [&](const auto& v) { databases_ = v; }}},
-        kIgnoredGlobal);
+        origins, kIgnoredGlobal);
+    for (const char* key : {"access-key-id", "secret-access-key"}) {
+      if (origins.count(key) > 0) key_origins_[key] = origins[key];
+    }
     // After the rest: the global keys may stand behind the list.
     if (databases_.IsDefined() && !databases_.IsNull()) {
       if (!databases_.IsSequence()) fail(databases_, "dbs must be a list");
@@ -135,9 +141,18 @@ class Reader {
     log::warn(sentence, {{"file", file_}, {"line", line_of(at)}});
   }
 
-  // Calls the handler of each key of `map`. `what` names the map for messages.
+  // "file:line", and the variables that are put in there.
+  std::string origin_of(const YAML::Node& value) const {
+    std::string origin = file_ + ':' + line_of(value);
+    if (!value.IsScalar() || !reading_.expand_env) return origin;
+    for (const auto& name : expand_variables(value.Scalar(), env_).used) origin += " $" + name;
+    return origin;
+  }
+
+  // Calls the handler of each key of `map`, and notes where it stands. `what` names the map for
+  // messages.
   void read_keys(const YAML::Node& map, const std::string& what, const Handlers& handlers,
-                 std::span<const std::string_view> ignored = {}) {
+                 Origins& origins, std::span<const std::string_view> ignored = {}) {
     if (!map.IsMap()) fail(map, what + " must consist of \"key: value\" lines");
     std::set<std::string> seen;
     for (const auto& entry : map) {
@@ -146,6 +161,7 @@ class Reader {
       if (!seen.insert(key).second) fail(entry.first, key + " is given twice in " + what);
       if (const auto handler = handlers.find(key); handler != handlers.end()) {
         handler->second(entry.second);
+        if (!entry.second.IsNull()) origins[key] = origin_of(entry.second);
       } else if (std::find(ignored.begin(), ignored.end(), key) != ignored.end()) {
         ignored_.insert(key);
       } else {
@@ -213,7 +229,7 @@ class Reader {
     }
   }
 
-  Logging read_logging(const YAML::Node& node) {
+  Logging read_logging(const YAML::Node& node, Origins& origins) {
     Logging logging;
     if (node.IsNull()) return logging;
     read_keys(node, "logging",
@@ -241,12 +257,14 @@ class Reader {
                   }
                   logging.style = name == "json" ? log::Style::json : log::Style::logfmt;
                 }},
-               {"stderr", [&](const auto& v) { logging.to_stderr = switch_of(v, "stderr"); }}});
+               {"stderr", [&](const auto& v) { logging.to_stderr = switch_of(v, "stderr"); }}},
+              origins);
     return logging;
   }
 
   void read_database(const YAML::Node& node, Config& config) {
     DatabaseSettings database;
+    Origins origins;
     YAML::Node path, replicas, replica;
     read_keys(node, "a database",
               {{"path", [&](const auto& v) { path = v; }},
@@ -275,7 +293,7 @@ class Reader {
                   }
                   database.shutdown_timeout = *limit;
                 }}},
-              kIgnoredDatabase);
+              origins, kIgnoredDatabase);
 
     if (path.IsNull()) fail(node, "a database has no path: add \"path: /folder/file.db\"");
     database.path =
@@ -290,17 +308,22 @@ class Reader {
     if (!replicas.IsNull() && !replica.IsNull()) {
       fail(replica, "a database has both replica and replicas: keep one of them");
     }
-    if (!replica.IsNull()) database.replicas.push_back(read_replica(replica));
+    config.origins[{database.path, ""}] = std::move(origins);
+    const auto add = [&](Placed placed) {
+      config.origins[{database.path, placed.settings.name}] = std::move(placed.origins);
+      database.replicas.push_back(std::move(placed.settings));
+    };
+    if (!replica.IsNull()) add(read_replica(replica));
     if (!replicas.IsNull()) {
       if (!replicas.IsSequence()) fail(replicas, "replicas must be a list");
       for (const auto& entry : replicas) {
-        ReplicaSettings settings = read_replica(entry);
+        Placed placed = read_replica(entry);
+        const std::string& name = placed.settings.name;
         if (std::any_of(database.replicas.begin(), database.replicas.end(),
-                        [&](const auto& other) { return other.name == settings.name; })) {
-          fail(entry,
-               "the database has two replicas named " + settings.name + ": give each its own name");
+                        [&](const auto& other) { return other.name == name; })) {
+          fail(entry, "the database has two replicas named " + name + ": give each its own name");
         }
-        database.replicas.push_back(std::move(settings));
+        add(std::move(placed));
       }
     }
     if (database.replicas.empty()) warn(node, "database without a replica is not replicated");
@@ -322,7 +345,14 @@ class Reader {
     }
   }
 
-  ReplicaSettings read_replica(const YAML::Node& node) {
+  // A replica, and where its settings come from.
+  struct Placed {
+    ReplicaSettings settings;
+    Origins origins;
+  };
+
+  Placed read_replica(const YAML::Node& node) {
+    Origins origins = key_origins_;
     YAML::Node type, url, path, bucket;
     std::vector<std::pair<std::string, YAML::Node>> options;
     std::string key_id = access_key_id_, secret = secret_access_key_, token;
@@ -346,12 +376,13 @@ class Reader {
       // As in "replica: s3://bucket/path".
       return located(node, [&] {
         ReplicaSettings replica = from_url(node);
-        complete_store(replica.store, env_);
-        return with_keys(std::move(replica), key_id, secret, token);
+        origins["url"] = origin_of(node);
+        origins.merge(complete_store(replica.store, env_));
+        return Placed{with_keys(std::move(replica), key_id, secret, token), origins};
       });
     }
     refuse_other_type(node);
-    read_keys(node, "a replica", handlers, kIgnoredReplica);
+    read_keys(node, "a replica", handlers, origins, kIgnoredReplica);
 
     ReplicaSettings replica =
         located(node, [&] { return place_of(node, type, url, path, bucket); });
@@ -362,8 +393,8 @@ class Reader {
         if (!content.empty()) set_replica_option(replica, option.first, content);
       });
     }
-    located(node, [&] { complete_store(replica.store, env_); });
-    return with_keys(std::move(replica), key_id, secret, token);
+    located(node, [&] { origins.merge(complete_store(replica.store, env_)); });
+    return {with_keys(std::move(replica), key_id, secret, token), std::move(origins)};
   }
 
   static ReplicaSettings with_keys(ReplicaSettings replica, const std::string& key_id,
@@ -407,6 +438,9 @@ class Reader {
       return replica;
     }
 
+    if (!path.IsNull() && text(path, true).find("://") != std::string::npos) {
+      fail(path, "a replica's path cannot be a URL: write it as url");
+    }
     const bool s3 = type.IsNull() ? !bucket.IsNull() : text(type) == "s3";
     if (!s3) {
       if (!bucket.IsNull()) fail(bucket, "bucket has no meaning for a file replica: take it out");
@@ -447,6 +481,7 @@ class Reader {
   const Reading& reading_;
   YAML::Node databases_;
   std::string access_key_id_, secret_access_key_;
+  Origins key_origins_;  // of these two
   std::set<std::string> ignored_;
   std::set<std::string> paths_;
   std::map<std::string, std::string> places_;

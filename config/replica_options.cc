@@ -116,28 +116,36 @@ std::vector<std::string_view> replica_option_names() {
   return names;
 }
 
-void complete_store(StoreSettings& store, const Environment& env) {
-  if (store.type != StoreSettings::Type::s3) return;
-  if (store.endpoint.empty()) {
-    for (const char* name : {"AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"}) {
-      const auto value = env(name);
-      if (!value || value->empty()) continue;
-      try {
-        store.endpoint = normalise_endpoint(*value);
-      } catch (const Error& error) {
-        throw Error(std::string("environment variable ") + name + ": " + error.what());
-      }
-      break;
+Origins complete_store(StoreSettings& store, const Environment& env) {
+  Origins origins;
+  if (store.type != StoreSettings::Type::s3) return origins;
+  for (const char* name : {"AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"}) {
+    if (!store.endpoint.empty()) break;
+    const auto value = env(name);
+    if (!value || value->empty()) continue;
+    try {
+      store.endpoint = normalise_endpoint(*value);
+    } catch (const Error& error) {
+      throw Error(std::string("environment variable ") + name + ": " + error.what());
     }
+    origins["endpoint"] = std::string("environment variable ") + name;
   }
   if (const auto service = recognise_service(endpoint_host(store.endpoint))) {
-    if (store.region.empty()) store.region = service->region;
-    if (!store.force_path_style) store.force_path_style = service->force_path_style;
+    if (store.region.empty() && !service->region.empty()) {
+      store.region = service->region;
+      origins["region"] = "endpoint";
+    }
+    if (!store.force_path_style && service->force_path_style) {
+      store.force_path_style = service->force_path_style;
+      origins["force-path-style"] = "endpoint";
+    }
   }
   for (const char* name : {"AWS_REGION", "AWS_DEFAULT_REGION"}) {
     if (!store.region.empty()) break;
     store.region = env(name).value_or("");
+    if (!store.region.empty()) origins["region"] = std::string("environment variable ") + name;
   }
+  return origins;
 }
 
 void set_bucket(StoreSettings& store, std::string_view host, std::string_view port) {

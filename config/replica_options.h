@@ -21,8 +21,9 @@ std::vector<std::string_view> replica_option_names();
 ReplicaSettings parse_url_alone(std::string_view url);
 
 /// Fills in what an S3 replica leaves open: endpoint and region from the environment, region and
-/// addressing from the endpoint where it is a known service's. Throws Error.
-void complete_store(StoreSettings& store, const Environment& env);
+/// addressing from the endpoint where it is a known service's. Returns where it took what from.
+/// Throws Error.
+Origins complete_store(StoreSettings& store, const Environment& env);
 
 /// Takes a bucket's "host[:port]" apart: "bucket", "bucket.service", "bucket.host:port". An
 /// endpoint that it names is put into `store` beside the bucket. Throws Error.

@@ -80,6 +80,16 @@ const std::vector<Command> kCommands = {
      list_flags_with_generation(),
      {"/srv/app.db", "-generation 6d035c34639a8e8f s3://mybucket/app.db"},
      Completion::file},
+    {"config",
+     "",
+     "show the settings that are in force, and where each comes from",
+     "Reads the configuration file as the extension does and prints every setting of every replica "
+     "with its value and where that comes from: a line of the file, an environment variable, the "
+     "endpoint, the default. Secrets are masked.",
+     with_config({kJson}),
+     {"", "-config ./litestream.yml"},
+     Completion::nothing,
+     2},
     {"run",
      "-- COMMAND [ARGUMENT]...",
      "run a program with its databases replicated",

@@ -3,6 +3,7 @@
 #include <string>
 
 #include "tools/command.h"
+#include "tools/config_command.h"
 #include "tools/list_command.h"
 #include "tools/process.h"
 #include "tools/restore_command.h"
@@ -16,6 +17,7 @@ bool asks_for_help(const std::string& word) {
 }
 
 int run_named(const std::string& name, const ParsedFlags& flags) {
+  if (name == "config") return config_command(flags);
   if (name == "databases") return databases_command(flags);
   if (name == "restore") return restore_command(flags);
   if (name == "run") return run_command(flags);

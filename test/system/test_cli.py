@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import signal
 import sqlite3
 import subprocess
 import time
@@ -293,9 +292,9 @@ def test_restores_to_the_databases_own_path(build, world, tmp_path):
 def test_takes_the_replica_with_the_latest_data_and_names_it(build, tmp_path, order):
     database = tmp_path / "app.db"
     for name, value in (("old", 1), ("new", 2)):
+        (tmp_path / name).mkdir()
         build.shell(
-            tmp_path / name / "app.db" if (tmp_path / name).mkdir() else tmp_path / name / "app.db",
-            f"file://{tmp_path}/{name}-replica",
+            tmp_path / name / "app.db", f"file://{tmp_path}/{name}-replica",
             f"CREATE TABLE t(x); INSERT INTO t VALUES ({value}); SELECT sqlstream_wait(10000);",
         )
     names = ["old", "new", "empty"][::order]
@@ -363,3 +362,126 @@ def test_the_log_has_the_configured_form(build, world, tmp_path):
     assert json.loads(harness.run(skip).stderr)["level"] == "INFO"
     config.write_text(config.read_text().replace("type: json", "level: error"))
     assert harness.run(skip).stderr == ""
+
+
+# Settings
+
+
+def test_config_shows_every_setting_with_its_origin(build, tmp_path):
+    config = write_config(
+        tmp_path / "c.yml", tmp_path / "app.db",
+        {"bucket": "b", "path": "p", "secret-access-key": "hush-hush", "access-key-id": "hush-id"},
+        {"url": f"file://{tmp_path}/r", "sync-interval": "$SYNC"},
+        head="logging: {stderr: true}\n",
+    )  # fmt: skip
+    env = harness.clean_environment(
+        SQLSTREAM_CONFIG=config, SYNC="250ms", AWS_REGION="eu-west-1",
+        SQLSTREAM_REPLICA_URL="file:///backup/{path}",
+    )  # fmt: skip
+    listed = json.loads(harness.run([build.sqlstream, "config", "-json"], env=env).stdout)
+    found = {(s["replica"], s["setting"]): (s["value"], s["origin"]) for s in listed}
+    assert found["", "file"] == (str(config), "environment variable SQLSTREAM_CONFIG")
+    assert found["", "stderr"] == ("true", f"{config}:1")
+    assert found["s3", "region"] == ("eu-west-1", "environment variable AWS_REGION")
+    assert found["s3", "secret-access-key"] == ("***", f"{config}:9")
+    assert found["s3", "retention"] == ("24h0m0s", "default")
+    assert found["file", "sync-interval"] == ("250ms", f"{config}:13 $SYNC")
+    assert found["", "replica"] == ("file:///backup/{path}", "environment variable SQLSTREAM_REPLICA_URL")
+    table = harness.run([build.sqlstream, "config", "-config", config], env=env)
+    assert "hush" not in table.stdout + table.stderr
+    assert rows(table.stdout)[0] == ["database", "replica", "setting", "value", "origin"]
+    assert "$SYNC" not in harness.run(
+        [build.sqlstream, "config", "-config", config, "-no-expand-env"], env=env, check=False
+    ).stdout
+    result = harness.run([build.sqlstream, "config", "-nosuchflag"], check=False)
+    assert result.returncode == 2 and "usage: sqlstream config" in result.stderr
+
+
+# Bad input: one sentence, and 1
+
+
+def sentence(build, *arguments, env=None, program=None):
+    result = harness.run([program or build.sqlstream, *arguments], env=env, check=False)
+    assert result.returncode == 1
+    assert result.stdout == "" and len(result.stderr.splitlines()) == 1, result
+    return result.stderr
+
+
+@pytest.mark.parametrize(
+    "text, says",
+    [
+        ("dbs: [\n", ["line", "column", "broken YAML"]),
+        ("dbs:\n- path: a\n   b: c\n", ["line 3 column 5"]),
+        ("dbs:\n- {path: /none/a, replica: /x}\n- path: /none/./a\n", ["line 3", "/none/a is given twice"]),
+        (
+            "dbs:\n- {path: /none/a, replica: /x/y}\n- {path: /none/b, replica: /x//y}\n",
+            ["line 3", "/x/y", "already one of /none/a"],
+        ),
+        ("dbs:\n- path: /tmp\n", ["line 2", "/tmp is a folder"]),
+        ("dbs:\n- path: /srv/$NOT_SET/a.db\n", ["line 2", "NOT_SET is not set"]),
+        ("dbs:\n- path: /a\n  replicas:\n  - url: s3://$NOT_SET/a\n", ["line 4", "NOT_SET"]),
+        ("dbs:\n- path: /a\n  replicas:\n  - type: sftp\n    host: x\n", ["line 4", "sftp"]),
+        ("dbs:\n- path: /a\n  replica:\n    url: s3://b/x\n    age: {recipients: [r]}\n", ["line 5", "age"]),
+    ],
+    ids=lambda value: None if isinstance(value, list) else value.splitlines()[-1],
+)
+def test_a_configuration_that_cannot_be(build, tmp_path, text, says):
+    config = tmp_path / "c.yml"
+    config.write_text(text)
+    for command in (["databases"], ["config"], ["wal", "/none/a"], ["restore", "/none/a"]):
+        said = sentence(build, *command, "-config", config)
+        assert all(part in said for part in (str(config), *says)), said
+
+
+def test_a_configuration_that_is_not_there(build, tmp_path):
+    missing = tmp_path / "no.yml"
+    for command in ("databases", "config"):
+        assert f"config file not found: {missing}" in sentence(build, command, "-config", missing)
+        env = harness.clean_environment(SQLSTREAM_CONFIG=missing)
+        assert f"config file not found: {missing}" in sentence(build, command, env=env)
+    assert f"{tmp_path}: Is a directory" in sentence(build, "databases", "-config", tmp_path)
+    if not any(os.path.exists(f"/etc/{name}.yml") for name in ("sqlstream", "litestream")):
+        said = sentence(build, "restore", "/none/a.db")
+        assert "/etc/sqlstream.yml, /etc/litestream.yml" in said
+
+
+def test_a_configuration_that_must_not_be_read(build, tmp_path):
+    if os.geteuid() != 0:
+        pytest.skip("only root can take another user's place")
+    tmp_path.chmod(0o755)
+    config = tmp_path / "c.yml"
+    config.write_text("dbs: []\n")
+    config.chmod(0o600)
+    nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
+    if subprocess.run([*nobody, build.sqlstream, "version"], capture_output=True).returncode != 0:
+        pytest.skip("another user cannot run what was built here")
+    # Its folders may be closed to others, too: it is handed the name that is open to it.
+    result = harness.run([*nobody, build.sqlstream, "databases", "-config", config], check=False)
+    assert result.returncode == 1 and f"{config}: Permission denied" in result.stderr
+
+
+@pytest.mark.parametrize(
+    "flags, says",
+    [
+        (["-timestamp", "yesterday"], ["yesterday", "2000-01-01T00:00:00Z"]),
+        (["-parallelism", "0"], ["-parallelism", "from 1", '"0"']),
+        (["-parallelism", "many"], ["-parallelism", "many"]),
+        (["-index", "xyz"], ["-index", "hexadecimal", "xyz"]),
+        (["-generation", "new"], ["-generation", "hexadecimal", "new"]),
+        (["-index", "1", "-timestamp", "2026-01-01T00:00:00Z"], ["index & timestamp"]),
+    ],
+    ids=lambda value: " ".join(value),
+)
+def test_values_that_cannot_be(build, tmp_path, flags, says):
+    for program, command in ((build.sqlstream, ["restore"]), (build.sqlstream_restore, [])):
+        said = sentence(build, *command, *flags, "-o", tmp_path / "o", "file:///x", program=program)
+        assert all(part in said for part in says), said
+
+
+def test_a_database_that_the_configuration_lacks(build, tmp_path):
+    config = write_config(tmp_path / "c.yml", tmp_path / "app.db", {"path": f"{tmp_path}/r"})
+    for command in (*LISTS, "restore"):
+        said = sentence(build, command, "-config", config, tmp_path / "other.db")
+        assert f"database not found in config: {tmp_path}/other.db" in said
+    config.write_text(f"logging: {{stderr: true, level: error}}\ndbs: [{{path: {tmp_path}/app.db}}]\n")
+    assert "has no replica" in sentence(build, "wal", "-config", config, tmp_path / "app.db")

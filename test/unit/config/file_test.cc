@@ -322,6 +322,7 @@ TEST_CASE("what cannot be is refused with its line") {
   CHECK(contains(refusal(with("type: file\n        bucket: x")), "no meaning"));
   CHECK(contains(refusal(with("bucket: a/b")), "not a bucket's name"));
   CHECK(contains(refusal(with("path: /x/y\n        region: z")), "no meaning for a file replica"));
+  CHECK(contains(refusal(with("path: s3://b/x")), "line 4: a replica's path cannot be a URL"));
   CHECK(contains(refusal(with("[a]")), "must consist of"));
 }
 

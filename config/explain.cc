@@ -1,0 +1,149 @@
+#include "config/explain.h"
+
+#include "config/units.h"
+
+namespace sqlstream::config {
+namespace {
+
+using Values = std::vector<std::pair<std::string, std::string>>;
+
+constexpr const char* kMask = "***";
+
+std::string shown(bool value) {
+  return value ? "true" : "false";
+}
+
+std::string or_else(const std::string& value, const char* otherwise) {
+  return value.empty() ? otherwise : value;
+}
+
+Values values_of(const Logging& logging) {
+  const char* const levels[] = {"debug", "info", "warn", "error"};
+  return {{"level", levels[static_cast<int>(logging.level)]},
+          {"type", logging.style == log::Style::json ? "json" : "text"},
+          {"stderr", shown(logging.to_stderr)}};
+}
+
+Values values_of(const DatabaseSettings& database) {
+  return {{"outbox-dir", or_else(database.outbox_dir, "beside the database")},
+          {"outbox-max-size", database.outbox_max_size == 0
+                                  ? "the larger of 1 GiB and twice the database"
+                                  : std::to_string(database.outbox_max_size)},
+          {"shutdown-timeout", format_duration(database.shutdown_timeout)}};
+}
+
+Values values_of(const ReplicaSettings& replica) {
+  const StoreSettings& store = replica.store;
+  const bool s3 = store.type == StoreSettings::Type::s3;
+  Values values = {{"type", s3 ? "s3" : "file"}};
+  if (s3) values.emplace_back("bucket", store.bucket);
+  values.emplace_back("path", store.path);
+  if (s3) {
+    values.emplace_back("endpoint", or_else(store.endpoint, "AWS"));
+    values.emplace_back("region", or_else(store.region, "asked from the service"));
+    values.emplace_back("force-path-style",
+                        shown(store.force_path_style.value_or(!store.endpoint.empty())));
+    values.emplace_back("skip-verify", shown(store.skip_verify));
+    values.emplace_back("ca-file", store.ca_file);
+    values.emplace_back("profile", store.profile);
+    values.emplace_back("storage-class", store.storage_class);
+    values.emplace_back("server-side-encryption", store.server_side_encryption);
+    values.emplace_back("kms-key-id", store.kms_key_id);
+  }
+  values.emplace_back("sync-interval", format_duration(replica.sync_interval));
+  values.emplace_back("retention", format_duration(replica.retention));
+  values.emplace_back("retention-check-interval",
+                      format_duration(replica.retention_check_interval));
+  values.emplace_back("snapshot-interval", replica.snapshot_interval
+                                               ? format_duration(*replica.snapshot_interval)
+                                               : "none");
+  return values;
+}
+
+class Explanation {
+ public:
+  Explanation(const Config& config, const Environment& env) : config_(config), env_(env) {}
+
+  std::vector<Setting> write() {
+    at("", "");
+    add_all(values_of(config_.logging), values_of(Logging{}));
+    for (const DatabaseSettings& database : config_.databases) {
+      at(database.path, "");
+      add_all(values_of(database), values_of(DatabaseSettings{}));
+      for (const ReplicaSettings& replica : database.replicas) add_replica(database, replica);
+    }
+    return std::move(settings_);
+  }
+
+ private:
+  void at(const std::string& database, const std::string& replica) {
+    database_ = database;
+    replica_ = replica;
+    const auto found = config_.origins.find({database, replica});
+    origins_ = found == config_.origins.end() ? Origins{} : found->second;
+  }
+
+  void add(const std::string& key, const std::string& value, const std::string& origin) {
+    settings_.push_back({database_, replica_, key, value, origin});
+  }
+
+  std::string origin(const std::string& key, bool is_default) const {
+    if (const auto own = origins_.find(key); own != origins_.end()) return own->second;
+    for (const char* place : {"url", "bucket"}) {
+      const auto found = origins_.find(place);
+      if (found != origins_.end() && !is_default) return found->second;
+    }
+    return "default";
+  }
+
+  // `defaults` has the same keys. Texts that are not set are left out.
+  void add_all(const Values& values, const Values& defaults) {
+    for (std::size_t i = 0; i < values.size(); ++i) {
+      const auto& [key, value] = values[i];
+      if (!value.empty()) add(key, value, origin(key, value == defaults[i].second));
+    }
+  }
+
+  void add_replica(const DatabaseSettings& database, const ReplicaSettings& replica) {
+    at(database.path, replica.name);
+    ReplicaSettings fresh;
+    fresh.store.type = replica.store.type;
+    // On it depends the default of force-path-style.
+    if (!replica.store.endpoint.empty()) fresh.store.endpoint = "another";
+    add_all(values_of(replica), values_of(fresh));
+    if (replica.store.type != StoreSettings::Type::s3) return;
+    add_key("access-key-id", replica.store.access_key_id,
+            {"AWS_ACCESS_KEY_ID", "LITESTREAM_ACCESS_KEY_ID"});
+    add_key("secret-access-key", replica.store.secret_access_key,
+            {"AWS_SECRET_ACCESS_KEY", "LITESTREAM_SECRET_ACCESS_KEY"});
+    if (!replica.store.session_token.empty()) {
+      add("session-token", kMask, origin("session-token", false));
+    }
+  }
+
+  void add_key(const std::string& key, const std::string& value,
+               std::initializer_list<const char*> variables) {
+    if (!value.empty()) return add(key, kMask, origin(key, false));
+    for (const char* name : variables) {
+      const auto found = env_(name);
+      if (found && !found->empty()) {
+        return add(key, kMask, std::string("environment variable ") + name);
+      }
+    }
+    add(key, "looked for as AWS's tools do", "default");
+  }
+
+  const Config& config_;
+  const Environment& env_;
+  std::string database_, replica_;
+  Origins origins_;
+  std::vector<Setting> settings_;
+};
+
+}  // namespace
+
+std::vector<Setting> explain(const Config& config, const Environment& env) {
+  return Explanation(config, env).write();
+}
+
+}  // namespace sqlstream::config
