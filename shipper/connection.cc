@@ -37,6 +37,8 @@ class OpenConnection final : public Connection {
       }
       drop_mapping();
       note_if_clean();
+      // A program that only created its database: the background may have had no time to look.
+      if (turned_on_) database_->capture_in_background();
       database_->closed();
     });
   }
@@ -182,6 +184,7 @@ class OpenConnection final : public Connection {
     if (!shape || shape->wal_mode || database_->left_wal()) return;
     if (turn_wal_on(database_->host(), database_->path())) {
       log::info("turned WAL mode on", {{"db", database_->path()}});
+      turned_on_ = true;
       database_->wake();
     }
   }
@@ -251,6 +254,7 @@ class OpenConnection final : public Connection {
   bool closed_whole_ = false;  // … and the mapping was given back then, with everything captured
   bool written_ = false;       // written outside WAL mode since the last unlock
   bool had_wal_ = false;
+  bool turned_on_ = false;  // WAL mode, by us
 };
 
 }  // namespace
