@@ -1,8 +1,10 @@
 #include "shipper/source_file.h"
 
+#include <algorithm>
 #include <array>
 #include <cstring>
 
+#include "base/bytes.h"
 #include "base/error.h"
 #include "format/wal.h"
 
@@ -55,13 +57,28 @@ namespace {
 constexpr std::size_t kHeaderSize = 100;
 constexpr std::size_t kPageSizeAt = 16;
 constexpr std::size_t kReadVersionAt = 19;
+constexpr std::size_t kChangeCounterAt = 24;
+constexpr std::size_t kPagesAt = 28;
+constexpr std::size_t kPagesValidForAt = 92;
 constexpr std::uint8_t kWalVersion = 2;
 
-std::optional<std::array<std::uint8_t, kHeaderSize>> read_header(const SourceFile& file) {
+using Header = std::array<std::uint8_t, kHeaderSize>;
+
+std::optional<Header> read_header(const SourceFile& file) {
   if (file.size() < kHeaderSize) return std::nullopt;
-  std::array<std::uint8_t, kHeaderSize> header{};
+  Header header{};
   file.read(0, header);
   return header;
+}
+
+// A file may be larger than its database: SQLITE_FCNTL_CHUNK_SIZE. The header's count is valid
+// unless a very old SQLite wrote last.
+std::uint32_t count_pages(const Header& header, std::uint64_t pages_in_file) {
+  const std::uint32_t pages = load_be32(&header[kPagesAt]);
+  const bool valid =
+      pages != 0 && load_be32(&header[kChangeCounterAt]) == load_be32(&header[kPagesValidForAt]);
+  const auto in_file = static_cast<std::uint32_t>(pages_in_file);
+  return valid ? std::min(pages, in_file) : in_file;
 }
 
 }  // namespace
@@ -73,7 +90,7 @@ std::optional<capture::DatabaseShape> read_shape(const SourceFile& file) {
       std::uint32_t{(*header)[kPageSizeAt]} << 8 | (*header)[kPageSizeAt + 1];
   const std::uint32_t page_size = packed == 1 ? 65536 : packed;
   if (!wal::is_valid_page_size(page_size)) return std::nullopt;
-  return capture::DatabaseShape{page_size, static_cast<std::uint32_t>(file.size() / page_size),
+  return capture::DatabaseShape{page_size, count_pages(*header, file.size() / page_size),
                                 (*header)[kReadVersionAt] == kWalVersion};
 }
 
