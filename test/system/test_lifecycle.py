@@ -197,34 +197,50 @@ def test_two_processes_closing_last(build, litestream, place, tmp_path):
     check_restores(build, litestream, database, url, replica, tmp_path)
 
 
+@pytest.mark.parametrize("where", ["file", "s3"])
 @pytest.mark.parametrize("forked", [False, True])
 def test_another_process_takes_over_when_the_shipping_one_is_killed(
-    build, litestream, place, tmp_path, forked
+    build, litestream, minio, place, tmp_path, forked, where
 ):
     database, replica, url = place
+    env = None
+    if where == "s3":
+        bucket = minio.bucket()
+        url, env = minio.url(bucket, "app"), minio.env()
+        replica = minio.litestream_replica(bucket, "app")
     child = None
-    with Session(build, database, url) as first, Session(build, database, url) as second:
+    with Session(build, database, url, env) as first, Session(build, database, url, env) as second:
         first.do("create table t(x)")
         assert first.shipped() == 1
         assert first.status()["shipping"] == "this process"
         second.do("insert into t values (1)")
         assert second.shipped() == 1
         assert second.status()["shipping"] == "another process"
+        generation = second.status()["generation"]
         if forked:
             child = first.do("fork")[0]
-        first.do("insert into t values (2)")
+        # A hundred commits: some of them are being shipped when it is killed.
+        for i in range(100):
+            first.do("insert into t values (randomblob(3000))")
         first.kill()
+        if forked:
+            os.kill(child, 0)
         began = time.monotonic()
         harness.wait_until(lambda: second.status()["shipping"] == "this process", "taking over", 20)
         print("taken over after", time.monotonic() - began, "s")
         second.do("insert into t values (3)")
         assert second.shipped() == 1
+        assert second.do("select count(*) from t") == [[102]]
         second.do("close")
         second.end()
     if child:
         os.kill(child, signal.SIGKILL)
-    assert len(generations(replica)) == 1
-    check_restores(build, litestream, database, url, replica, tmp_path)
+    if where == "s3":
+        found = {key.split("/")[2] for key in minio.keys(bucket, "app/generations/")}
+    else:
+        found = set(generations(replica))
+    assert found == {generation}
+    check_restores(build, litestream, database, url, replica, tmp_path, env=env)
 
 
 # --- Stores
