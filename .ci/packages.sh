@@ -15,6 +15,7 @@ TEST_PACKAGES=(
   python3 python3-venv python3-pytest python3-boto3
   git lz4 openssl strace binutils procps util-linux
   ruby ruby-sqlite3
+  man-db zsh fish
 )
 
 # Installs those of the named packages that are missing; does nothing, quickly, when none is.

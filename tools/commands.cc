@@ -130,6 +130,14 @@ const Command& restore_program() {
   return program;
 }
 
+std::vector<ProgramShape> programs() {
+  return {{"sqlstream", "list, inspect and restore replicas of SQLite databases", commands(), true},
+          {"sqlstream-restore",
+           "restore a SQLite database from a replica",
+           {restore_program()},
+           false}};
+}
+
 std::string usage_of_program(const std::string& program) {
   std::string text = "usage: " + program + " COMMAND [flags] [ARGUMENT]...\n\n";
   for (const Command& command : commands()) {

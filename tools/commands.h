@@ -39,6 +39,17 @@ const Command* find_command(std::string_view name);
 /// The program sqlstream-restore: "restore" alone.
 const Command& restore_program();
 
+/// What one of our programs takes: commands by their names, or one command's flags and arguments.
+struct ProgramShape {
+  std::string name;
+  std::string summary;  ///< a few words
+  std::vector<Command> commands;
+  bool by_name;  ///< the first argument names the command; else there is only one
+};
+
+/// sqlstream and sqlstream-restore.
+std::vector<ProgramShape> programs();
+
 /// The help of a program with these commands.
 std::string usage_of_program(const std::string& program);
 
