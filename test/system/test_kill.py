@@ -106,3 +106,80 @@ def test_every_shipped_state_is_one_that_was_committed(build, tmp_path):
     assert reached == sorted(reached)
     assert len(set(reached)) == len(reached), "each segment holds at least one commit"
     assert reached[-1] == check_counter(database)
+
+
+LARGE_MIB = 100
+
+
+def started_large(build, database, url, env):
+    """A program that commits LARGE_MIB in one transaction; it ships them when it is told to go on."""
+    script = (
+        "import os, sqlite3, sys\n"
+        "loader = sqlite3.connect(':memory:')\n"
+        "loader.enable_load_extension(True)\n"
+        "loader.load_extension(sys.argv[1])\n"
+        "db = sqlite3.connect(sys.argv[2], uri=True, isolation_level=None)\n"
+        "db.execute('pragma cache_size = 100000').fetchall()\n"
+        "db.execute('create table small(x)')\n"
+        "assert db.execute('select sqlstream_wait(30000)').fetchone() == (1,)\n"
+        "db.execute('create table large(id integer primary key, x)')\n"
+        "db.execute('begin')\n"
+        "for i in range(int(sys.argv[3])):\n"
+        "    db.execute('insert into large values (?, ?)', (i, os.urandom(1 << 20)))\n"
+        "db.execute('commit')\n"
+        "print('committed', flush=True)\n"
+        "sys.stdin.read()\n"
+    )
+    process = subprocess.Popen(
+        [PYTHON, "-c", script, build.extension, build.uri(database, url), str(LARGE_MIB)],
+        env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )
+    assert process.stdout.readline() == "committed\n"
+    return process
+
+
+@pytest.mark.parametrize("where", ["file", "s3"])
+def test_killed_while_it_ships_a_large_transaction(build, litestream, minio, tmp_path, where):
+    """The replica ends in the middle of it: both readers give the commit before, and the next
+    process completes it."""
+    database = tmp_path / "app.db"
+    env = harness.clean_environment()
+    if where == "s3":
+        bucket = minio.bucket()
+        url, env = minio.url(bucket, "app"), minio.env()
+        replica = minio.litestream_replica(bucket, "app")
+
+        def objects():
+            return [key for key in minio.keys(bucket, "app/generations/") if "/wal/" in key]
+    else:
+        replica = tmp_path / "replica"
+        url = f"file://{replica}"
+
+        def objects():
+            return list(replica.glob("generations/*/wal/*.lz4"))
+
+    process = started_large(build, database, url, env)
+    try:
+        harness.wait_until(lambda: len(objects()) >= 2, "the first objects of the transaction")
+    finally:
+        process.kill()
+        process.communicate()
+    there = len(objects())
+    print(there, "objects when it was killed")
+    assert there < LARGE_MIB // 32 + 2, "all of it was shipped already"
+
+    for restore, name in ((build.restore, "ours"), (litestream.restore, "theirs")):
+        output = tmp_path / f"before-{name}.db"
+        source, options = (url, {"env": env}) if name == "ours" else (replica, {})
+        restore(output, source, **options)
+        with closing(sqlite3.connect(output)) as db:
+            assert db.execute("select name from sqlite_schema").fetchall() == [("small",)]
+        harness.integrity_check(output)
+
+    status = finish(build, database, url, env)
+    assert len(objects()) > there
+    listed = harness.run([build.sqlstream, "generations", url], env=env).stdout
+    assert set(re.findall(r"\b[0-9a-f]{16}\b", listed)) == {status["generation"]}
+    check_restores(build, litestream, database, url, replica, tmp_path, env=env)
+    with closing(sqlite3.connect(database)) as db:
+        assert db.execute("select count(*) from large").fetchone() == (LARGE_MIB,)
