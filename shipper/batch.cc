@@ -12,7 +12,6 @@
 namespace sqlstream {
 namespace {
 
-constexpr std::uint64_t kObjectSize = 32ULL << 20;   // uncompressed
 constexpr std::uint64_t kIndexSize = 0xffffffffULL;  // offsets are 8 hex digits
 constexpr std::size_t kEncodeBuffer = 1 << 20;
 
@@ -136,12 +135,13 @@ void Batch::read(std::uint32_t page, const Image& image, std::span<std::uint8_t>
 }
 
 SegmentEncoder::SegmentEncoder(std::shared_ptr<const Batch> batch, const ReplicaEnd& end,
-                               std::string host, std::string database)
+                               std::string host, std::string database, std::uint64_t object_size)
     : batch_(std::move(batch)),
       pages_(batch_->pages()),
       end_(end),
       host_(std::move(host)),
-      database_(std::move(database)) {
+      database_(std::move(database)),
+      object_size_(object_size) {
   if (pages_.empty()) {
     // A commit that leaves nothing (its pages are beyond the final size) still needs a commit
     // frame; page 1 is in every commit of SQLite's, so this is a batch no SQLite wrote.
@@ -164,7 +164,7 @@ SegmentObject SegmentEncoder::next() {
   const std::uint32_t page_size = batch_->page_size();
   const std::uint64_t frame = wal::kFrameHeaderSize + page_size;
   const std::size_t count =
-      std::min(pages_.size() - next_, std::max<std::size_t>(1, kObjectSize / frame));
+      std::min(pages_.size() - next_, std::max<std::size_t>(1, object_size_ / frame));
   const bool last_object = next_ + count == pages_.size();
 
   SegmentObject object;

@@ -113,9 +113,12 @@ struct SegmentObject {
 /// index where the batch would not fit below 4 GiB. Not thread-safe; may move between threads.
 class SegmentEncoder {
  public:
-  /// `host` and `database` go into the metadata. Precondition: !batch.empty().
+  static constexpr std::uint64_t kObjectSize = 32ULL << 20;
+
+  /// `host` and `database` go into the metadata; an object has at most `object_size` bytes
+  /// uncompressed, but at least one frame. Precondition: !batch.empty().
   SegmentEncoder(std::shared_ptr<const Batch> batch, const ReplicaEnd& end, std::string host,
-                 std::string database);
+                 std::string database, std::uint64_t object_size = kObjectSize);
   bool done() const { return next_ == pages_.size() && made_any_; }
   SegmentObject next();
 
@@ -125,6 +128,7 @@ class SegmentEncoder {
   ReplicaEnd end_;
   std::string host_;
   std::string database_;
+  std::uint64_t object_size_;
   std::size_t next_ = 0;
   bool made_any_ = false;
 };
