@@ -5,8 +5,9 @@
 
 #include <algorithm>
 #include <fstream>
-#include <iterator>
 #include <map>
+#include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
