@@ -34,7 +34,7 @@ constexpr std::string_view kIgnoredDatabase[] = {
     "busy-timeout",    "checkpoint-interval",       "max-checkpoint-page-count",
     "meta-path",       "min-checkpoint-page-count", "monitor-interval",
     "shadow-retention"};
-constexpr std::string_view kIgnoredReplica[] = {"validation-interval"};
+constexpr std::string_view kIgnoredReplica[] = {"meta-path", "validation-interval"};
 
 // Of Litestream's other replica types; the type itself is refused.
 constexpr std::string_view kOtherTypes[] = {"abs", "gcs", "gs", "nats", "sftp", "webdav", "oss"};
@@ -141,11 +141,24 @@ class Reader {
     log::warn(sentence, {{"file", file_}, {"line", line_of(at)}});
   }
 
+  // Runs `action`, putting file and line in front of what it throws.
+  template <class Action>
+  auto located(const YAML::Node& at, Action&& action) const {
+    try {
+      return action();
+    } catch (const LocatedError&) {
+      throw;
+    } catch (const Error& error) {
+      fail(at, error.what());
+    }
+  }
+
   // "file:line", and the variables that are put in there.
   std::string origin_of(const YAML::Node& value) const {
     std::string origin = file_ + ':' + line_of(value);
     if (!value.IsScalar() || !reading_.expand_env) return origin;
-    for (const auto& name : expand_variables(value.Scalar(), env_).used) origin += " $" + name;
+    const auto expanded = located(value, [&] { return expand_variables(value.Scalar(), env_); });
+    for (const auto& name : expanded.used) origin += " $" + name;
     return origin;
   }
 
@@ -215,18 +228,6 @@ class Reader {
   bool switch_of(const YAML::Node& value, std::string_view key) const {
     if (const auto parsed = parse_bool(text(value))) return *parsed;
     fail(value, std::string(key) + " must be true or false");
-  }
-
-  // Runs `action`, putting file and line in front of what it throws.
-  template <class Action>
-  auto located(const YAML::Node& at, Action&& action) const {
-    try {
-      return action();
-    } catch (const LocatedError&) {
-      throw;
-    } catch (const Error& error) {
-      fail(at, error.what());
-    }
   }
 
   Logging read_logging(const YAML::Node& node, Origins& origins) {

@@ -4,6 +4,7 @@
 #include <cstdio>
 
 #include "base/error.h"
+#include "restore/restore.h"
 
 namespace sqlstream {
 
@@ -32,8 +33,8 @@ Generation generation_at(std::span<const GenerationSpan> spans, Time moment) {
     const auto first = std::min_element(
         spans.begin(), spans.end(),
         [](const GenerationSpan& a, const GenerationSpan& b) { return a.earliest < b.earliest; });
-    throw Error(
-        "cannot restore to " + format_rfc3339(moment) +
+    throw NothingToRestore(
+        "no matching backups found: cannot restore to " + format_rfc3339(moment) +
         ", which is before the first snapshot: the earliest moment that can be restored is " +
         format_rfc3339(first->earliest) + " (generation " + first->generation.str() + ")");
   }

@@ -14,7 +14,8 @@
 
 namespace sqlstream {
 
-/// There is nothing to restore at that URL.
+/// The replica holds nothing of what was asked for: nothing at all, not that generation, or nothing
+/// as early as that moment.
 class NothingToRestore : public Error {
  public:
   using Error::Error;

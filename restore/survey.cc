@@ -200,9 +200,10 @@ asio::awaitable<RestorePlan> survey(Store& store, const RestoreOptions& options)
         co_await count_until(store, chosen.generation, holdings.snapshots, *options.timestamp);
     if (count == 0) {
       const Time first = co_await time_of(store, chosen.generation, holdings.snapshots.front());
-      throw Error("cannot restore to " + format_rfc3339(*options.timestamp) +
-                  ", which is before the first snapshot of generation " + chosen.generation.str() +
-                  ": the earliest moment that can be restored is " + format_rfc3339(first));
+      throw NothingToRestore(
+          "no matching backups found: cannot restore to " + format_rfc3339(*options.timestamp) +
+          ", which is before the first snapshot of generation " + chosen.generation.str() +
+          ": the earliest moment that can be restored is " + format_rfc3339(first));
     }
     holdings.snapshots.resize(count);
   }

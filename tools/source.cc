@@ -37,6 +37,14 @@ std::vector<ReplicaSettings> named_only(const DatabaseSettings& database, const 
               "\", which has " + (known.empty() ? "none" : known));
 }
 
+std::string no_config() {
+  std::string tried;
+  for (const char* name : config::kUsualFiles) {
+    tried += (tried.empty() ? "" : ", ") + std::string(name);
+  }
+  return "config file not found: " + tried + "; name one with -config or SQLSTREAM_CONFIG";
+}
+
 }  // namespace
 
 config::Config load_config(const ParsedFlags& flags) {
@@ -45,17 +53,17 @@ config::Config load_config(const ParsedFlags& flags) {
   config::Reading reading;
   reading.expand_env = !flags.on("no-expand-env");
   reading.on_logging = [&](const config::Logging& logging) {
-    log_to(logging.to_stderr ? 2 : 1, logging.level, logging.style, flags);
+    log_to(2, logging.level, logging.style, flags);
   };
-  if (const auto file = flags.text("config")) {
-    return config::read_config(config::expand_home(*file, environment), environment, reading);
-  }
-  config::Config config = config::find_config(environment, reading);
-  if (!config.file.empty()) return config;
-  std::string tried;
-  for (const char* name : config::kUsualFiles)
-    tried += (tried.empty() ? "" : ", ") + std::string(name);
-  throw Error("config file not found: " + tried + "; name one with -config or SQLSTREAM_CONFIG");
+  const auto file = flags.text("config");
+  config::Config config =
+      file ? config::read_config(config::expand_home(*file, environment), environment, reading)
+           : config::find_config(environment, reading);
+  if (config.file.empty()) throw Error(no_config());
+  // Only now: what is to be said about the file itself does not belong into a table.
+  const config::Logging& logging = config.logging;
+  log_to(logging.to_stderr ? 2 : 1, logging.level, logging.style, flags);
+  return config;
 }
 
 Source resolve_source(const ParsedFlags& flags) {

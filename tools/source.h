@@ -10,9 +10,9 @@
 
 namespace sqlstream::tools {
 
-/// The configuration file that -config names, else the usual one. From then on the log goes where
-/// the file says (with -json always to stderr; with -v at the level debug). Throws Error also when
-/// there is none.
+/// The configuration file that -config names, else the usual one. What is wrong with it is logged to
+/// stderr; from then on the log goes where the file says, as Litestream's does (with -json always
+/// to stderr; with -v at the level debug). Throws Error also when there is none.
 config::Config load_config(const ParsedFlags& flags);
 
 /// What a command's argument names.

@@ -240,6 +240,9 @@ TEST_CASE("a dollar sign alone stays") {
   CHECK(config.databases.at(0).replicas.at(0).store.secret_access_key == "a$5$$-b$");
   CHECK(contains(refusal("access-key-id: ${KEY\n"), "line 1: \"${\""));
   CHECK(contains(refusal("access-key-id: ${}\n"), "line 1: \"${\""));
+  CHECK(contains(refusal("dbs:\n  - path: /none/${A/a.db\n"), "line 2: \"${\""));
+  CHECK(contains(refusal("dbs:\n  - path: /none/a.db\n    replica:\n      region: ${R\n"),
+                 "line 4: \"${\""));
 }
 
 TEST_CASE("an unset variable inside a place is an error") {
