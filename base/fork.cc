@@ -70,6 +70,11 @@ ForkClosedFd::~ForkClosedFd() {
   (previous_ != nullptr ? previous_->next_ : first) = next_;
 }
 
+void ForkClosedFd::open(const std::function<int()>& make) {
+  const std::lock_guard lock(list_mutex());
+  reset(make());
+}
+
 void ForkClosedFd::reset(int fd) noexcept {
   const int old = fd_.exchange(fd);
   if (old >= 0) ::close(old);

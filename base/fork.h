@@ -2,6 +2,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <functional>
 
 /// What a child of fork() inherits and must let go of at once. Kernel locks go with an open file
 /// description: a child that keeps a copy of the descriptor keeps the lock alive after its parent
@@ -30,6 +31,9 @@ class ForkClosedFd {
   explicit operator bool() const { return get() >= 0; }
   /// Closes what it owned and owns `fd` (-1: nothing).
   void reset(int fd = -1) noexcept;
+  /// Owns what `make` opens, holding forks off meanwhile: no child has a copy that is not closed
+  /// there. `make` may throw.
+  void open(const std::function<int()>& make);
 
  private:
   friend void close_fork_closed_fds() noexcept;

@@ -111,6 +111,12 @@ bool read_frames(int fd, std::span<const PageFrame> frames, const WalIndexHeader
 
 }  // namespace
 
+std::uint64_t outbox_limit(std::uint64_t max_size, const Record& last) {
+  if (max_size != 0) return max_size;
+  return std::max<std::uint64_t>(1ULL << 30,
+                                 std::uint64_t{2} * last.database_size * last.page_size);
+}
+
 Capturer::Capturer(Outbox& outbox, std::string database_path,
                    std::function<std::optional<DatabaseShape>()> shape, std::uint64_t max_size)
     : outbox_(outbox),
@@ -356,10 +362,7 @@ Outcome Capturer::append(Source& source, const WalIndexHeader& header, Range ran
     const auto after = read_wal_index_header(source.regions[0]);
     return after && after->salt == header.salt && after->frames >= header.frames;
   };
-  const std::uint64_t limit =
-      max_size_ != 0
-          ? max_size_
-          : std::max<std::uint64_t>(1ULL << 30, std::uint64_t{2} * header.pages * header.page_size);
+  const std::uint64_t limit = outbox_limit(max_size_, record);
   // Looked at once per log file: cheap, and exact enough for a bound of many files.
   if (outbox_.at_rotation() && outbox_.size() > limit) {
     Control control = outbox_.control();

@@ -43,13 +43,17 @@ enum class Outcome {
   failed,      ///< the outbox cannot be written; error() says why
 };
 
+/// How many bytes an outbox may hold: `max_size`, or when that is 0 the larger of 1 GiB and twice
+/// the database as it is after `last`.
+std::uint64_t outbox_limit(std::uint64_t max_size, const Record& last);
+
 /// Copies committed pages from SQLite's WAL into the outbox, proving at each step that nothing is
 /// missing in between; what is not proven begins a new generation. One object per process and
 /// database. Not thread-safe: the owner serialises calls. Never throws but std::bad_alloc.
 class Capturer {
  public:
-  /// `shape` reads the database header when there is no WAL; `max_size` bounds the outbox (0: the
-  /// larger of 1 GiB and twice the database). Both referenced objects must outlive the Capturer.
+  /// `shape` reads the database header when there is no WAL; `max_size`: see
+  /// outbox_limit(). Both referenced objects must outlive the Capturer.
   Capturer(Outbox& outbox, std::string database_path,
            std::function<std::optional<DatabaseShape>()> shape, std::uint64_t max_size);
 

@@ -20,7 +20,6 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr std::uint64_t kRotateSize = 16 << 20;
 constexpr std::uint64_t kControlMagic = 0x31545243424f5153;  // "SQOBCRT1"
 
 // Two places in the control file, each written by one call: the mark needs no lock, the rest does.
@@ -35,6 +34,13 @@ struct DiskControl {
 };
 constexpr off_t kControlAt = 0;
 constexpr off_t kEndedAt = 512;
+// A place for each generation, by its random id: a process that was stopped for long and now ends
+// an old one does not take away a newer one's mark.
+constexpr std::uint64_t kEndedPlaces = 256;
+
+off_t ended_place(Generation generation) {
+  return kEndedAt + static_cast<off_t>(generation.id % kEndedPlaces * sizeof generation.id);
+}
 
 // Open file description locks: they belong to the descriptor, so two registrations in one process
 // keep each other out too, and closing another descriptor of the file does not drop them.
@@ -82,7 +88,8 @@ OutboxPlace OutboxPlace::of(const std::string& database_path, const std::string&
   return place;
 }
 
-Outbox::Outbox(OutboxPlace place) : place_(std::move(place)) {
+Outbox::Outbox(OutboxPlace place, std::uint64_t rotate_size)
+    : place_(std::move(place)), rotate_size_(rotate_size) {
   const std::string& dir = place_.directory;
   // Whoever may read (write) the database may read (write) in the folder, and so search it.
   mode_t dir_mode = place_.file_mode;
@@ -98,7 +105,7 @@ Outbox::Outbox(OutboxPlace place) : place_(std::move(place)) {
     throw Error("cannot create the outbox directory " + dir + ": " + reason() +
                 "; make its parent writable for this user or set outbox-dir");
   }
-  lock_fd_.reset(open_file("lock", O_RDWR | O_CREAT));
+  open_closed_by_fork(lock_fd_, "lock", O_RDWR | O_CREAT);
   control_fd_ = UniqueFd(open_file("control", O_RDWR | O_CREAT));
   if (::mkfifo((dir + "/wake").c_str(), place_.file_mode) == 0) {
     ::chmod((dir + "/wake").c_str(), place_.file_mode);
@@ -119,6 +126,11 @@ int Outbox::open_file(const char* name, int flags) const {
   }
   if (creating) own(fd);
   return fd;
+}
+
+// Never open without the fork handlers knowing it: a copy in a child would keep the lock.
+void Outbox::open_closed_by_fork(ForkClosedFd& fd, const char* name, int flags) const {
+  fd.open([&] { return open_file(name, flags); });
 }
 
 void Outbox::own(int fd) const {
@@ -145,20 +157,19 @@ std::optional<Outbox::Lock> Outbox::lock(std::chrono::nanoseconds limit) {
 
 bool Outbox::try_take_role() {
   if (role_taken_) return true;
-  // Known to the fork handlers before it is locked.
-  role_fd_.reset(open_file("lock", O_RDWR | O_CREAT));
+  open_closed_by_fork(role_fd_, "lock", O_RDWR | O_CREAT);
   if (!try_lock_byte(role_fd_.get(), kRoleByte)) {
     role_fd_.reset();
     return false;
   }
   // Reading and writing: the pipe never reports its end while this process lives.
-  const int wake =
-      ::open((place_.directory + "/wake").c_str(), O_RDWR | O_NONBLOCK | O_CLOEXEC | O_NOFOLLOW);
-  if (wake < 0) {
+  const std::string wake = place_.directory + "/wake";
+  wake_reader_.open(
+      [&] { return ::open(wake.c_str(), O_RDWR | O_NONBLOCK | O_CLOEXEC | O_NOFOLLOW); });
+  if (!wake_reader_) {
     role_fd_.reset();
-    throw Error("cannot open " + place_.directory + "/wake: " + reason());
+    throw Error("cannot open " + wake + ": " + reason());
   }
-  wake_reader_.reset(wake);
   role_taken_ = true;
   return true;
 }
@@ -175,7 +186,7 @@ int Outbox::watch_role() const {
 }
 
 void Outbox::poke() {
-  if (!wake_writer_) wake_writer_.reset(watch_role());
+  if (!wake_writer_) wake_writer_.open([this] { return watch_role(); });
   if (!wake_writer_) return;
   const char byte = 0;
   // A full pipe is a wake-up already; EPIPE (SIGPIPE is blocked where this runs, or ignored by
@@ -221,6 +232,7 @@ void Outbox::refresh() {
       break;
     }
     tail_->last = found->record;
+    if (found->record.kind == RecordKind::batch) tail_->batch_chain = found->record.chain;
     log_end_ = found->end;
   }
 }
@@ -233,8 +245,8 @@ void Outbox::adopt_log(std::uint64_t first_sequence) {
   log_ = LogFile::open(path, true);
   if (!log_) return;
   const LogHeader& header = log_->header();
-  tail_ =
-      Tail{header.generation, header.generation_first, header.device, header.inode, header.state};
+  tail_ = Tail{header.generation, header.generation_first, header.device, header.inode,
+               header.state,      header.batch_chain};
   log_end_ = LogFile::kHeaderSize;
 }
 
@@ -254,7 +266,7 @@ void Outbox::set_control(const Control& control) {
 }
 
 bool Outbox::at_rotation() const {
-  return log_ && log_end_ >= kRotateSize;
+  return log_ && log_end_ >= rotate_size_;
 }
 
 bool Outbox::append_batch(Record& record, const std::vector<std::uint32_t>& pages,
@@ -265,12 +277,14 @@ bool Outbox::append_batch(Record& record, const std::vector<std::uint32_t>& page
     LogHeader header = log_->header();
     header.first = record.sequence;
     header.state = tail_->last;
+    header.batch_chain = tail_->batch_chain;
     return start_log(header, record, pages, source);
   }
   const std::uint64_t end = log_->append(log_end_, record, tail_->last.chain, pages, source);
   if (end == 0) return false;
   log_end_ = end;
   tail_->last = record;
+  tail_->batch_chain = record.chain;
   return true;
 }
 
@@ -297,7 +311,7 @@ bool Outbox::begin_generation(Generation generation, const FileIdentity& databas
   header.device = database.device;
   header.inode = database.inode;
   header.state.page_size = record.page_size;
-  header.state.chain = generation.id;
+  header.state.chain = header.batch_chain = generation.id;
   return start_log(header, record, pages, source);
 }
 
@@ -321,7 +335,8 @@ bool Outbox::start_log(const LogHeader& header, Record& record,
     set_control(control);
     log_ = std::move(log);
     log_end_ = end;
-    tail_ = Tail{header.generation, header.generation_first, header.device, header.inode, record};
+    tail_ = Tail{header.generation, header.generation_first, header.device, header.inode, record,
+                 record.chain};
     return true;
   } catch (...) {
     ::unlink(path.c_str());
@@ -330,20 +345,18 @@ bool Outbox::start_log(const LogHeader& header, Record& record,
 }
 
 void Outbox::end_generation(Generation generation) {
-  if (::pwrite(control_fd_.get(), &generation.id, sizeof generation.id, kEndedAt) !=
+  if (::pwrite(control_fd_.get(), &generation.id, sizeof generation.id, ended_place(generation)) !=
       sizeof generation.id) {
     throw std::system_error(errno, std::generic_category(),
                             "cannot write " + place_.directory + "/control");
   }
 }
 
-std::optional<Generation> Outbox::ended_generation() const {
-  Generation generation;
-  if (::pread(control_fd_.get(), &generation.id, sizeof generation.id, kEndedAt) !=
-      sizeof generation.id) {
-    return std::nullopt;
-  }
-  return generation;
+bool Outbox::ended(Generation generation) const {
+  Generation marked;
+  return ::pread(control_fd_.get(), &marked.id, sizeof marked.id, ended_place(generation)) ==
+             sizeof marked.id &&
+         marked == generation;
 }
 
 std::vector<std::uint64_t> Outbox::log_files() const {

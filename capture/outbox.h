@@ -40,6 +40,7 @@ struct Tail {
   std::uint64_t device = 0;
   std::uint64_t inode = 0;
   Record last;
+  std::uint64_t batch_chain = 0;  ///< the chain value after the last batch
 };
 
 /// The local directory where captured data waits. One object per process and database. Not
@@ -48,7 +49,9 @@ struct Tail {
 class Outbox {
  public:
   /// Creates the directory when it is missing. Throws Error with a clear sentence when it cannot.
-  explicit Outbox(OutboxPlace place);
+  /// A log file that has grown to `rotate_size` bytes is followed by a new one.
+  explicit Outbox(OutboxPlace place, std::uint64_t rotate_size = kRotateSize);
+  static constexpr std::uint64_t kRotateSize = 16 << 20;
 
   const std::string& directory() const { return place_.directory; }
   const OutboxPlace& place() const { return place_; }
@@ -85,6 +88,8 @@ class Outbox {
                     const LogFile::ImageSource& source);
   /// True when the next batch begins a new log file.
   bool at_rotation() const;
+  /// The first sequence of the log file that is appended to.
+  std::uint64_t current_log() const { return control_.current_log; }
   /// Appends a record without pages.
   void append_mark(Record& record);
   /// Begins `generation` with its first batch.
@@ -95,9 +100,9 @@ class Outbox {
   /// The mark "generation ended", written and read without any lock: a stopped holder of the
   /// capture lock must not hold back those who give its generation up.
   void end_generation(Generation generation);
-  std::optional<Generation> ended_generation() const;
+  bool ended(Generation generation) const;
   /// True when the tail's generation is one that goes on.
-  bool generation_alive() const { return tail_ && ended_generation() != tail_->generation; }
+  bool generation_alive() const { return tail_ && !ended(tail_->generation); }
 
   /// Log files, ascending; the last one is the current.
   std::vector<std::uint64_t> log_files() const;
@@ -121,8 +126,10 @@ class Outbox {
                  const LogFile::ImageSource& source);
   void own(int fd) const;
   int open_file(const char* name, int flags) const;
+  void open_closed_by_fork(ForkClosedFd& fd, const char* name, int flags) const;
 
   OutboxPlace place_;
+  std::uint64_t rotate_size_;
   ForkClosedFd lock_fd_;
   ForkClosedFd role_fd_;
   bool role_taken_ = false;

@@ -19,7 +19,7 @@ namespace sqlstream::capture {
 namespace {
 
 constexpr std::uint32_t kRecordMagic = 0x31424f53;       // "SOB1"
-constexpr std::uint64_t kLogMagic = 0x31474f4c424f5153;  // "SQOBLOG1"
+constexpr std::uint64_t kLogMagic = 0x32474f4c424f5153;  // "SQOBLOG2"
 constexpr std::size_t kBufferSize = 1 << 20;
 constexpr std::size_t kNameDigits = 16;
 constexpr std::string_view kNameEnd = ".log";
@@ -28,7 +28,7 @@ constexpr std::string_view kNameEnd = ".log";
 struct DiskRecord {
   std::uint32_t magic;
   std::uint16_t kind;
-  std::uint16_t reserved;
+  std::uint16_t folded;
   std::uint64_t sequence;
   std::uint32_t page_count;
   std::uint32_t page_size;
@@ -55,6 +55,7 @@ struct DiskHeader {
   std::uint64_t inode;
   std::uint64_t device;
   DiskRecord state;
+  std::uint64_t batch_chain;
   std::uint64_t hash;
 };
 static_assert(sizeof(DiskHeader) <= LogFile::kHeaderSize &&
@@ -73,6 +74,7 @@ DiskRecord to_disk(const Record& record, std::uint64_t pages_hash, std::uint64_t
   DiskRecord disk{};
   disk.magic = kRecordMagic;
   disk.kind = static_cast<std::uint16_t>(record.kind);
+  disk.folded = record.folded ? 1 : 0;
   disk.sequence = record.sequence;
   disk.page_count = record.page_count;
   disk.page_size = record.page_size;
@@ -85,7 +87,7 @@ DiskRecord to_disk(const Record& record, std::uint64_t pages_hash, std::uint64_t
   disk.identity = record.identity;
   disk.pages_hash = pages_hash;
   disk.previous_chain = previous_chain;
-  disk.chain = chain_of(disk);
+  disk.chain = record.folded ? record.chain : chain_of(disk);
   disk.hash = hash_of(disk);
   return disk;
 }
@@ -104,6 +106,7 @@ Record from_disk(const DiskRecord& disk) {
   record.previous = disk.previous;
   record.identity = disk.identity;
   record.chain = disk.chain;
+  record.folded = disk.folded != 0;
   return record;
 }
 
@@ -173,6 +176,7 @@ LogFile LogFile::create(const std::string& path, const LogHeader& header, mode_t
   // `state` is no link of the chain itself: its own chain value is kept as it is.
   disk.state = to_disk(header.state, 0, 0);
   disk.state.chain = header.state.chain;
+  disk.batch_chain = header.batch_chain;
   disk.hash = hash_of(disk);
   std::array<std::uint8_t, kHeaderSize> block{};
   std::memcpy(block.data(), &disk, sizeof disk);
@@ -200,6 +204,7 @@ std::optional<LogFile> LogFile::open(const std::string& path, bool writable) {
   header.inode = disk.inode;
   header.device = disk.device;
   header.state = from_disk(disk.state);
+  header.batch_chain = disk.batch_chain;
   return LogFile(path, std::move(fd), header);
 }
 
@@ -213,8 +218,8 @@ std::optional<LogFile::Found> LogFile::read(std::uint64_t offset, std::uint64_t 
                                             bool check_images) const {
   DiskRecord disk{};
   if (!read_all(fd_.get(), &disk, sizeof disk, offset, path_)) return std::nullopt;
-  if (disk.magic != kRecordMagic || disk.hash != hash_of(disk) || disk.chain != chain_of(disk) ||
-      disk.previous_chain != previous_chain) {
+  if (disk.magic != kRecordMagic || disk.hash != hash_of(disk) ||
+      (disk.folded == 0 && disk.chain != chain_of(disk)) || disk.previous_chain != previous_chain) {
     return std::nullopt;
   }
   Found found;

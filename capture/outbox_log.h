@@ -40,6 +40,9 @@ struct Record {
   SourcePosition previous;
   FileIdentity identity;
   std::uint64_t chain = 0;  ///< hash over everything captured in this generation up to here
+  /// A batch that stands for all batches since the one before it, the last of which had `sequence`
+  /// and `chain`.
+  bool folded = false;
 };
 
 /// What the first bytes of a log file say.
@@ -49,7 +52,8 @@ struct LogHeader {
   std::uint64_t first = 0;             ///< sequence of the first batch in this file
   std::uint64_t inode = 0;             ///< the database file the generation is of
   std::uint64_t device = 0;
-  Record state;  ///< what is known before the first record of this file
+  Record state;                   ///< what is known before the first record of this file
+  std::uint64_t batch_chain = 0;  ///< the chain value after the last batch before this file
 };
 
 /// One page of a batch, in the order they lie in the record.
@@ -103,8 +107,8 @@ class LogFile {
 
   /// Appends at `offset`, the end of the last whole record. The record's header is written last
   /// (for what fits one buffer: in the same write), so a torn one is no record. Sets record.chain
-  /// from `previous_chain`. Returns where the next record begins; 0 when the source gave it up. On
-  /// any failure the file is cut back to `offset`.
+  /// from `previous_chain`, but for a folded one, which has it. Returns where the next record
+  /// begins; 0 when the source gave it up. On any failure the file is cut back to `offset`.
   std::uint64_t append(std::uint64_t offset, Record& record, std::uint64_t previous_chain,
                        const std::vector<std::uint32_t>& pages, const ImageSource& source);
 

@@ -34,6 +34,7 @@ bool OutboxReader::open_file(std::uint64_t first) {
   auto file = capture::LogFile::open(path, false);
   if (!file) throw Error("the outbox file " + path + " is damaged");
   chain_ = file->header().state.chain;
+  batch_chain_ = file->header().batch_chain;
   sequence_ = first - 1;
   offset_ = capture::LogFile::kHeaderSize;
   file_ = std::make_shared<capture::LogFile>(std::move(*file));
@@ -44,12 +45,7 @@ bool OutboxReader::seek(std::uint64_t sequence, const std::vector<std::uint64_t>
   file_.reset();
   const auto after = std::upper_bound(files.begin(), files.end(), sequence + 1);
   if (after == files.begin()) return false;
-  auto file = after - 1;
-  open_file(*file);
-  // The file's header tells the chain after the last mark before it: the batch is in an older one.
-  const auto marked = [&] { return file_->header().state.kind != capture::RecordKind::batch; };
-  if (marked() && sequence_ == sequence && file != files.begin()) open_file(*--file);
-  batch_chain_ = marked() ? 0 : chain_;
+  open_file(*(after - 1));
   while (sequence_ < sequence) {
     if (!next(sequence)) break;
   }
@@ -65,7 +61,10 @@ std::optional<OutboxReader::Entry> OutboxReader::peek(std::uint64_t last) {
   if (!file_ || sequence_ >= last) return std::nullopt;
   while (true) {
     const auto found = file_->read(offset_, chain_, false);
-    if (found && found->record.kind == capture::RecordKind::batch) return Entry{file_, *found};
+    if (found && found->record.kind == capture::RecordKind::batch) {
+      if (found->record.sequence > last) return std::nullopt;  // folded with later ones
+      return Entry{file_, *found, sequence_ + 1};
+    }
     if (found) {
       offset_ = found->end;
       chain_ = found->record.chain;
@@ -101,7 +100,8 @@ void Batch::add(const OutboxReader::Entry& entry) {
   const auto& record = entry.found.record;
   if (entries_.empty()) {
     page_size_ = record.page_size;
-    first_ = record;
+    first_sequence_ = entry.first_sequence;
+    first_commit_ = record.first_commit;
   }
   const auto number = static_cast<std::uint32_t>(entries_.size());
   entries_.push_back(entry);
@@ -194,14 +194,14 @@ SegmentObject SegmentEncoder::next() {
 
   Metadata metadata;
   metadata.kind = Metadata::Kind::segment;
-  metadata.first_commit = to_time(batch_->first().first_commit);
+  metadata.first_commit = to_time(batch_->first_commit());
   metadata.last_commit = to_time(batch_->last().last_commit);
   metadata.commits = batch_->commits();
   metadata.pages = object.frames;
   metadata.page_size = page_size;
   metadata.database_size = batch_->last().database_size;
   metadata.ends_on_commit = last_object;
-  metadata.first_sequence = batch_->first().sequence;
+  metadata.first_sequence = batch_->first_sequence();
   metadata.last_sequence = batch_->last().sequence;
   metadata.chain = batch_->last().chain;
   metadata.batch_frame = static_cast<std::uint32_t>(next_);

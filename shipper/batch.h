@@ -24,17 +24,17 @@ class OutboxReader {
   struct Entry {
     std::shared_ptr<capture::LogFile> file;
     capture::LogFile::Found found;
+    std::uint64_t first_sequence = 0;  ///< of the batches this record stands for
   };
 
-  /// Goes to the batch behind `sequence`. False when no log file begins at or before that batch: it
-  /// was never here or is deleted. Throws when files cannot be read.
+  /// Goes to the batch behind `sequence`. False when it was never here, is deleted, or was folded
+  /// together with the one before it. Throws when files cannot be read.
   bool seek(std::uint64_t sequence, const std::vector<std::uint64_t>& files);
 
   /// The generation of the log file the next batch is in; empty before seek().
   std::optional<Generation> generation() const;
-  /// The chain value after the last batch passed; 0 when it is not known any more: marks followed
-  /// that batch, and the log file with it is deleted.
-  std::uint64_t chain() const { return batch_chain_; }
+  /// The chain value after the last batch passed, or after the last before the file.
+  std::uint64_t batch_chain() const { return batch_chain_; }
 
   /// The next batch with a sequence <= `last`; empty when there is none. Throws Error when the log
   /// is damaged before it.
@@ -49,7 +49,7 @@ class OutboxReader {
   std::string directory_;
   std::shared_ptr<capture::LogFile> file_;
   std::uint64_t offset_ = 0;
-  std::uint64_t chain_ = 0;  // after the last record passed, which may be a mark
+  std::uint64_t chain_ = 0;  // after the last record passed
   std::uint64_t batch_chain_ = 0;
   std::uint64_t sequence_ = 0;  // of the last batch passed
 };
@@ -62,7 +62,8 @@ class Batch {
   bool empty() const { return entries_.empty(); }
   std::uint64_t image_bytes() const { return pages_.count() * std::uint64_t{page_size_}; }
   std::uint32_t page_size() const { return page_size_; }
-  const capture::Record& first() const { return first_; }
+  std::uint64_t first_sequence() const { return first_sequence_; }
+  std::int64_t first_commit() const { return first_commit_; }
   const capture::Record& last() const { return last_; }
   std::uint64_t commits() const { return commits_; }
 
@@ -81,7 +82,8 @@ class Batch {
   MergedPages<Image> pages_;
   std::uint32_t page_size_ = 0;
   std::uint64_t commits_ = 0;
-  capture::Record first_;
+  std::uint64_t first_sequence_ = 0;
+  std::int64_t first_commit_ = 0;
   capture::Record last_;
 };
 

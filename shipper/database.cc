@@ -60,6 +60,13 @@ std::chrono::nanoseconds shortest_interval(const DatabaseSettings& settings) {
   return shortest;
 }
 
+// A bounded outbox is of many files: whole files are folded and deleted.
+std::uint64_t rotate_size(std::uint64_t outbox_max_size) {
+  constexpr std::uint64_t kLargest = capture::Outbox::kRotateSize;
+  if (outbox_max_size == 0) return kLargest;
+  return std::clamp<std::uint64_t>(outbox_max_size / 16, kLargest / 16, kLargest);
+}
+
 std::int64_t now_ns() {
   return now().time_since_epoch().count();
 }
@@ -103,6 +110,7 @@ Database::Database(const Host& host, DatabaseSettings settings)
       settings_(std::move(settings)),
       epoch_(fork_epoch()),
       replica_status_(settings_.replicas.size()),
+      fold_signal_(Engine::get().executor()),
       capture_signal_(Engine::get().executor()),
       role_signal_(Engine::get().executor()) {}
 
@@ -167,7 +175,8 @@ std::string Database::outbox_directory() const {
 bool Database::open_outbox() {
   if (capturer_) return true;
   try {
-    outbox_.emplace(capture::OutboxPlace::of(path(), settings_.outbox_dir));
+    outbox_.emplace(capture::OutboxPlace::of(path(), settings_.outbox_dir),
+                    rotate_size(settings_.outbox_max_size));
     const auto shape = [this]() -> std::optional<capture::DatabaseShape> {
       return read_shape(SourceFile(host_, path()));
     };
@@ -195,6 +204,11 @@ void Database::open_wal() {
 
 // Precondition: capture_mutex_ is held. The tail, for those who must not wait for a capture.
 void Database::publish() {
+  const std::uint64_t log = outbox_->current_log();
+  if (known_log_.exchange(log) != log && started_.load()) {
+    asio::post(Engine::get().executor(),
+               [self = shared_from_this()] { self->fold_signal_.notify(); });
+  }
   alive_.store(outbox_->generation_alive());
   const std::lock_guard lock(status_mutex_);
   const bool new_generation =
@@ -459,6 +473,11 @@ asio::awaitable<void> Database::hold_role() {
   co_await on_worker([&] {
     const std::lock_guard lock(capture_mutex_);
     look();
+    try {
+      finish_fold(outbox_directory(), outbox_->log_files());
+    } catch (const std::exception& e) {
+      log::warn(e.what(), {{"db", path()}});
+    }
   });
   for (std::size_t i = 0; i < settings_.replicas.size(); ++i) {
     try {
@@ -471,7 +490,7 @@ asio::awaitable<void> Database::hold_role() {
       set_status(i, status);
     }
   }
-  std::size_t running = replicators_.size() + 1;
+  std::size_t running = replicators_.size() + 2;
   const auto ended = [this, self, &running](const std::exception_ptr& error) {
     if (error) log::error("shipping to a replica ended", {{"db", path()}});
     --running;
@@ -481,6 +500,7 @@ asio::awaitable<void> Database::hold_role() {
     asio::co_spawn(executor, replicator->run(), ended);
   }
   asio::co_spawn(executor, read_wakes(self), ended);
+  asio::co_spawn(executor, bound_outbox(self), ended);
 
   while (!closed_) {
     if (connections_.load() > 0 || !drained()) {
@@ -490,6 +510,7 @@ asio::awaitable<void> Database::hold_role() {
     }
   }
   for (const auto& replicator : replicators_) replicator->stop();
+  fold_signal_.notify();
   if (stop_watching_) stop_watching_();
   while (running > 0) co_await role_signal_.wait();
   replicators_.clear();
@@ -520,6 +541,57 @@ asio::awaitable<void> Database::read_wakes(Self self) {
   }
   wakes.release();
   self->stop_watching_ = nullptr;
+}
+
+// While the store is away: from half of the bound on, folds what nobody has begun to ship, and
+// again when a quarter of the bound came in addition, so that the work stays in proportion.
+asio::awaitable<void> Database::bound_outbox(Self self) {
+  std::uint64_t fold_at = 0;
+  while (!self->closed_) {
+    co_await self->fold_signal_.wait();
+    const auto tail = self->tail();
+    if (self->closed_ || !tail) continue;
+    const std::uint64_t limit = capture::outbox_limit(self->settings_.outbox_max_size, tail->last);
+    const std::uint64_t size = co_await on_worker([&] { return self->outbox_size(); });
+    if (size < std::max(limit / 2, fold_at)) {
+      if (size < limit / 2) fold_at = 0;
+      continue;
+    }
+    self->folding_ = true;
+    while (std::any_of(self->replicators_.begin(), self->replicators_.end(),
+                       [](const auto& replicator) { return replicator->reading(); })) {
+      co_await self->fold_signal_.wait_until(steady_clock::now() + kSoon);
+    }
+    std::vector<OutboxUse> uses;
+    for (const auto& replicator : self->replicators_) uses.push_back(replicator->use());
+    try {
+      co_await on_worker([&] { self->fold_outbox(uses); });
+    } catch (const std::exception& e) {
+      log::warn(std::string("cannot fold the outbox: ") + e.what(), {{"db", self->path()}});
+    }
+    const std::uint64_t left = co_await on_worker([&] { return self->outbox_size(); });
+    if (left < size) {
+      log::info("outbox folded", {{"db", self->path()},
+                                  {"before", std::to_string(size)},
+                                  {"after", std::to_string(left)}});
+    }
+    fold_at = left + limit / 8;
+    ++self->folds_;
+    self->folding_ = false;
+    for (const auto& replicator : self->replicators_) replicator->notify();
+  }
+}
+
+std::uint64_t Database::outbox_size() {
+  const std::lock_guard lock(capture_mutex_);
+  return outbox_ ? outbox_->size() : 0;
+}
+
+void Database::fold_outbox(const std::vector<OutboxUse>& uses) {
+  const auto place = capture::OutboxPlace::of(path(), settings_.outbox_dir);
+  for (const auto& run : plan_folds(log_files(), uses)) {
+    fold(place.directory, run, place.file_mode);
+  }
 }
 
 asio::awaitable<void> Database::watch_role() {

@@ -13,6 +13,7 @@
 #include "capture/capturer.h"
 #include "shipper/connection.h"
 #include "shipper/engine.h"
+#include "shipper/fold.h"
 #include "shipper/settings.h"
 
 namespace sqlstream {
@@ -114,6 +115,10 @@ class Database : public std::enable_shared_from_this<Database> {
   void set_status(std::size_t replica, const ReplicaStatus& status);
   /// Deletes what every replica has.
   void trim();
+  /// True while log files are folded: a replicator reads none of them meanwhile.
+  bool folding() const { return folding_; }
+  /// How often files were folded: who stands in a log file goes there anew when it changed.
+  std::uint64_t folds() const { return folds_; }
 
  private:
   enum class Role { none, shipping, watching };
@@ -121,9 +126,12 @@ class Database : public std::enable_shared_from_this<Database> {
   static asio::awaitable<void> capture_loop(Self self);
   static asio::awaitable<void> role_loop(Self self);
   static asio::awaitable<void> read_wakes(Self self);
+  static asio::awaitable<void> bound_outbox(Self self);
   asio::awaitable<void> hold_role();
   asio::awaitable<void> watch_role();
   bool open_outbox();
+  std::uint64_t outbox_size();
+  void fold_outbox(const std::vector<OutboxUse>& uses);
   void open_wal();
   capture::Outcome capture_from(capture::Source source, std::chrono::nanoseconds wait, bool must);
   bool look();
@@ -156,7 +164,8 @@ class Database : public std::enable_shared_from_this<Database> {
   std::atomic<int> flushing_{0};
   std::atomic<bool> alive_{false};
   std::atomic<bool> started_{false};
-  std::atomic<bool> waited_out_{false};  // this generation's one long wait is spent
+  std::atomic<bool> waited_out_{false};      // this generation's one long wait is spent
+  std::atomic<std::uint64_t> known_log_{0};  // the log file last seen as the current one
 
   mutable std::mutex status_mutex_;
   std::condition_variable status_changed_;
@@ -168,6 +177,9 @@ class Database : public std::enable_shared_from_this<Database> {
 
   // The engine's thread only.
   std::vector<std::unique_ptr<Replicator>> replicators_;
+  Signal fold_signal_;
+  bool folding_ = false;
+  std::uint64_t folds_ = 0;
   Signal capture_signal_;
   Signal role_signal_;
   std::function<void()> stop_watching_;

@@ -11,6 +11,7 @@
 #define XXH_INLINE_ALL
 #include <xxhash.h>
 
+#include "base/error.h"
 #include "base/log.h"
 #include "format/names.h"
 #include "shipper/snapshot.h"
@@ -97,6 +98,35 @@ Replicator::Replicator(Database& database, std::size_t number)
 
 Replicator::~Replicator() = default;
 
+// Log files are read while this lives.
+class Replicator::Reading {
+ public:
+  explicit Reading(Replicator& replicator) : replicator_(replicator) { replicator.reading_ = true; }
+  Reading(const Reading&) = delete;
+  Reading& operator=(const Reading&) = delete;
+  ~Reading() { replicator_.reading_ = false; }
+
+ private:
+  Replicator& replicator_;
+};
+
+asio::awaitable<std::unique_ptr<Replicator::Reading>> Replicator::begin_reading() {
+  while (database_.folding()) co_await signal_.wait();
+  co_return std::make_unique<Reading>(*this);
+}
+
+OutboxUse Replicator::use() const {
+  OutboxUse use;
+  if (snapshot_at_ != 0) {
+    use.end = snapshot_at_;
+  } else if (end_) {
+    use.end = end_->sequence;
+    use.first = end_->sequence + 1;
+    use.last = std::max(in_flight_, end_->open_batch);
+  }
+  return use;
+}
+
 asio::awaitable<void> Replicator::run() {
   std::chrono::nanoseconds pause = kFirstPause;
   while (!stopping_) {
@@ -149,8 +179,17 @@ asio::awaitable<void> Replicator::step() {
   std::shared_ptr<const Batch> batch;
   std::string damage;
   try {
-    batch = co_await on_worker([&] { return next_batch(known->last.sequence); });
+    {
+      const auto reading = co_await begin_reading();
+      if (folds_ != database_.folds() && !co_await seek(end_->sequence)) {
+        located_ = false;
+        co_return;
+      }
+      batch = co_await on_worker([&] { return next_batch(known->last.sequence); });
+      if (batch != nullptr) in_flight_ = batch->last().sequence;
+    }
     if (batch != nullptr && !co_await write_batch(batch)) co_return;
+    in_flight_ = 0;
   } catch (const StoreError&) {
     throw;
   } catch (const Error& e) {
@@ -165,6 +204,12 @@ asio::awaitable<void> Replicator::step() {
     located_ = false;
     end_.reset();
   }
+}
+
+// Puts the reader behind a batch. While reading.
+asio::awaitable<bool> Replicator::seek(std::uint64_t sequence) {
+  folds_ = database_.folds();
+  co_return co_await on_worker([&] { return reader_.seek(sequence, database_.log_files()); });
 }
 
 // At most one segment per sync interval; the first after a quiet time at once.
@@ -183,13 +228,16 @@ std::shared_ptr<const Batch> Replicator::next_batch(std::uint64_t last) {
     batch->add(*reader_.next(last));
     if (end_->open_batch != 0 && batch->last().sequence == end_->open_batch) break;
   }
+  if (end_->open_batch != 0 && (batch->empty() || batch->last().sequence != end_->open_batch)) {
+    throw Error("the outbox no longer holds batch " + std::to_string(end_->open_batch) +
+                " as it was when a part of it was shipped");
+  }
   return batch->empty() ? nullptr : batch;
 }
 
 // Finds where the replica ends and puts the reader behind it. False when the replica does not have
 // the generation's snapshot: it begins there.
 asio::awaitable<bool> Replicator::locate(const capture::Tail& tail) {
-  const auto files = co_await on_worker([&] { return database_.log_files(); });
   std::optional<ReplicaEnd> found;
   if (end_) {
     const auto snapshots = co_await replica::list_snapshots(*store_, end_->generation);
@@ -209,6 +257,7 @@ asio::awaitable<bool> Replicator::locate(const capture::Tail& tail) {
     end_.reset();
     found = co_await find_end(tail.generation, {});
   }
+  in_flight_ = 0;
   if (!found) {
     end_.reset();
     co_return false;
@@ -217,8 +266,9 @@ asio::awaitable<bool> Replicator::locate(const capture::Tail& tail) {
   std::string why =
       "the replica holds batch " + std::to_string(found->sequence) + ", which the outbox does not";
   if (found->sequence <= tail.last.sequence) {
-    stands = co_await on_worker([&] { return reader_.seek(found->sequence, files); });
-    if (stands && found->chain != 0 && reader_.chain() != 0 && reader_.chain() != found->chain &&
+    const auto reading = co_await begin_reading();
+    stands = co_await seek(found->sequence);
+    if (stands && found->chain != 0 && reader_.batch_chain() != found->chain &&
         found->sequence >= tail.generation_first) {
       stands = false;
       why = "the replica holds another history of this generation";
@@ -282,9 +332,8 @@ asio::awaitable<std::optional<ReplicaEnd>> Replicator::find_end(Generation gener
 
 asio::awaitable<bool> Replicator::write_snapshot(const capture::Tail& tail) {
   if (!database_.generation_alive()) co_return false;
-  const bool whole = co_await on_worker(
-      [&] { return reader_.seek(tail.generation_first - 1, database_.log_files()); });
-  if (!whole) {
+  auto reading = co_await begin_reading();
+  if (!co_await seek(tail.generation_first - 1)) {
     // Another replica has it all, and this one is new: the outbox let go of the beginning.
     co_await on_worker(
         [&] { database_.give_up("a replica is to begin without its beginning", tail.generation); });
@@ -306,6 +355,8 @@ asio::awaitable<bool> Replicator::write_snapshot(const capture::Tail& tail) {
     if (stopping_) co_return false;
   }
   if (!co_await on_worker([&] { return copy->finish(); })) co_return false;
+  snapshot_at_ = copy->at().sequence;
+  reading.reset();
 
   Metadata metadata;
   metadata.kind = Metadata::Kind::snapshot;
@@ -340,7 +391,11 @@ asio::awaitable<bool> Replicator::write_snapshot(const capture::Tail& tail) {
   end.sequence = copy->at().sequence;
   end.chain = copy->at().chain;
   end_ = end;
-  located_ = co_await on_worker([&] { return reader_.seek(end.sequence, database_.log_files()); });
+  {
+    const auto again = co_await begin_reading();
+    located_ = co_await seek(end.sequence);
+  }
+  snapshot_at_ = 0;
   status_.snapshot_time = now();
   log::info("snapshot written",
             {{"db", database_.path()},

@@ -35,12 +35,19 @@ class Replicator {
   /// There may be new records.
   void notify() { signal_.notify(); }
   std::size_t number() const { return number_; }
+  /// True while log files of the outbox are read through their names.
+  bool reading() const { return reading_; }
+  /// What of the outbox must not be folded now. Not while reading().
+  OutboxUse use() const;
   /// True when nothing more can be done for batches up to `sequence`.
   bool settled(std::uint64_t sequence) const { return status_.settled >= sequence; }
 
  private:
   asio::awaitable<void> step();
   asio::awaitable<void> pace();
+  asio::awaitable<bool> seek(std::uint64_t sequence);
+  class Reading;
+  asio::awaitable<std::unique_ptr<Reading>> begin_reading();
   asio::awaitable<bool> locate(const capture::Tail& tail);
   asio::awaitable<std::optional<ReplicaEnd>> find_end(Generation generation,
                                                       std::optional<ReplicaEnd> known);
@@ -60,6 +67,10 @@ class Replicator {
   Signal signal_;
   OutboxReader reader_;
   std::optional<ReplicaEnd> end_;  // what this process knows of the replica's end
+  std::uint64_t folds_ = 0;        // Database::folds() when reader_ was last put in its place
+  bool reading_ = false;
+  std::uint64_t in_flight_ = 0;    // the last sequence of the batch being shipped; 0: none
+  std::uint64_t snapshot_at_ = 0;  // where the snapshot being uploaded ends; 0: none
   bool located_ = false;           // end_ was compared with the store, and reader_ stands behind it
   bool stopping_ = false;
   ReplicaStatus status_;

@@ -251,6 +251,11 @@ class FileStore::Files {
 
   Listing list(const ListQuery& query) const {
     Listing listing;
+    // Nothing was ever put into a folder that is missing; a file in its place hides what was.
+    struct stat info {};
+    if (::stat(root_.c_str(), &info) == 0 && !S_ISDIR(info.st_mode)) {
+      fail(ENOTDIR, "list folder", root_);
+    }
     // The walk begins in the deepest folder that the prefix names whole.
     const std::size_t slash = query.prefix.rfind('/');
     const std::string base =

@@ -274,6 +274,76 @@ def test_a_store_that_is_away_harms_nothing(build, litestream, own_minio, tmp_pa
                    tmp_path, env=env)
 
 
+ROWS = 1000
+FILL = (f"with recursive n(i) as (select 1 union all select i + 1 from n where i < {ROWS}) "
+        "insert into t select i, randomblob(3500) from n")
+UPDATE = "update t set x = randomblob(3500)"
+
+
+def bounded_session(build, own_minio, tmp_path, size):
+    """An application whose outbox may hold `size`, and what a restore of it needs."""
+    bucket = own_minio.bucket()
+    config = tmp_path / "sqlstream.yml"
+    config.write_text(
+        f"dbs:\n- path: {tmp_path}/app.db\n  outbox-max-size: {size}\n"
+        f"  replicas:\n  - url: {own_minio.url(bucket, 'app')}\n    sync-interval: 100ms\n"
+    )
+    env = own_minio.env(SQLSTREAM_CONFIG=str(config))
+    return Session(build, tmp_path / "app.db", "", env), bucket, env
+
+
+def test_an_outbox_near_its_bound_is_folded(build, litestream, own_minio, tmp_path):
+    app, bucket, env = bounded_session(build, own_minio, tmp_path, "64MB")
+    with app:
+        app.do("create table t(i integer primary key, x)")
+        app.do(FILL)
+        assert app.shipped() == 1
+        generation = app.status()["generation"]
+        own_minio.stop()
+        for _ in range(40):  # 160 MB of pages
+            app.do(UPDATE)
+            harness.wait_until(lambda: app.status()["outbox_bytes"] < 48_000_000, "a folded outbox")
+        own_minio.start()
+        app.do("insert into t values (-1, 'last')")
+        assert app.shipped(60000) == 1
+        assert app.status()["generation"] == generation
+        app.do("close")
+        app.end()
+    check_restores(build, litestream, tmp_path / "app.db", own_minio.url(bucket, "app"),
+                   own_minio.litestream_replica(bucket, "app"), tmp_path, env=env)
+
+
+def test_an_outbox_over_its_bound_ends_the_generation_and_recovers(
+    build, litestream, own_minio, tmp_path
+):
+    app, bucket, env = bounded_session(build, own_minio, tmp_path, "32MB")
+    with app:
+        app.do("create table t(i integer primary key, x)")
+        app.do(FILL)
+        assert app.shipped() == 1
+        generation = app.status()["generation"]
+        own_minio.stop()
+        for i in range(30):  # new pages: nothing to fold
+            app.do(f"insert into t select i + {(i + 1) * ROWS}, randomblob(3500) from t "
+                   f"where i <= {ROWS}")
+        status = app.status()
+        assert status["state"] == "waiting"
+        assert "outbox-max-size" in status["error"]
+        assert status["outbox_bytes"] < 64 << 20
+        own_minio.start()
+
+        def again():
+            app.do("update t set x = 1 where i = 1")
+            return app.shipped(1000) == 1
+
+        harness.wait_until(again, "a new generation")
+        assert app.status()["generation"] != generation
+        app.do("close")
+        app.end()
+    check_restores(build, litestream, tmp_path / "app.db", own_minio.url(bucket, "app"),
+                   own_minio.litestream_replica(bucket, "app"), tmp_path, env=env)
+
+
 def test_a_one_shot_program_leaves_its_data_for_the_next(build, litestream, own_minio, tmp_path):
     database = tmp_path / "app.db"
     bucket = own_minio.bucket()

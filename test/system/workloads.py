@@ -30,7 +30,9 @@ class App:
         self.loader = loader
 
     def uri(self, database=None, replica=None):
-        query = urllib.parse.urlencode({"vfs": "sqlstream", "replica": replica or self.replica})
+        """Without a replica the configuration decides."""
+        query = {"vfs": "sqlstream", "replica": replica or self.replica}
+        query = urllib.parse.urlencode({key: value for key, value in query.items() if value})
         return f"file:{urllib.parse.quote(database or self.database)}?{query}"
 
     def open(self, **options):

@@ -138,6 +138,13 @@ TEST_CASE_FIXTURE(Fixture, "listings come by key, as from an object store") {
   CHECK(listing.folders.empty());
 }
 
+TEST_CASE_FIXTURE(Fixture, "a file in the folder's place is an error, not an empty store") {
+  fs::create_directory(root.parent_path());
+  std::ofstream(root) << "x";
+  CHECK(std::string(store_error(context, store->list({.prefix = "generations/"})).what())
+            .find("Not a directory") != std::string::npos);
+}
+
 TEST_CASE_FIXTURE(Fixture, "listings agree with a sorted set of keys") {
   const auto seed = std::random_device{}();
   CAPTURE(seed);
