@@ -76,6 +76,7 @@ class Database : public std::enable_shared_from_this<Database> {
                            bool must);
   void note_new_wal(Mapping& own, std::optional<wal::Salt> salt);
   void note_clean_close();
+  /// Ends the current generation; when `only` is given, only that one.
   void give_up(const std::string& why, std::optional<Generation> only = {});
   /// The application chose a journal mode other than WAL: replication pauses until it is back.
   void leave_wal();

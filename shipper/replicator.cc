@@ -196,7 +196,7 @@ asio::awaitable<void> Replicator::step() {
     damage = e.what();
   }
   if (!damage.empty() && end_->generation == known->generation) {
-    co_await on_worker([&] { database_.give_up(damage, known->generation); });
+    co_await on_worker([&] { database_.give_up(damage, end_->generation); });
     database_.wake();
   }
   if (!damage.empty() || (batch == nullptr && end_->generation != known->generation)) {
@@ -268,8 +268,9 @@ asio::awaitable<bool> Replicator::locate(const capture::Tail& tail) {
   if (found->sequence <= tail.last.sequence) {
     const auto reading = co_await begin_reading();
     stands = co_await seek(found->sequence);
-    if (stands && found->chain != 0 && reader_.batch_chain() != found->chain &&
-        found->sequence >= tail.generation_first) {
+    // Where another generation has begun behind it, the replica has all of its own.
+    if (stands && found->chain != 0 && reader_.generation() == found->generation &&
+        reader_.batch_chain() != found->chain && found->sequence >= tail.generation_first) {
       stands = false;
       why = "the replica holds another history of this generation";
     }
