@@ -175,7 +175,7 @@ std::shared_ptr<Batch> fold(const Source& source, const ReplicaEnd& end, std::ui
     if (!entry) break;
     batch->add(*entry);
   }
-  REQUIRE(reader.chain() == batch->last().chain);
+  REQUIRE(reader.batch_chain() == batch->last().chain);
   return batch;
 }
 
@@ -241,19 +241,19 @@ TEST_CASE("the chain after a batch is told by the batch, whatever follows it") {
   const std::uint64_t chain = source.outbox().tail()->last.chain;
   source.mark();
   REQUIRE(source.outbox().tail()->last.chain != chain);
-  CHECK(source.reader_behind(full).chain() == chain);
+  CHECK(source.reader_behind(full).batch_chain() == chain);
 
   // The next one begins a log file, behind the mark.
   source.batch({1}, kPages);
   REQUIRE(source.outbox().log_files().size() == 2);
-  CHECK(source.reader_behind(full).chain() == chain);
-  CHECK(source.reader_behind(full + 1).chain() == source.outbox().tail()->last.chain);
+  CHECK(source.reader_behind(full).batch_chain() == chain);
+  CHECK(source.reader_behind(full + 1).batch_chain() == source.outbox().tail()->last.chain);
 
-  // Nothing tells it any more when the batch's own file is gone.
+  // The header behind it tells it when the batch's own file is gone.
   source.outbox().trim(full);
   REQUIRE(source.outbox().log_files().size() == 1);
   OutboxReader reader = source.reader_behind(full);
-  CHECK(reader.chain() == 0);
+  CHECK(reader.batch_chain() == chain);
   REQUIRE(reader.next(full + 1));
-  CHECK(reader.chain() == source.outbox().tail()->last.chain);
+  CHECK(reader.batch_chain() == source.outbox().tail()->last.chain);
 }
