@@ -496,3 +496,12 @@ def test_a_database_that_the_configuration_lacks(build, tmp_path):
         assert f"database not found in config: {tmp_path}/other.db" in said
     config.write_text(f"logging: {{stderr: true, level: error}}\ndbs: [{{path: {tmp_path}/app.db}}]\n")
     assert "has no replica" in sentence(build, "wal", "-config", config, tmp_path / "app.db")
+
+
+def test_says_when_its_output_cannot_be_written(build, world):
+    with open("/dev/full", "wb") as full:
+        result = subprocess.run(
+            [build.sqlstream, "wal", world.url], stdout=full, stderr=subprocess.PIPE, text=True,
+            env=harness.clean_environment(),
+        )  # fmt: skip
+    assert result.returncode == 1 and "cannot write to the standard output" in result.stderr
