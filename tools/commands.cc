@@ -7,8 +7,9 @@ namespace {
 
 const std::string kSource = "DB_PATH|REPLICA_URL";
 
+const Flag kConfigFlag = {"config", "PATH", "the configuration file", Completion::file};
 const std::vector<Flag> kConfigFlags = {
-    {"config", "PATH", "the configuration file", Completion::file},
+    kConfigFlag,
     {"no-expand-env", "", "take $VARIABLES in the configuration file as they are written"},
 };
 const Flag kJson = {"json", "", "print JSON"};
@@ -100,6 +101,15 @@ const std::vector<Command> kCommands = {
      Completion::program,
      2,
      true},
+    {"sync",
+     "DB_PATH",
+     "ship what is committed, and wait for it",
+     "Returns when everything that was committed before is in every replica of the database, "
+     "whichever process ships it. Fails with one sentence when that takes too long.",
+     {kConfigFlag, {"timeout", "DURATION", "how long to wait (default: 30s)"}},
+     {"/srv/app.db", "-timeout 5s /srv/app.db"},
+     Completion::file,
+     2},
     {"version", "", "print the version", "Prints the version.", {}},
 };
 

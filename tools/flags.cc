@@ -79,6 +79,16 @@ const std::string& single_argument(const ParsedFlags& flags) {
   return flags.arguments.front();
 }
 
+std::chrono::nanoseconds duration_flag(const ParsedFlags& flags, std::string_view name,
+                                       std::chrono::nanoseconds otherwise) {
+  const auto text = flags.text(name);
+  if (!text) return otherwise;
+  const auto duration = config::parse_duration(*text);
+  if (duration && duration->count() >= 0) return *duration;
+  throw Error('-' + std::string(name) + " must be a duration such as 500ms, 1m30s or 24h, not \"" +
+              *text + '"');
+}
+
 void refuse_arguments(const ParsedFlags& flags) {
   if (!flags.arguments.empty()) throw Error("too many arguments");
 }

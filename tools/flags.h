@@ -1,5 +1,6 @@
 #pragma once
 
+#include <chrono>
 #include <map>
 #include <optional>
 #include <string>
@@ -37,6 +38,10 @@ ParsedFlags parse_flags(const Words& words, const Command& command);
 
 /// The only argument. Throws Error when there is none, or more.
 const std::string& single_argument(const ParsedFlags& flags);
+
+/// The value of a flag that takes a duration such as 500ms or 1m30s. Throws Error for others.
+std::chrono::nanoseconds duration_flag(const ParsedFlags& flags, std::string_view name,
+                                       std::chrono::nanoseconds otherwise);
 
 /// Throws Error when there are arguments.
 void refuse_arguments(const ParsedFlags& flags);

@@ -8,6 +8,7 @@
 #include "tools/process.h"
 #include "tools/restore_command.h"
 #include "tools/run_command.h"
+#include "tools/sync_command.h"
 
 namespace sqlstream::tools {
 namespace {
@@ -21,6 +22,7 @@ int run_named(const std::string& name, const ParsedFlags& flags) {
   if (name == "databases") return databases_command(flags);
   if (name == "restore") return restore_command(flags);
   if (name == "run") return run_command(flags);
+  if (name == "sync") return sync_command(flags);
   if (name == "version") {
     std::puts(SQLSTREAM_VERSION);
     return 0;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cctype>
+#include <cstdlib>
 
 #include "base/log.h"
 #include "config/path.h"
@@ -86,6 +87,24 @@ Source resolve_source(const ParsedFlags& flags) {
     return source;
   }
   throw Error("database not found in config: " + path);
+}
+
+DatabaseSettings replicated_database(const ParsedFlags& flags, const std::string& path) {
+  const auto environment = config::process_environment();
+  // What is to be said about the file comes when the VFS reads it again.
+  log::set_sink({});
+  if (const auto file = flags.text("config")) {
+    // Where the VFS looks for it, too.
+    ::setenv("SQLSTREAM_CONFIG", config::expand_home(*file, environment).c_str(), 1);
+  }
+  const std::string canonical = config::canonical_path(config::expand_home(path, environment));
+  auto settings = config::settings_for(canonical, {}, environment);
+  log_to(2, log::Level::warn, log::Style::logfmt, flags);
+  if (!settings) {
+    throw Error("no replica is configured for " + canonical +
+                ": name it in the configuration file (-config) or set SQLSTREAM_REPLICA_URL");
+  }
+  return std::move(*settings);
 }
 
 std::optional<Generation> generation_flag(const ParsedFlags& flags) {

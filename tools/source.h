@@ -10,9 +10,9 @@
 
 namespace sqlstream::tools {
 
-/// The configuration file that -config names, else the usual one. What is wrong with it is logged to
-/// stderr; from then on the log goes where the file says, as Litestream's does (with -json always
-/// to stderr; with -v at the level debug). Throws Error also when there is none.
+/// The configuration file that -config names, else the usual one. What is wrong with it is logged
+/// to stderr; from then on the log goes where the file says, as Litestream's does (with -json
+/// always to stderr; with -v at the level debug). Throws Error also when there is none.
 config::Config load_config(const ParsedFlags& flags);
 
 /// What a command's argument names.
@@ -24,6 +24,11 @@ struct Source {
 /// The only argument: a replica URL, or the path of a database of the configuration file, whose
 /// replicas -replica filters. Sets up the log. Throws Error.
 Source resolve_source(const ParsedFlags& flags);
+
+/// The settings that the VFS gives a database, named by its path: those of the configuration file,
+/// which -config may name, else of SQLSTREAM_REPLICA_URL. The log goes to stderr from then on,
+/// warnings and errors only. Throws Error when it has no replica.
+DatabaseSettings replicated_database(const ParsedFlags& flags, const std::string& path);
 
 /// The value of -generation. Throws Error.
 std::optional<Generation> generation_flag(const ParsedFlags& flags);

@@ -1,0 +1,10 @@
+#pragma once
+
+#include "tools/flags.h"
+
+namespace sqlstream::tools {
+
+/// "sync". Throws Error.
+int sync_command(const ParsedFlags& flags);
+
+}  // namespace sqlstream::tools
