@@ -28,9 +28,8 @@ Time object_time(Time stored, const std::optional<Metadata>& metadata);
 Generation newest_generation(std::span<const GenerationSpan> spans);
 
 /// The generation that a moment belongs to: the one that covers it, else the one that ended last
-/// before it. Throws NothingToRestore when the moment is before all of them, Error when several cover
-/// it.
-/// Precondition: not empty.
+/// before it. Throws NothingToRestore when the moment is before all of them, Error when several
+/// cover it. Precondition: not empty.
 Generation generation_at(std::span<const GenerationSpan> spans, Time moment);
 
 /// Binary search for how many of `count` ascending items, from the first, satisfy a predicate that

@@ -26,6 +26,7 @@ struct RestoreOptions {
   std::optional<Generation> generation;  ///< empty: the one with the latest data
   std::optional<std::uint32_t> index;    ///< up to the end of this WAL index
   std::optional<Time> timestamp;         ///< every batch whose last commit time is <= it
+  std::optional<Position> until;         ///< no object that begins there or behind it
   unsigned parallelism = 8;  ///< large downloads in flight, >= 1; 16 times as many of small objects
 };
 

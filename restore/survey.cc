@@ -169,6 +169,17 @@ void limit_to_index(Chosen& chosen, std::uint32_t index) {
   }
 }
 
+void limit_to_position(Chosen& chosen, Position until) {
+  Holdings& holdings = chosen.holdings;
+  std::erase_if(holdings.snapshots, [&](const Snapshot& s) { return s.index > until.index; });
+  std::erase_if(holdings.segments, [&](const Segment& s) { return s.position >= until; });
+  if (holdings.snapshots.empty()) {
+    throw NothingToRestore("no matching backups found: cannot restore to " +
+                           describe_position(chosen.generation, until) +
+                           ", which is before the first snapshot");
+  }
+}
+
 }  // namespace
 
 asio::awaitable<Reach> reach_before(Store& store, const RestorePlan& plan, std::size_t end) {
@@ -195,6 +206,7 @@ asio::awaitable<RestorePlan> survey(Store& store, const RestoreOptions& options)
   Chosen chosen = co_await choose_generation(store, options);
   Holdings& holdings = chosen.holdings;
   if (options.index) limit_to_index(chosen, *options.index);
+  if (options.until) limit_to_position(chosen, *options.until);
   if (options.timestamp) {
     const std::size_t count =
         co_await count_until(store, chosen.generation, holdings.snapshots, *options.timestamp);

@@ -7,8 +7,8 @@
 namespace sqlstream {
 
 /// Finds out by listing, and by reading metadata where a moment was asked for, what a restore has
-/// to read. Throws Error when there is nothing for these options. Uses options.generation, index
-/// and timestamp.
+/// to read. Throws Error when there is nothing for these options. Uses options.generation, index,
+/// timestamp and until.
 asio::awaitable<RestorePlan> survey(Store& store, const RestoreOptions& options);
 
 /// How far a restore by `plan` can go without its segments from `end` on.

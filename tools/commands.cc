@@ -110,6 +110,20 @@ const std::vector<Command> kCommands = {
      {"/srv/app.db", "-timeout 5s /srv/app.db"},
      Completion::file,
      2},
+    {"verify",
+     "DB_PATH|-all",
+     "prove that the replicas restore",
+     "Writes a row into the table _sqlstream_verification, waits until it is in every replica, "
+     "restores each replica into a temporary file, looks for the row, and runs SQLite's integrity "
+     "check. The file is in the folder TMPDIR names, else beside the database, and has its size.",
+     {{"all", "", "every database of the configuration file that has a replica"},
+      kConfigFlag,
+      {"full", "", "compare every page with the database, too"},
+      {"no-write", "", "write no row: only what is restored is checked"},
+      {"timeout", "DURATION", "how long to wait for the replicas (default: 1m0s)"}},
+     {"/srv/app.db", "-all -full"},
+     Completion::file,
+     2},
     {"version", "", "print the version", "Prints the version.", {}},
 };
 

@@ -9,6 +9,7 @@
 #include "tools/restore_command.h"
 #include "tools/run_command.h"
 #include "tools/sync_command.h"
+#include "tools/verify_command.h"
 
 namespace sqlstream::tools {
 namespace {
@@ -23,6 +24,7 @@ int run_named(const std::string& name, const ParsedFlags& flags) {
   if (name == "restore") return restore_command(flags);
   if (name == "run") return run_command(flags);
   if (name == "sync") return sync_command(flags);
+  if (name == "verify") return verify_command(flags);
   if (name == "version") {
     std::puts(SQLSTREAM_VERSION);
     return 0;

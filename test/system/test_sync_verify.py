@@ -1,8 +1,6 @@
 """`sqlstream sync` and `sqlstream verify`: what they promise, and what they refuse."""
 
 import json
-import os
-import signal
 import sqlite3
 from contextlib import closing
 from types import SimpleNamespace
@@ -70,7 +68,7 @@ def test_sync_waits_for_the_process_that_ships(world):
     env = {**world.env, "SQLSTREAM_CONFIG": str(world.config)}
     with Session(world.build, world.database, "", env=env) as session:
         session.do("create table t(x)")
-        for i in range(20):
+        for i in range(8):
             session.do(f"insert into t values ({i})")
             session.do(f"insert into t values (randomblob(30000))")
             world.tool("sync", world.database)
@@ -123,3 +121,184 @@ def test_sync_creates_no_database(build, tmp_path):
     said = harness.run([build.sqlstream, "sync", "-config", config, tmp_path / "missing.db"], check=False)
     assert said.returncode == 1 and "unable to open database file" in said.stderr
     assert not (tmp_path / "missing.db").exists()
+
+
+# verify
+
+
+def leftovers(world):
+    """What a verification could leave behind."""
+    return sorted(path.name for path in world.folder.iterdir() if "verify" in path.name)
+
+
+def token(database):
+    ((value,),) = plain(database, "select token from _sqlstream_verification where id = 1")
+    return value
+
+
+@pytest.fixture
+def filled(world):
+    plain(world.database, "create table t(x)")
+    plain(world.database, "with n(i) as (select 1 union all select i + 1 from n where i < 300)"
+          " insert into t select randomblob(3000) from n")
+    return world
+
+
+@pytest.mark.parametrize("flags", [[], ["-full"]], ids=str)
+def test_verify_proves_every_replica(filled, flags):
+    said = filled.tool("verify", *flags, filled.database)
+    lines = said.stdout.splitlines()
+    assert [line.split(": ")[0] for line in lines] == [
+        f"verified {filled.database}, replica r{i}" for i in range(2)
+    ]
+    assert said.stderr == "" and leftovers(filled) == []
+    first = token(filled.database)
+    filled.tool("verify", *flags, filled.database)
+    assert token(filled.database) != first
+    assert plain(filled.database, "select count(*) from _sqlstream_verification") == [(1,)]
+    check_replicas(filled)
+
+
+def test_verify_beside_a_process_that_ships_and_writes(filled):
+    env = {**filled.env, "SQLSTREAM_CONFIG": str(filled.config)}
+    with Session(filled.build, filled.database, "", env=env) as session:
+        for i in range(3):
+            session.do(f"insert into t values (randomblob({i} * 10000))")
+            said = filled.tool("verify", "-full", filled.database)
+            assert said.stdout.count("verified") == 2
+        session.end()
+    check_replicas(filled)
+
+
+def test_verify_full_while_another_program_writes(filled):
+    """Compared is a moment that both have, however fast it passes."""
+    writer = (
+        "import sqlite3, sys, time\n"
+        "db = sqlite3.connect(sys.argv[1], isolation_level=None, timeout=60)\n"
+        "print('ready', flush=True)\n"
+        "while True:\n"
+        "    db.execute('update t set x = randomblob(2500) where rowid = 1 + abs(random()) % 300')\n"
+        "    time.sleep(0.01)\n"
+    )
+    filled.tool("sync", filled.database)
+    log = filled.folder / "log"
+    with harness.Process(["/usr/bin/python3", "-c", writer, filled.database], log=log) as process:
+        harness.wait_until(lambda: "ready" in process.said(), "the writer")
+        for _ in range(5):
+            assert filled.tool("verify", "-full", filled.database).stdout.count("verified") == 2
+        assert process.popen.poll() is None
+        process.kill()
+
+
+def test_verify_without_a_write_leaves_the_database_alone(filled):
+    filled.tool("sync", filled.database)
+    state = lambda: {
+        path.name: (path.stat().st_mtime_ns, path.stat().st_size) for path in filled.folder.glob("app.db*")
+    }
+    before = state()
+    filled.tool("verify", "-no-write", filled.database)
+    assert state() == before
+    filled.tool("verify", "-no-write", "-full", filled.database)
+    assert plain(filled.database, "select name from sqlite_schema") == [("t",)]
+
+
+def test_verify_all_databases(world):
+    other = world.folder / "other.db"
+    for database in (world.database, other):
+        plain(database, "create table t(x)")
+    databases = [
+        {"path": str(world.database), "replicas": [{"url": world.urls[0]}]},
+        {"path": str(other), "replicas": [{"url": f"file://{world.folder}/other"}]},
+        {"path": str(world.folder / "none.db")},
+    ]
+    world.config.write_text(json.dumps({"dbs": databases}))
+    said = world.tool("verify", "-all", "-full")
+    assert said.stdout.count("verified") == 2 and f"verified {other}, replica file" in said.stdout
+    # One that fails hides no other.
+    other.unlink()
+    said = world.tool("verify", "-all", check=False)
+    assert said.returncode == 1 and said.stdout.count("verified") == 1
+    assert f"verification failed for {other}: " in said.stderr
+
+
+def damage(path):
+    """Flips a bit in the middle of a file."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def failure(world, *flags):
+    said = world.tool("verify", "-timeout", "20s", *flags, world.database, check=False)
+    assert said.returncode == 1
+    assert said.stdout.count("verified") == 1 and "replica r0" in said.stdout
+    assert leftovers(world) == []
+    (line,) = [line for line in said.stderr.splitlines() if line.startswith("sqlstream: ")]
+    head = f"sqlstream: verification failed for {world.database}, replica r1: "
+    assert line.startswith(head)
+    return line[len(head):]
+
+
+def test_verify_finds_a_damaged_object(filled):
+    filled.tool("sync", filled.database)
+    (snapshot,) = (filled.folder / "replica-1").glob("generations/*/snapshots/*")
+    damage(snapshot)
+    assert "is damaged" in failure(filled)
+    assert "is damaged" in failure(filled, "-no-write")
+
+
+def test_verify_finds_a_missing_object(filled):
+    for _ in range(3):
+        filled.tool("verify", filled.database)
+    segments = sorted((filled.folder / "replica-1").glob("generations/*/wal/*"))
+    segments[-2].unlink()
+    assert "a WAL segment is missing" in failure(filled)
+
+
+def test_verify_full_finds_a_page_that_differs(filled, tmp_path):
+    """A replica of another database, whole in itself."""
+    filled.tool("sync", filled.database)
+    (snapshot,) = (filled.folder / "replica-1").glob("generations/*/snapshots/*")
+    restored = tmp_path / "of-replica.db"
+    filled.build.restore(restored, filled.urls[1], env=filled.env)
+    content = bytearray(restored.read_bytes())
+    # A byte inside a blob on the last page: nothing but a comparison can find it.
+    content[-100] ^= 1
+    (tmp_path / "image").write_bytes(content)
+    harness.run(["lz4", "-f", "-q", tmp_path / "image", snapshot])
+    filled.tool("verify", "-no-write", filled.database)
+    pages = len(content) // harness.page_size_of(content)
+    assert failure(filled, "-no-write", "-full") == f"page {pages} is not as in the database"
+
+
+def test_verify_finds_a_damaged_database(filled):
+    """The replica is as good as the database: the integrity check says what is wrong with both."""
+    plain(filled.database, "create index i on t(x)")
+    plain(filled.database, "pragma wal_checkpoint(truncate)")
+    content = bytearray(filled.database.read_bytes())
+    size = harness.page_size_of(content)
+    ((root,),) = plain(filled.database, "select rootpage from sqlite_schema where name = 'i'")
+    content[(root - 1) * size + 8 : root * size] = bytes(size - 8)
+    filled.database.write_bytes(content)
+    said = filled.tool("verify", filled.database, check=False)
+    assert said.returncode == 1
+    assert said.stderr.count("the integrity check of what was restored says: ") == 2
+
+
+def test_verify_says_when_the_store_takes_nothing(filled):
+    (filled.folder / "replica-1").write_text("")
+    said = filled.tool("verify", "-timeout", "500ms", filled.database, check=False)
+    assert said.returncode == 1 and said.stdout == ""
+    assert f"verification failed for {filled.database}: {filled.database} was not in every replica" in said.stderr
+
+
+def test_verify_puts_its_file_where_tmpdir_says(filled, tmp_path):
+    said = filled.tool("verify", filled.database, check=False, TMPDIR="/no/such/folder")
+    assert said.returncode == 1 and said.stderr.count("cannot restore to /no/such/folder/.app.db-verify-") == 2
+    filled.tool("verify", filled.database, TMPDIR=tmp_path)
+
+
+@pytest.mark.parametrize("words", [["-all", "x.db"], [], ["a", "b"]], ids=str)
+def test_verify_refuses(world, words):
+    said = world.tool("verify", *words, check=False)
+    assert said.returncode == 1 and said.stderr.count("\n") == 1

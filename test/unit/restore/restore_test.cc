@@ -129,6 +129,13 @@ TEST_CASE("every state of random histories is restored") {
       REQUIRE(f.restored(points[point].image));
       CHECK(result.position == points[point].position);
     }
+    for (const auto& point : points) {
+      RestoreOptions options;
+      options.until = point.position;
+      const RestoreResult result = f.restore(options);
+      REQUIRE(f.restored(point.image));
+      CHECK(result.position == point.position);
+    }
     f.restore();
     REQUIRE(f.restored(history.image()));
     f.restore(until(time + std::chrono::hours(1)));
