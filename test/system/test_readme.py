@@ -91,7 +91,7 @@ def test_named_files_exist():
 
 def test_shell(place):
     """All blocks, one after the other, as somebody reads them."""
-    usage, restore = blocks("sh")
+    usage, restore, sure = blocks("sh")
     place.run("bash", "-euc", place.text(usage))
     place.check("hello", "again")
     listing = place.run("bash", "-euc", place.text(restore)).stdout
@@ -99,6 +99,8 @@ def test_shell(place):
     assert notes(place.folder / "then.db") == ["hello", "again"]
     (generation,) = os.listdir(place.folder / "replica/app.db/generations")
     assert generation in listing
+    said = place.run("bash", "-euc", place.text(sure), SQLSTREAM_REPLICA_URL=place.replica + "/{name}")
+    assert said.stdout.startswith("verified ")
 
 
 def test_python(place):
@@ -180,11 +182,15 @@ def test_named_settings_are_known(build, tmp_path):
     assert sorted(names) == sorted(known)
 
 
-def test_named_flags_are_known(build):
-    usage = harness.run([build.sqlstream, "help", "restore"]).stdout
-    flags = set(re.findall(r"`(-[a-z][a-z-]+)`", README.split("## Restore")[1].split("## Settings")[0]))
-    assert flags >= {"-timestamp", "-generation", "-json"}
-    for flag in flags - {"-wal", "-shm", "-journal"}:
+@pytest.mark.parametrize(
+    "section, commands", [("Restore", ["restore"]), ("Being sure", ["sync", "verify"])], ids=str
+)
+def test_named_flags_are_known(build, section, commands):
+    usage = "".join(harness.run([build.sqlstream, "help", command]).stdout for command in commands)
+    text = README.split(f"## {section}\n")[1].split("\n## ")[0]
+    flags = set(re.findall(r"`(-[a-z][a-z-]+)`", text)) - {"-wal", "-shm", "-journal"}
+    assert len(flags) > 2
+    for flag in flags:
         assert f"  {flag} " in usage or f"  {flag}\n" in usage, flag
 
 
