@@ -65,6 +65,12 @@ bool try_lock_byte(int fd, off_t byte) {
   return true;
 }
 
+// What a log file's header says of what was before it.
+Tail tail_before(const LogHeader& header) {
+  return {header.generation, header.generation_first, header.device,   header.inode,
+          header.state,      header.batch_chain,      header.wal_first};
+}
+
 std::string reason() {
   return std::generic_category().message(errno);
 }
@@ -231,8 +237,7 @@ void Outbox::refresh() {
       log_->truncate(log_end_);
       break;
     }
-    tail_->last = found->record;
-    if (found->record.kind == RecordKind::batch) tail_->batch_chain = found->record.chain;
+    advance_tail(found->record);
     log_end_ = found->end;
   }
 }
@@ -245,9 +250,18 @@ void Outbox::adopt_log(std::uint64_t first_sequence) {
   log_ = LogFile::open(path, true);
   if (!log_) return;
   const LogHeader& header = log_->header();
-  tail_ = Tail{header.generation, header.generation_first, header.device, header.inode,
-               header.state,      header.batch_chain};
+  tail_ = tail_before(header);
   log_end_ = LogFile::kHeaderSize;
+}
+
+void Outbox::advance_tail(const Record& record) {
+  if (record.kind != RecordKind::batch) {
+    tail_->wal_first = record.sequence + 1;
+  } else {
+    if (record.source.salt != tail_->last.source.salt) tail_->wal_first = record.sequence;
+    tail_->batch_chain = record.chain;
+  }
+  tail_->last = record;
 }
 
 void Outbox::set_control(const Control& control) {
@@ -278,13 +292,13 @@ bool Outbox::append_batch(Record& record, const std::vector<std::uint32_t>& page
     header.first = record.sequence;
     header.state = tail_->last;
     header.batch_chain = tail_->batch_chain;
+    header.wal_first = tail_->wal_first;
     return start_log(header, record, pages, source);
   }
   const std::uint64_t end = log_->append(log_end_, record, tail_->last.chain, pages, source);
   if (end == 0) return false;
   log_end_ = end;
-  tail_->last = record;
-  tail_->batch_chain = record.chain;
+  advance_tail(record);
   return true;
 }
 
@@ -294,7 +308,7 @@ void Outbox::append_mark(Record& record) {
   record.database_size = tail_->last.database_size;
   record.first_commit = record.last_commit = tail_->last.last_commit;
   log_end_ = log_->append(log_end_, record, tail_->last.chain, {}, {});
-  tail_->last = record;
+  advance_tail(record);
 }
 
 bool Outbox::begin_generation(Generation generation, const FileIdentity& database, Record& record,
@@ -312,6 +326,8 @@ bool Outbox::begin_generation(Generation generation, const FileIdentity& databas
   header.inode = database.inode;
   header.state.page_size = record.page_size;
   header.state.chain = header.batch_chain = generation.id;
+  header.state.source.salt = record.source.salt;
+  header.wal_first = record.sequence;
   return start_log(header, record, pages, source);
 }
 
@@ -335,8 +351,8 @@ bool Outbox::start_log(const LogHeader& header, Record& record,
     set_control(control);
     log_ = std::move(log);
     log_end_ = end;
-    tail_ = Tail{header.generation, header.generation_first, header.device, header.inode, record,
-                 record.chain};
+    tail_ = tail_before(header);
+    advance_tail(record);
     return true;
   } catch (...) {
     ::unlink(path.c_str());
@@ -377,6 +393,7 @@ std::string Outbox::log_path(std::uint64_t first_sequence) const {
 
 void Outbox::trim(std::uint64_t sequence) {
   const auto files = log_files();
+  if (tail_) sequence = std::min(sequence, tail_->wal_first - 1);
   for (std::size_t i = 0; i + 1 < files.size(); ++i) {
     if (files[i] >= control_.current_log || files[i + 1] - 1 > sequence) break;
     ::unlink(log_path(files[i]).c_str());

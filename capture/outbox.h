@@ -41,6 +41,9 @@ struct Tail {
   std::uint64_t inode = 0;
   Record last;
   std::uint64_t batch_chain = 0;  ///< the chain value after the last batch
+  /// The first batch of the source's current WAL: what came before it is in the database file, so
+  /// the file and the batches from here on are the whole state.
+  std::uint64_t wal_first = 0;
 };
 
 /// The local directory where captured data waits. One object per process and database. Not
@@ -107,7 +110,8 @@ class Outbox {
   /// Log files, ascending; the last one is the current.
   std::vector<std::uint64_t> log_files() const;
   std::string log_path(std::uint64_t first_sequence) const;
-  /// Deletes log files all of whose batches are <= `sequence`, never the current one.
+  /// Deletes log files all of whose batches are <= `sequence` and of an earlier WAL than the
+  /// source's current one, never the current one.
   void trim(std::uint64_t sequence);
   /// Bytes in log files.
   std::uint64_t size() const;
@@ -122,6 +126,7 @@ class Outbox {
 
  private:
   void adopt_log(std::uint64_t first_sequence);
+  void advance_tail(const Record& record);
   bool start_log(const LogHeader& header, Record& record, const std::vector<std::uint32_t>& pages,
                  const LogFile::ImageSource& source);
   void own(int fd) const;

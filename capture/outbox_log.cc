@@ -56,6 +56,7 @@ struct DiskHeader {
   std::uint64_t device;
   DiskRecord state;
   std::uint64_t batch_chain;
+  std::uint64_t wal_first;
   std::uint64_t hash;
 };
 static_assert(sizeof(DiskHeader) <= LogFile::kHeaderSize &&
@@ -177,6 +178,7 @@ LogFile LogFile::create(const std::string& path, const LogHeader& header, mode_t
   disk.state = to_disk(header.state, 0, 0);
   disk.state.chain = header.state.chain;
   disk.batch_chain = header.batch_chain;
+  disk.wal_first = header.wal_first;
   disk.hash = hash_of(disk);
   std::array<std::uint8_t, kHeaderSize> block{};
   std::memcpy(block.data(), &disk, sizeof disk);
@@ -205,6 +207,7 @@ std::optional<LogFile> LogFile::open(const std::string& path, bool writable) {
   header.device = disk.device;
   header.state = from_disk(disk.state);
   header.batch_chain = disk.batch_chain;
+  header.wal_first = disk.wal_first;
   return LogFile(path, std::move(fd), header);
 }
 

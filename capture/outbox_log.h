@@ -54,6 +54,7 @@ struct LogHeader {
   std::uint64_t device = 0;
   Record state;                   ///< what is known before the first record of this file
   std::uint64_t batch_chain = 0;  ///< the chain value after the last batch before this file
+  std::uint64_t wal_first = 0;    ///< see Tail
 };
 
 /// One page of a batch, in the order they lie in the record.

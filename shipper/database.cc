@@ -110,6 +110,7 @@ Database::Database(const Host& host, DatabaseSettings settings)
       settings_(std::move(settings)),
       epoch_(fork_epoch()),
       replica_status_(settings_.replicas.size()),
+      kept_from_(settings_.replicas.size(), UINT64_MAX),
       fold_signal_(Engine::get().executor()),
       capture_signal_(Engine::get().executor()),
       role_signal_(Engine::get().executor()) {}
@@ -649,11 +650,17 @@ void Database::set_status(std::size_t replica, const ReplicaStatus& status) {
              [self = shared_from_this()] { self->role_signal_.notify(); });
 }
 
+void Database::keep_from(std::size_t replica, std::uint64_t first) {
+  const std::lock_guard lock(status_mutex_);
+  kept_from_[replica] = first;
+}
+
 void Database::trim() {
   std::uint64_t everywhere = UINT64_MAX;
   {
     const std::lock_guard lock(status_mutex_);
     for (const auto& status : replica_status_) everywhere = std::min(everywhere, status.settled);
+    for (const std::uint64_t first : kept_from_) everywhere = std::min(everywhere, first - 1);
   }
   const std::lock_guard lock(capture_mutex_);
   if (!outbox_) return;
@@ -722,10 +729,10 @@ bool Database::wait_shipped(std::chrono::milliseconds limit) {
       auto generation = replica_status_[i].generation;
       auto sequence = replica_status_[i].sequence;
       if (role_ == Role::watching) {
-        const auto noted = load_replica_end(outbox, settings_.replicas[i].store.url());
-        if (!noted) return false;
-        generation = noted->generation;
-        sequence = noted->sequence;
+        const auto noted = load_replica_note(outbox, settings_.replicas[i].store.url());
+        if (!noted || !noted->end) return false;
+        generation = noted->end->generation;
+        sequence = noted->end->sequence;
       }
       if (sequence < target->last.sequence || generation < target->generation ||
           target->generation < generation) {
@@ -786,10 +793,14 @@ std::string Database::status_json() {
     ReplicaStatus status = replica_status_[i];
     const std::string url = settings_.replicas[i].store.url();
     if (role_ != Role::shipping) {
-      if (const auto noted = load_replica_end(outbox, url)) {
-        status.generation = noted->generation;
-        status.position = noted->position;
-        status.sequence = noted->sequence;
+      const auto noted = load_replica_note(outbox, url);
+      if (noted && noted->end) {
+        status.generation = noted->end->generation;
+        status.position = noted->end->position;
+        status.sequence = noted->end->sequence;
+        status.snapshot_time = noted->snapshot_time;
+        status.error = noted->error;
+        status.error_since = noted->error_since;
       }
     }
     nlohmann::ordered_json replica;

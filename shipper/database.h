@@ -114,8 +114,10 @@ class Database : public std::enable_shared_from_this<Database> {
   std::uint64_t connections() const { return connections_.load(); }
   bool flushing() const { return flushing_.load() > 0; }
   void set_status(std::size_t replica, const ReplicaStatus& status);
-  /// Deletes what every replica has.
+  /// Deletes what every replica has, and none keeps.
   void trim();
+  /// A replica needs the batches from `first` on (UINT64_MAX: none), though it has them.
+  void keep_from(std::size_t replica, std::uint64_t first);
   /// True while log files are folded: a replicator reads none of them meanwhile.
   bool folding() const { return folding_; }
   /// How often files were folded: who stands in a log file goes there anew when it changed.
@@ -172,6 +174,7 @@ class Database : public std::enable_shared_from_this<Database> {
   std::condition_variable status_changed_;
   std::optional<capture::Tail> tail_;          // status_mutex_
   std::vector<ReplicaStatus> replica_status_;  // status_mutex_, as settings_.replicas
+  std::vector<std::uint64_t> kept_from_;       // status_mutex_, as settings_.replicas
   std::string capture_error_;                  // status_mutex_
   std::string obstacle_;                       // status_mutex_
   Role role_ = Role::none;                     // status_mutex_

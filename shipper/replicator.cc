@@ -8,13 +8,13 @@
 #include <type_traits>
 #include <unistd.h>
 
-#define XXH_INLINE_ALL
-#include <xxhash.h>
+#include <boost/asio/co_spawn.hpp>
 
 #include "base/error.h"
 #include "base/log.h"
 #include "format/names.h"
-#include "shipper/snapshot.h"
+#include "shipper/maintenance.h"
+#include "shipper/snapshot_upload.h"
 
 namespace sqlstream {
 namespace {
@@ -25,21 +25,6 @@ constexpr std::uint64_t kBatchSize = 32ULL << 20;  // a fold ends behind it: bou
 constexpr auto kFirstPause = std::chrono::milliseconds(500);
 constexpr auto kLongestPause = std::chrono::seconds(30);
 constexpr auto kSnapshotRetry = std::chrono::seconds(1);
-constexpr std::uint64_t kEndMagic = 0x31444e4552535153;  // "SQSREND1"
-
-struct DiskEnd {
-  std::uint64_t magic;
-  ReplicaEnd end;
-  std::uint64_t hash;
-};
-static_assert(std::is_trivially_copyable_v<DiskEnd>);
-
-std::string end_path(const std::string& outbox, const std::string& url) {
-  std::array<char, 40> name{};
-  std::snprintf(name.data(), name.size(), "/replica-%016llx",
-                static_cast<unsigned long long>(XXH3_64bits(url.data(), url.size())));
-  return outbox + name.data();
-}
 
 std::string host_name() {
   std::array<char, 256> name{};
@@ -49,36 +34,6 @@ std::string host_name() {
 
 }  // namespace
 
-std::optional<ReplicaEnd> load_replica_end(const std::string& outbox, const std::string& url) {
-  const UniqueFd fd(::open(end_path(outbox, url).c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW));
-  if (!fd) return std::nullopt;
-  alignas(DiskEnd) std::array<std::uint8_t, sizeof(DiskEnd)> bytes{};
-  if (::pread(fd.get(), bytes.data(), bytes.size(), 0) != sizeof(DiskEnd)) return std::nullopt;
-  DiskEnd disk;
-  std::memcpy(static_cast<void*>(&disk), bytes.data(), sizeof disk);
-  if (disk.magic != kEndMagic || disk.hash != XXH3_64bits(bytes.data(), offsetof(DiskEnd, hash))) {
-    return std::nullopt;
-  }
-  return disk.end;
-}
-
-void save_replica_end(const std::string& outbox, const std::string& url, const ReplicaEnd& end,
-                      mode_t mode) {
-  const UniqueFd fd(
-      ::open(end_path(outbox, url).c_str(), O_WRONLY | O_CREAT | O_CLOEXEC | O_NOFOLLOW, mode));
-  if (!fd) return;  // only a hint: without it the store is asked
-  ::fchmod(fd.get(), mode);
-  // Through bytes that were zero, so that padding hashes the same.
-  alignas(DiskEnd) std::array<std::uint8_t, sizeof(DiskEnd)> bytes{};
-  auto* disk = new (bytes.data()) DiskEnd;
-  disk->magic = kEndMagic;
-  disk->end = end;
-  disk->hash = XXH3_64bits(bytes.data(), offsetof(DiskEnd, hash));
-  if (::pwrite(fd.get(), bytes.data(), bytes.size(), 0) != static_cast<ssize_t>(bytes.size())) {
-    // As above.
-  }
-}
-
 Replicator::Replicator(Database& database, std::size_t number)
     : database_(database),
       number_(number),
@@ -87,32 +42,25 @@ Replicator::Replicator(Database& database, std::size_t number)
       store_(make_store(settings_.store, Engine::get().executor())),
       signal_(Engine::get().executor()),
       reader_(database.outbox_directory()) {
-  end_ = load_replica_end(database.outbox_directory(), store_->url());
+  note_ = load_replica_note(database.outbox_directory(), store_->url()).value_or(ReplicaNote{});
+  note_.pid = ::getpid();
+  end_ = note_.end;
   if (end_) {
     status_.generation = end_->generation;
     status_.position = end_->position;
     status_.sequence = status_.settled = end_->sequence;
+    status_.commit_time = note_.commit_time;
+    status_.snapshot_time = note_.snapshot_time;
   }
   database_.set_status(number_, status_);
+  maintenance_ = std::make_unique<Maintenance>(*this);
 }
 
 Replicator::~Replicator() = default;
 
-// Log files are read while this lives.
-class Replicator::Reading {
- public:
-  explicit Reading(Replicator& replicator) : replicator_(replicator) { replicator.reading_ = true; }
-  Reading(const Reading&) = delete;
-  Reading& operator=(const Reading&) = delete;
-  ~Reading() { replicator_.reading_ = false; }
-
- private:
-  Replicator& replicator_;
-};
-
 asio::awaitable<std::unique_ptr<Replicator::Reading>> Replicator::begin_reading() {
   while (database_.folding()) co_await signal_.wait();
-  co_return std::make_unique<Reading>(*this);
+  co_return std::make_unique<Reading>(readers_);
 }
 
 OutboxUse Replicator::use() const {
@@ -127,7 +75,39 @@ OutboxUse Replicator::use() const {
   return use;
 }
 
+void Replicator::stop() {
+  stopping_ = true;
+  notify();
+  maintenance_->notify();
+}
+
+std::optional<Generation> Replicator::shipping() const {
+  if (!located_ || !end_ || !status_.error.empty()) return std::nullopt;
+  return end_->generation;
+}
+
+void Replicator::hold(bool held) {
+  held_ = held;
+  notify();
+}
+
+void Replicator::roll_behind(std::uint64_t sequence) {
+  roll_at_ = sequence;
+  rolled_.reset();
+  notify();
+}
+
 asio::awaitable<void> Replicator::run() {
+  bool maintaining = true;
+  asio::co_spawn(Engine::get().executor(), maintenance_->run(), [&](const std::exception_ptr&) {
+    maintaining = false;
+    notify();
+  });
+  co_await ship();
+  while (maintaining) co_await signal_.wait();
+}
+
+asio::awaitable<void> Replicator::ship() {
   std::chrono::nanoseconds pause = kFirstPause;
   while (!stopping_) {
     std::string error;
@@ -138,7 +118,10 @@ asio::awaitable<void> Replicator::run() {
     } catch (const std::exception& e) {
       error = e.what();
     }
-    report(error);
+    if (status_.error != error) {
+      report(error);
+      co_await save_note();
+    }
     // Whatever it was: where the replica ends is asked again before the next write.
     located_ = false;
     const auto failed = steady_clock::now();
@@ -152,6 +135,7 @@ asio::awaitable<void> Replicator::run() {
 
 // One step: waits for something to do, and does one thing.
 asio::awaitable<void> Replicator::step() {
+  if (roll_at_ != 0 && located_ && end_->sequence >= roll_at_) co_return co_await roll();
   const auto tail = database_.tail();
   const bool nothing_new = !tail || (located_ && end_->generation == tail->generation &&
                                      end_->sequence >= tail->last.sequence);
@@ -175,6 +159,7 @@ asio::awaitable<void> Replicator::step() {
     co_return;
   }
   co_await pace();
+  while (held_ && !stopping_) co_await signal_.wait();
   const auto known = database_.tail();
   std::shared_ptr<const Batch> batch;
   std::string damage;
@@ -185,7 +170,10 @@ asio::awaitable<void> Replicator::step() {
         located_ = false;
         co_return;
       }
-      batch = co_await on_worker([&] { return next_batch(known->last.sequence); });
+      const std::uint64_t last = roll_at_ != 0 && end_->sequence < roll_at_
+                                     ? std::min(roll_at_, known->last.sequence)
+                                     : known->last.sequence;
+      batch = co_await on_worker([&] { return next_batch(last); });
       if (batch != nullptr) in_flight_ = batch->last().sequence;
     }
     if (batch != nullptr && !co_await write_batch(batch)) co_return;
@@ -202,8 +190,27 @@ asio::awaitable<void> Replicator::step() {
   if (!damage.empty() || (batch == nullptr && end_->generation != known->generation)) {
     // The old generation is there as far as it can be; the new one begins with its snapshot.
     located_ = false;
-    end_.reset();
+    forget_end();
   }
+}
+
+void Replicator::forget_end() {
+  end_.reset();
+  roll_at_ = 0;
+  maintenance_->notify();
+}
+
+// The next index begins here. Others learn it from the note before a snapshot can land there: a
+// process that follows this one must not go on in the old index behind that snapshot.
+asio::awaitable<void> Replicator::roll() {
+  if (end_->sequence == roll_at_) {
+    if (end_->position.offset > 0) end_->position = {end_->position.index + 1, 0};
+    note_.end = end_;
+    co_await save_note();
+    rolled_ = end_->position.index;
+  }
+  roll_at_ = 0;
+  maintenance_->notify();
 }
 
 // Puts the reader behind a batch. While reading.
@@ -245,7 +252,7 @@ asio::awaitable<bool> Replicator::locate(const capture::Tail& tail) {
       found = co_await find_end(end_->generation, end_);
     } else if (end_->generation == tail.generation) {
       // It was there: the note is only written behind it.
-      end_.reset();
+      forget_end();
       co_await on_worker([&] {
         database_.give_up("the replica lost the generation's snapshot", tail.generation);
       });
@@ -254,12 +261,12 @@ asio::awaitable<bool> Replicator::locate(const capture::Tail& tail) {
     }
   }
   if (!found && (!end_ || end_->generation != tail.generation)) {
-    end_.reset();
+    forget_end();
     found = co_await find_end(tail.generation, {});
   }
   in_flight_ = 0;
   if (!found) {
-    end_.reset();
+    forget_end();
     co_return false;
   }
   bool stands = false;
@@ -276,7 +283,7 @@ asio::awaitable<bool> Replicator::locate(const capture::Tail& tail) {
     }
   }
   if (!stands) {
-    end_.reset();
+    forget_end();
     if (found->generation == tail.generation) {
       co_await on_worker([&] { database_.give_up(why, tail.generation); });
       database_.wake();
@@ -295,11 +302,24 @@ asio::awaitable<std::optional<ReplicaEnd>> Replicator::find_end(Generation gener
   std::optional<Position> after;
   if (known && known->position.offset > 0) {
     after = Position{known->position.index, known->position.offset - 1};
+  } else if (known && known->position.index > 0) {
+    after = Position{known->position.index - 1, UINT32_MAX};  // it had rolled: there is nothing yet
   }
   const auto segments = co_await replica::list_segments(*store_, generation, after);
   if (segments.empty() && known) co_return known;
   const auto snapshots = co_await replica::list_snapshots(*store_, generation);
   if (snapshots.empty()) co_return std::nullopt;
+  if (!after) {
+    note_.snapshot_time = snapshots.back().created;
+    note_.snapshot_size = snapshots.back().size;
+    note_.bytes_since_snapshot = 0;
+    for (const auto& segment : segments) {
+      if (segment.position.index >= snapshots.back().index) {
+        note_.bytes_since_snapshot += segment.size;
+      }
+    }
+    note_.retention_due = now() + settings_.retention_check_interval;
+  }
 
   const bool from_segment =
       !segments.empty() && segments.back().position.index >= snapshots.back().index;
@@ -333,59 +353,30 @@ asio::awaitable<std::optional<ReplicaEnd>> Replicator::find_end(Generation gener
 
 asio::awaitable<bool> Replicator::write_snapshot(const capture::Tail& tail) {
   if (!database_.generation_alive()) co_return false;
-  auto reading = co_await begin_reading();
-  if (!co_await seek(tail.generation_first - 1)) {
-    // Another replica has it all, and this one is new: the outbox let go of the beginning.
-    co_await on_worker(
-        [&] { database_.give_up("a replica is to begin without its beginning", tail.generation); });
-    database_.wake();
-    co_return false;
-  }
-  const auto begun = steady_clock::now();
+  const std::function<bool()> wanted = [this] {
+    return !stopping_ && database_.generation_alive();
+  };
   std::unique_ptr<SnapshotCopy> copy;
-  const bool can_begin = co_await on_worker([&] {
-    copy = std::make_unique<SnapshotCopy>(
-        database_, database_.outbox_directory() + "/snapshot-" + std::to_string(number_));
-    return copy->begin();
-  });
-  if (!can_begin) co_return false;
-  log::info("write snapshot", {{"db", database_.path()},
-                               {"replica", settings_.name},
-                               {"generation", tail.generation.str()}});
-  while (co_await on_worker([&] { return copy->copy_piece(); })) {
-    if (stopping_) co_return false;
+  {
+    const auto reading = co_await begin_reading();
+    copy = co_await begin_snapshot(database_, number_, wanted);
+    if (copy == nullptr || !co_await on_worker([&] { return copy->end(); })) co_return false;
+    snapshot_at_ = copy->at().sequence;
+    std::string lost;
+    try {
+      co_await on_worker([&] { copy->apply(); });
+    } catch (const Error& e) {
+      lost = e.what();
+    }
+    if (!lost.empty()) {
+      co_await on_worker([&] { database_.give_up(lost, tail.generation); });
+      database_.wake();
+      co_return false;
+    }
   }
-  if (!co_await on_worker([&] { return copy->finish(); })) co_return false;
-  snapshot_at_ = copy->at().sequence;
-  reading.reset();
-
-  Metadata metadata;
-  metadata.kind = Metadata::Kind::snapshot;
-  metadata.first_commit = metadata.last_commit =
-      Time(std::chrono::nanoseconds(copy->at().last_commit));
-  metadata.page_size = copy->at().page_size;
-  metadata.pages = metadata.database_size = copy->at().database_size;
-  metadata.first_sequence = metadata.last_sequence = copy->at().sequence;
-  metadata.chain = copy->at().chain;
-  metadata.source_salt = copy->at().source.salt;
-  metadata.source_frame = copy->at().source.frame;
-  metadata.host = host_;
-  metadata.database = database_.path();
-  const std::string key = names::snapshot_key(copy->generation(), 0);
-  PutOptions options;
-  options.if_absent = true;
-  options.modified = metadata.last_commit;
-  auto upload = co_await store_->start_upload(key, copy->size(), options);
-  std::uint64_t stored = 0;
-  Bytes out = encode_metadata(metadata);
-  bool more = true;
-  while (more) {
-    more = co_await on_worker([&] { return copy->compress_piece(out); });
-    if (!database_.generation_alive()) co_return false;  // unfinished: nothing becomes visible
-    stored += out.size();
-    co_await upload->write(std::exchange(out, {}));
-  }
-  co_await upload->finish();
+  const Metadata metadata = snapshot_metadata(*copy);
+  const auto stored = co_await upload_snapshot(*store_, *copy, 0, metadata, settings_.name, wanted);
+  if (!stored) co_return false;
 
   ReplicaEnd end;
   end.generation = copy->generation();
@@ -393,22 +384,38 @@ asio::awaitable<bool> Replicator::write_snapshot(const capture::Tail& tail) {
   end.chain = copy->at().chain;
   end_ = end;
   {
-    const auto again = co_await begin_reading();
+    const auto reading = co_await begin_reading();
     located_ = co_await seek(end.sequence);
   }
   snapshot_at_ = 0;
-  status_.snapshot_time = now();
-  log::info("snapshot written",
-            {{"db", database_.path()},
-             {"replica", settings_.name},
-             {"position", end.generation.str() + "/00000000:00000000"},
-             {"sz", std::to_string(stored)},
-             {"elapsed", std::to_string(std::chrono::duration_cast<std::chrono::milliseconds>(
-                                            steady_clock::now() - begun)
-                                            .count()) +
-                             "ms"}});
+  note_.bytes_since_snapshot = 0;
+  snapshot_written(*stored);
   co_await advance(end, metadata.last_commit);
   co_return true;
+}
+
+void Replicator::snapshot_written(std::uint64_t stored) {
+  note_.snapshot_time = status_.snapshot_time = now();
+  note_.snapshot_size = stored;
+  // What is older can go once this one is old enough.
+  if (note_.retention_due == Time{}) note_.retention_due = now() + settings_.retention;
+  database_.set_status(number_, status_);
+}
+
+Metadata Replicator::snapshot_metadata(const SnapshotCopy& copy) const {
+  Metadata metadata;
+  metadata.kind = Metadata::Kind::snapshot;
+  metadata.first_commit = metadata.last_commit =
+      Time(std::chrono::nanoseconds(copy.at().last_commit));
+  metadata.page_size = copy.at().page_size;
+  metadata.pages = metadata.database_size = copy.at().database_size;
+  metadata.first_sequence = metadata.last_sequence = copy.at().sequence;
+  metadata.chain = copy.at().chain;
+  metadata.source_salt = copy.at().source.salt;
+  metadata.source_frame = copy.at().source.frame;
+  metadata.host = host_;
+  metadata.database = database_.path();
+  return metadata;
 }
 
 asio::awaitable<bool> Replicator::write_batch(std::shared_ptr<const Batch> batch) {
@@ -439,6 +446,7 @@ asio::awaitable<bool> Replicator::put(SegmentObject& object) {
     if (e.kind() != StoreError::Kind::exists) throw;
     co_return false;
   }
+  note_.bytes_since_snapshot += size;
   log::debug("wal segment written",
              {{"db", database_.path()},
               {"replica", settings_.name},
@@ -452,18 +460,25 @@ asio::awaitable<bool> Replicator::put(SegmentObject& object) {
 }
 
 asio::awaitable<void> Replicator::advance(ReplicaEnd end, Time commit_time) {
-  co_await on_worker([&] {
-    const auto place = capture::OutboxPlace::of(database_.path(), database_.settings().outbox_dir);
-    save_replica_end(place.directory, store_->url(), end, place.file_mode);
-  });
   report({});
+  note_.end = end;
+  note_.commit_time = commit_time;
+  co_await save_note();
   status_.generation = end.generation;
   status_.position = end.position;
   status_.sequence = end.sequence;
   status_.settled = std::max(status_.settled, end.sequence);
   status_.commit_time = commit_time;
   database_.set_status(number_, status_);
+  maintenance_->notify();
   co_await on_worker([&] { database_.trim(); });
+}
+
+asio::awaitable<void> Replicator::save_note() {
+  co_await on_worker([&] {
+    const auto place = capture::OutboxPlace::of(database_.path(), database_.settings().outbox_dir);
+    save_replica_note(place.directory, store_->url(), note_, place.file_mode);
+  });
 }
 
 void Replicator::settle(std::uint64_t sequence) {
@@ -481,7 +496,8 @@ void Replicator::report(const std::string& error) {
     log::error(error, {{"db", database_.path()}, {"replica", settings_.name}});
     if (status_.error.empty()) status_.error_since = now();
   }
-  status_.error = error;
+  status_.error = note_.error = error;
+  note_.error_since = status_.error_since;
   database_.set_status(number_, status_);
 }
 

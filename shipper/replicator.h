@@ -1,20 +1,20 @@
 #pragma once
 
+#include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
 
 #include "shipper/batch.h"
 #include "shipper/database.h"
+#include "shipper/replica_note.h"
 #include "store/replica.h"
 
 namespace sqlstream {
 
-/// What the last process that shipped noted in the outbox: a hint that saves listing the replica
-/// from its beginning, and what the other processes see of the progress. Empty when there is none.
-std::optional<ReplicaEnd> load_replica_end(const std::string& outbox, const std::string& url);
-void save_replica_end(const std::string& outbox, const std::string& url, const ReplicaEnd& end,
-                      mode_t mode);
+class Maintenance;
+class SnapshotCopy;
 
 /// Ships one database's outbox to one replica: the generation's snapshot, then segments, strictly
 /// in order. Lives on the engine's thread, while this process has the shipping role.
@@ -27,27 +27,58 @@ class Replicator {
   /// Ships until stop(); errors of the store are reported, and tried again with backoff for as long
   /// as it takes.
   asio::awaitable<void> run();
-  void stop() {
-    stopping_ = true;
-    notify();
-  }
+  void stop();
 
   /// There may be new records.
   void notify() { signal_.notify(); }
   std::size_t number() const { return number_; }
-  /// True while log files of the outbox are read through their names.
-  bool reading() const { return reading_; }
-  /// What of the outbox must not be folded now. Not while reading().
-  OutboxUse use() const;
   /// True when nothing more can be done for batches up to `sequence`.
   bool settled(std::uint64_t sequence) const { return status_.settled >= sequence; }
 
+  // --- For folding the outbox.
+  /// Log files of the outbox are read through their names while one of these lives.
+  class Reading {
+   public:
+    explicit Reading(int& readers) : readers_(readers) { ++readers_; }
+    Reading(const Reading&) = delete;
+    Reading& operator=(const Reading&) = delete;
+    ~Reading() { --readers_; }
+
+   private:
+    int& readers_;
+  };
+  asio::awaitable<std::unique_ptr<Reading>> begin_reading();
+  bool reading() const { return readers_ > 0; }
+  /// What of the outbox must not be folded now. Not while reading().
+  OutboxUse use() const;
+
+  // --- For Maintenance.
+  Database& database() { return database_; }
+  Store& store() { return *store_; }
+  const ReplicaSettings& settings() const { return settings_; }
+  bool stopping() const { return stopping_; }
+  /// The generation being shipped, when the replica is in a known state and takes data.
+  std::optional<Generation> shipping() const;
+  ReplicaNote& note() { return note_; }
+  asio::awaitable<void> save_note();
+  /// While held, no batch is begun; the one in progress goes on.
+  void hold(bool held);
+  /// Ends the index behind the batch `sequence`, which is not in the replica yet or its last one.
+  void roll_behind(std::uint64_t sequence);
+  /// The index that began there; empty until all before it is in the replica, and the outbox's note
+  /// says so. Gives up (and is empty for good) when the generation ends.
+  std::optional<std::uint32_t> rolled() const { return rolled_; }
+  bool rolling() const { return roll_at_ != 0; }
+  /// A snapshot of that many stored bytes has landed; for the note, which the caller saves.
+  void snapshot_written(std::uint64_t stored);
+  /// The metadata of a snapshot as `copy` made it.
+  Metadata snapshot_metadata(const SnapshotCopy& copy) const;
+
  private:
+  asio::awaitable<void> ship();
   asio::awaitable<void> step();
   asio::awaitable<void> pace();
   asio::awaitable<bool> seek(std::uint64_t sequence);
-  class Reading;
-  asio::awaitable<std::unique_ptr<Reading>> begin_reading();
   asio::awaitable<bool> locate(const capture::Tail& tail);
   asio::awaitable<std::optional<ReplicaEnd>> find_end(Generation generation,
                                                       std::optional<ReplicaEnd> known);
@@ -57,6 +88,8 @@ class Replicator {
   std::shared_ptr<const Batch> next_batch(std::uint64_t last);
   void report(const std::string& error);
   asio::awaitable<void> advance(ReplicaEnd end, Time commit_time);
+  asio::awaitable<void> roll();
+  void forget_end();
   void settle(std::uint64_t sequence);
 
   Database& database_;
@@ -68,10 +101,15 @@ class Replicator {
   OutboxReader reader_;
   std::optional<ReplicaEnd> end_;  // what this process knows of the replica's end
   std::uint64_t folds_ = 0;        // Database::folds() when reader_ was last put in its place
-  bool reading_ = false;
+  int readers_ = 0;
   std::uint64_t in_flight_ = 0;    // the last sequence of the batch being shipped; 0: none
-  std::uint64_t snapshot_at_ = 0;  // where the snapshot being uploaded ends; 0: none
-  bool located_ = false;           // end_ was compared with the store, and reader_ stands behind it
+  std::uint64_t snapshot_at_ = 0;  // where the first snapshot, being uploaded, ends; 0: none
+  bool held_ = false;
+  std::uint64_t roll_at_ = 0;  // the index ends behind this batch; 0: nowhere
+  std::optional<std::uint32_t> rolled_;
+  ReplicaNote note_;
+  std::unique_ptr<Maintenance> maintenance_;
+  bool located_ = false;  // end_ was compared with the store, and reader_ stands behind it
   bool stopping_ = false;
   ReplicaStatus status_;
   std::chrono::steady_clock::time_point last_put_{};

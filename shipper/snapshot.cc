@@ -1,5 +1,6 @@
 #include "shipper/snapshot.h"
 
+#include <algorithm>
 #include <cerrno>
 #include <fcntl.h>
 #include <sys/stat.h>
@@ -54,7 +55,7 @@ bool SnapshotCopy::begin() {
   const auto tail = database_.tail();
   if (!tail || !database_.generation_alive() || !watched_or_closed(database_, *tail)) return false;
   generation_ = tail->generation;
-  generation_first_ = tail->generation_first;
+  first_ = tail->wal_first;
   source_ = std::make_unique<SourceFile>(database_.host(), database_.path());
   return true;
 }
@@ -69,7 +70,7 @@ bool SnapshotCopy::copy_piece() {
   return true;
 }
 
-bool SnapshotCopy::finish() {
+bool SnapshotCopy::end() {
   source_.reset();
   // A batch that a checkpoint put into the file must be known before the copy counts.
   if (!seen_through(database_.capture_in_background())) return false;
@@ -78,28 +79,41 @@ bool SnapshotCopy::finish() {
       !watched_or_closed(database_, *tail)) {
     return false;
   }
-  const std::uint32_t page_size = tail->last.page_size;
+  at_ = tail->last;
+  at_.chain = tail->batch_chain;
+  size_ = std::uint64_t{at_.database_size} * at_.page_size;
+  return true;
+}
+
+void SnapshotCopy::apply() {
+  const std::uint32_t page_size = at_.page_size;
+  // Log files are read from their beginning; what is older than the first batch is passed over.
+  const auto files = database_.log_files();
+  const auto after = std::upper_bound(files.begin(), files.end(), first_);
   OutboxReader reader(database_.outbox_directory());
-  if (!reader.seek(generation_first_ - 1, database_.log_files())) {
-    throw Error("the outbox lost the beginning of its generation");
+  if (after == files.begin() || !reader.seek(*(after - 1) - 1, files) ||
+      reader.generation() != generation_) {
+    throw Error("the outbox lost what a snapshot needs");
   }
   Bytes image(page_size);
-  while (const auto entry = reader.next(tail->last.sequence)) {
+  while (const auto entry = reader.next(at_.sequence)) {
+    if (entry->found.record.sequence < first_) continue;
     const auto list = entry->file->read_pages(entry->found);
     for (std::size_t i = 0; i < list.size(); ++i) {
       entry->file->read_image(entry->found, i, list[i], image);
       write_all(fd_.get(), image, std::uint64_t{list[i].page - 1} * page_size, file_);
     }
-    at_ = entry->found.record;
     // Pages beyond it are gone; what a later growth does not write are zeros.
-    const auto bytes = std::uint64_t{at_.database_size} * page_size;
-    if (::ftruncate(fd_.get(), static_cast<off_t>(bytes)) != 0) fail("cannot truncate", file_);
+    resize(std::uint64_t{entry->found.record.database_size} * page_size);
   }
-  size_ = std::uint64_t{at_.database_size} * page_size;
+  resize(size_);
   const std::uint64_t lock_page = std::uint64_t{wal::lock_byte_page(page_size) - 1} * page_size;
   if (lock_page + page_size <= size_) write_all(fd_.get(), Bytes(page_size), lock_page, file_);
   offset_ = 0;
-  return true;
+}
+
+void SnapshotCopy::resize(std::uint64_t bytes) {
+  if (::ftruncate(fd_.get(), static_cast<off_t>(bytes)) != 0) fail("cannot truncate", file_);
 }
 
 bool SnapshotCopy::compress_piece(Bytes& out) {

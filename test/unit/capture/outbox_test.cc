@@ -250,6 +250,22 @@ TEST_CASE("log files rotate, and are trimmed behind what was shipped") {
   CHECK(other.tail()->generation == generation);
   CHECK(other.tail()->generation_first == 1);
   CHECK(other.tail()->last.chain == outbox.tail()->last.chain);
+  CHECK(other.tail()->wal_first == 1);
+
+  // All of one WAL, so nothing says that the database file has what the first batch holds.
+  outbox.trim(UINT64_MAX);
+  CHECK(outbox.log_files() == firsts);
+  Record reset;
+  reset.kind = RecordKind::reset;
+  reset.source.salt = {1, 2};
+  {
+    const auto lock = outbox.lock(0s);
+    outbox.append_mark(reset);
+  }
+  const std::uint64_t last = outbox.tail()->last.sequence;
+  CHECK(outbox.tail()->wal_first == last + 1);
+  refresh(other);
+  CHECK(other.tail()->wal_first == last + 1);
 
   outbox.trim(firsts[1] - 2);
   CHECK(outbox.log_files().size() == 4);
@@ -258,6 +274,9 @@ TEST_CASE("log files rotate, and are trimmed behind what was shipped") {
   outbox.trim(UINT64_MAX);
   CHECK(outbox.log_files() == std::vector<std::uint64_t>{firsts[3]});
   REQUIRE(append(outbox, 1, 65536));
+  CHECK(outbox.tail()->wal_first == last + 1);
+  refresh(other);
+  CHECK(other.tail()->wal_first == last + 1);
 }
 
 TEST_CASE("a file that was begun by a process that died does not stand in the way") {

@@ -1,0 +1,107 @@
+#include "shipper/replica_note.h"
+
+#include <algorithm>
+#include <array>
+#include <cstdio>
+#include <cstring>
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <type_traits>
+#include <unistd.h>
+
+#define XXH_INLINE_ALL
+#include <xxhash.h>
+
+#include "base/unique_fd.h"
+
+namespace sqlstream {
+namespace {
+
+constexpr std::uint64_t kMagic = 0x32444e4552535153;  // "SQSREND2"
+
+struct DiskNote {
+  std::uint64_t magic;
+  std::uint64_t has_end;
+  ReplicaEnd end;
+  std::int64_t commit_time;  // ns since 1970, like all times here
+  std::int64_t snapshot_time;
+  std::uint64_t snapshot_size;
+  std::uint64_t bytes_since_snapshot;
+  std::int64_t retention_due;
+  std::int64_t error_since;
+  std::int64_t pid;
+  std::array<char, 512> error;  // ends with a zero
+  std::uint64_t hash;
+};
+static_assert(std::is_trivially_copyable_v<DiskNote>);
+
+std::string note_path(const std::string& outbox, const std::string& url) {
+  std::array<char, 40> name{};
+  std::snprintf(name.data(), name.size(), "/replica-%016llx",
+                static_cast<unsigned long long>(XXH3_64bits(url.data(), url.size())));
+  return outbox + name.data();
+}
+
+std::int64_t ns(Time time) {
+  return time.time_since_epoch().count();
+}
+
+Time to_time(std::int64_t ns) {
+  return Time(std::chrono::nanoseconds(ns));
+}
+
+}  // namespace
+
+std::optional<ReplicaNote> load_replica_note(const std::string& outbox, const std::string& url) {
+  const UniqueFd fd(::open(note_path(outbox, url).c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW));
+  if (!fd) return std::nullopt;
+  alignas(DiskNote) std::array<std::uint8_t, sizeof(DiskNote)> bytes{};
+  if (::pread(fd.get(), bytes.data(), bytes.size(), 0) != sizeof(DiskNote)) return std::nullopt;
+  DiskNote disk;
+  std::memcpy(static_cast<void*>(&disk), bytes.data(), sizeof disk);
+  if (disk.magic != kMagic || disk.hash != XXH3_64bits(bytes.data(), offsetof(DiskNote, hash))) {
+    return std::nullopt;
+  }
+  ReplicaNote note;
+  if (disk.has_end != 0) note.end = disk.end;
+  note.commit_time = to_time(disk.commit_time);
+  note.snapshot_time = to_time(disk.snapshot_time);
+  note.snapshot_size = disk.snapshot_size;
+  note.bytes_since_snapshot = disk.bytes_since_snapshot;
+  note.retention_due = to_time(disk.retention_due);
+  note.error_since = to_time(disk.error_since);
+  note.pid = static_cast<pid_t>(disk.pid);
+  disk.error.back() = '\0';
+  note.error = disk.error.data();
+  return note;
+}
+
+void save_replica_note(const std::string& outbox, const std::string& url, const ReplicaNote& note,
+                       mode_t mode) {
+  const UniqueFd fd(
+      ::open(note_path(outbox, url).c_str(), O_WRONLY | O_CREAT | O_CLOEXEC | O_NOFOLLOW, mode));
+  if (!fd) return;
+  ::fchmod(fd.get(), mode);
+  // Through bytes that were zero, so that padding hashes the same.
+  alignas(DiskNote) std::array<std::uint8_t, sizeof(DiskNote)> bytes{};
+  auto* disk = new (bytes.data()) DiskNote;
+  disk->magic = kMagic;
+  disk->has_end = note.end ? 1 : 0;
+  if (note.end) disk->end = *note.end;
+  disk->commit_time = ns(note.commit_time);
+  disk->snapshot_time = ns(note.snapshot_time);
+  disk->snapshot_size = note.snapshot_size;
+  disk->bytes_since_snapshot = note.bytes_since_snapshot;
+  disk->retention_due = ns(note.retention_due);
+  disk->error_since = ns(note.error_since);
+  disk->pid = note.pid;
+  disk->error = {};
+  std::copy_n(note.error.data(), std::min(note.error.size(), disk->error.size() - 1),
+              disk->error.data());
+  disk->hash = XXH3_64bits(bytes.data(), offsetof(DiskNote, hash));
+  if (::pwrite(fd.get(), bytes.data(), bytes.size(), 0) != static_cast<ssize_t>(bytes.size())) {
+    // As above: the store is asked.
+  }
+}
+
+}  // namespace sqlstream

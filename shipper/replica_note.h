@@ -1,0 +1,33 @@
+#pragma once
+
+#include <optional>
+#include <string>
+#include <sys/types.h>
+
+#include "base/clock.h"
+#include "shipper/batch.h"
+
+namespace sqlstream {
+
+/// What the process that ships notes in the outbox of one replica: where it ends, which saves
+/// listing it from its beginning, and what others want to know of the progress. A hint: without it,
+/// or when a crash of the machine took it, the store is asked.
+struct ReplicaNote {
+  std::optional<ReplicaEnd> end;           ///< empty: not known, only an error is
+  Time commit_time{};                      ///< of the replica's last commit
+  Time snapshot_time{};                    ///< when the newest snapshot was written
+  std::uint64_t snapshot_size = 0;         ///< stored bytes
+  std::uint64_t bytes_since_snapshot = 0;  ///< stored bytes of the segments behind it
+  Time retention_due{};                    ///< when something may be deleted next
+  std::string error;                       ///< of the store, as last seen; empty: none
+  Time error_since{};
+  pid_t pid = 0;  ///< of the process that wrote this
+};
+
+/// The note of the replica at `url`. Empty when there is none, or it is torn. Takes no lock.
+std::optional<ReplicaNote> load_replica_note(const std::string& outbox, const std::string& url);
+/// One write. What cannot be written is left: it is a hint. A long error is cut.
+void save_replica_note(const std::string& outbox, const std::string& url, const ReplicaNote& note,
+                       mode_t mode);
+
+}  // namespace sqlstream

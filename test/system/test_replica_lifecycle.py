@@ -1,0 +1,130 @@
+"""What becomes of a replica over time: later snapshots, and the deletion of what nobody needs any
+more, while an application writes."""
+
+import random
+import re
+import time
+
+import pytest
+
+import harness
+from test_kill import check_counter, finish, run_and_kill, start_counter
+from test_lifecycle import Session, generations
+from test_workloads import check_restores
+
+
+def config(tmp_path, replica, **options):
+    text = f"dbs:\n- path: {tmp_path}/app.db\n  replicas:\n  - {replica}\n"
+    for name, value in options.items():
+        text += f"    {name.replace('_', '-')}: {value}\n"
+    path = tmp_path / "sqlstream.yml"
+    path.write_text(text)
+    return path
+
+
+def snapshots_of(replica):
+    return sorted(int(path.name[:8], 16) for path in replica.glob("generations/*/snapshots/*.lz4"))
+
+
+def indexes_of(replica):
+    return sorted({int(path.name[:8], 16) for path in replica.glob("generations/*/wal/*.lz4")})
+
+
+def moment(ns):
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(ns // 10**9)) + f".{ns % 10**9:09d}Z"
+
+
+def test_snapshots_while_writing_and_each_moment_of_the_retention(build, litestream, tmp_path):
+    """Killed in between, several times: a snapshot that was begun is no harm."""
+    replica = tmp_path / "replica"
+    path = config(tmp_path, f"path: {replica}", sync_interval="50ms", snapshot_interval="300ms",
+                  retention="3s", retention_check_interval="500ms")
+    env = harness.clean_environment(SQLSTREAM_CONFIG=str(path))
+    seed = random.randrange(1 << 30)
+    print("seed", seed)
+    chance = random.Random(seed)
+    for _ in range(6):
+        writer = start_counter(build, tmp_path / "app.db", "", chance.randrange(1 << 30), env)
+        run_and_kill(writer, 0.3 + chance.random() * 2)
+    finish(build, tmp_path / "app.db", "", env)
+    assert len(generations(replica)) == 1
+    snapshots, indexes = snapshots_of(replica), indexes_of(replica)
+    print(snapshots, indexes)
+    assert len(snapshots) >= 3 and snapshots[-1] >= 5
+    assert snapshots[0] > 0, "the first ones are past the retention"
+    assert indexes[0] >= snapshots[0], "and so are their segments"
+
+    # Each moment from the oldest snapshot on: the states in order, each one a commit's.
+    objects = sorted(replica.glob("generations/*/*/*.lz4"), key=lambda each: each.stat().st_mtime_ns)
+    oldest = min(each.stat().st_mtime_ns for each in objects if each.match("*.snapshot.lz4"))
+    reached = []
+    stamps = [each.stat().st_mtime_ns for each in objects if each.stat().st_mtime_ns >= oldest]
+    for number, stamp in enumerate(chance.sample(stamps, min(len(stamps), 25))):
+        output = tmp_path / f"at{number}.db"
+        build.restore(output, f"file://{replica}", "-timestamp", moment(stamp))
+        reached.append((stamp, check_counter(output)))
+    reached.sort()
+    assert [n for _, n in reached] == sorted(n for _, n in reached)
+    check_restores(build, litestream, tmp_path / "app.db", f"file://{replica}", replica, tmp_path)
+
+
+def test_retention_in_s3_and_over_old_generations(build, litestream, minio, tmp_path):
+    bucket = minio.bucket()
+    url = minio.url(bucket, "app")
+    path = config(tmp_path, f"url: {url}", sync_interval="50ms", snapshot_interval="1s",
+                  retention="2s", retention_check_interval="1s")
+    env = minio.env(SQLSTREAM_CONFIG=str(path))
+    database = tmp_path / "app.db"
+    with Session(build, database, "", env) as app:
+        app.do("create table t(x)")
+        assert app.shipped() == 1
+        first = app.status()["generation"]
+        app.do("close")
+        app.end()
+    harness.run(["sqlite3", database, "insert into t values ('unseen')"])
+
+    def keys():
+        return set(minio.keys(bucket, "app/generations/"))
+
+    before = keys()
+    assert all(first in key for key in before)
+    with Session(build, database, "", env) as app:
+        def only_the_new_one():
+            app.do("insert into t values (randomblob(1000))")
+            left = keys()
+            old = [key for key in left if first in key]
+            new = [key for key in left if re.search(r"/0000000[1-9]\.snapshot", key)]
+            return not old and new
+
+        harness.wait_until(only_the_new_one, "the old generation's deletion")
+        assert app.shipped() == 1
+        status = app.status()
+        assert status["generation"] != first
+        assert not status["replicas"][0].get("error")
+        app.do("close")
+        app.end()
+    check_restores(build, litestream, database, url, minio.litestream_replica(bucket, "app"),
+                   tmp_path, env=env)
+
+
+def test_an_idle_database_keeps_its_only_snapshot(build, tmp_path):
+    replica = tmp_path / "replica"
+    path = config(tmp_path, f"path: {replica}", retention="100ms", retention_check_interval="100ms")
+    env = harness.clean_environment(SQLSTREAM_CONFIG=str(path))
+    with Session(build, tmp_path / "app.db", "", env) as app:
+        app.do("create table t(x)")
+        assert app.shipped() == 1
+        app.do("insert into t values (0)")
+        assert app.shipped() == 1
+        # The segment is older than the retention: a snapshot follows, and the first one goes.
+        harness.wait_until(lambda: snapshots_of(replica) == [1], "one snapshot")
+        before = sorted(replica.rglob("*"))
+        time.sleep(1)
+        assert sorted(replica.rglob("*")) == before, "nothing while idle"
+        app.do("insert into t values (1)")
+        assert app.shipped() == 1
+        app.do("close")
+        app.end()
+    build.restore(tmp_path / "restored.db", f"file://{replica}")
+    harness.compare_databases(harness.checkpointed_copy(tmp_path / "app.db", tmp_path / "copy.db"),
+                              tmp_path / "restored.db")
