@@ -1,6 +1,7 @@
 #include "shipper/maintenance.h"
 
 #include <algorithm>
+#include <utility>
 #include <vector>
 
 #include "base/error.h"
