@@ -82,9 +82,15 @@ asio::awaitable<void> Maintenance::run() {
     } catch (const std::exception& e) {
       error = e.what();
     }
-    if (error.empty()) continue;
-    log::warn("maintenance failed: " + error,
-              {{"db", replicator_.database().path()}, {"replica", replicator_.settings().name}});
+    if (error.empty()) {
+      last_error_.clear();
+      continue;
+    }
+    // Once, however often it is tried.
+    if (std::exchange(last_error_, error) != error) {
+      log::warn("maintenance failed: " + error,
+                {{"db", replicator_.database().path()}, {"replica", replicator_.settings().name}});
+    }
     replicator_.hold(false);
     replicator_.database().keep_from(replicator_.number(), UINT64_MAX);
     not_before_ = now() + pause;

@@ -2,6 +2,7 @@
 
 #include <chrono>
 #include <optional>
+#include <string>
 
 #include "base/clock.h"
 #include "shipper/engine.h"
@@ -40,6 +41,7 @@ class Maintenance {
   Replicator& replicator_;
   Signal signal_;
   Time not_before_{};
+  std::string last_error_;
 };
 
 }  // namespace sqlstream
