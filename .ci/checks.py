@@ -192,7 +192,7 @@ def test_step(build):
     log.unlink(missing_ok=True)
     command = ["meson", "test", "-C", build.dir, "--no-rebuild", "--num-processes", JOBS, "--quiet"]
     # The limits of the tests are for a release build on a quiet machine.
-    command += ["--timeout-multiplier", 4 if build is RELEASE else 20]
+    command += ["--timeout-multiplier", 4 if build is RELEASE else 6]
     for suite in suites:
         command += ["--suite", suite]
     result = run(command, env=build.env, capture=True)

@@ -40,6 +40,10 @@ void call_in_child(void (*hook)()) {
     });
     if (free != hooks.end()) *free = hook;
   }
+  watch_forks();
+}
+
+void watch_forks() {
   static std::once_flag once;
   std::call_once(once, [] {
     pthread_atfork([] { list_mutex().lock(); }, [] { list_mutex().unlock(); },

@@ -13,9 +13,13 @@ namespace sqlstream {
 /// each generation of children. What remembers an older value belongs to a parent. Thread-safe.
 std::uint64_t fork_epoch();
 
+/// Has forks counted from now on. Thread-safe.
+void watch_forks();
+
 /// Has `hook` called in every child, after the descriptors were closed, in the order of the calls
-/// (at most 8; the same hook counts once). It must not take locks: a thread that holds them may not
-/// exist there; it makes them anew. Thread-safe.
+/// (at most 8; the same hook counts once). It must not take locks (a thread that holds them may not
+/// exist there; it makes them anew), nor allocate: not every allocator survives a fork at any
+/// instant, and the child may be about to exec. Thread-safe.
 void call_in_child(void (*hook)());
 
 /// Owns a descriptor that a forked child closes (never unlocks) before anything else runs there.

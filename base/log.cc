@@ -39,6 +39,7 @@ struct State {
   Level least = Level::info;
   Style style = Style::logfmt;
   std::shared_ptr<spdlog::logger> logger;
+  std::uint64_t epoch = 0;  // of the process that made it; see current_state()
   // States are never freed: other threads may log with one while the next is set, or while the
   // process ends. There are only a few; each keeps the one it replaced, so that none is lost.
   const State* replaced = nullptr;
@@ -116,7 +117,8 @@ std::string format_json(Level level, std::string_view message, const Fields& fie
 }
 
 void set_sink(Sink sink, Level least, Style style) {
-  auto* state = new State{std::move(sink), least, style, nullptr, current.load()};
+  watch_forks();
+  auto* state = new State{std::move(sink), least, style, nullptr, fork_epoch(), current.load()};
   if (state->sink) {
     state->logger = std::make_shared<spdlog::logger>("sqlstream",
                                                      std::make_shared<ForwardingSink>(state->sink));
@@ -125,13 +127,20 @@ void set_sink(Sink sink, Level least, Style style) {
   }
   while (!current.compare_exchange_weak(state->replaced, state)) {
   }
-  // A thread of the parent may have been writing a line: its logger's lock stays locked in the
-  // child.
-  call_in_child([] {
-    const State* before = current.load();
-    if (before != nullptr) set_sink(before->sink, before->least, before->style);
-  });
 }
+
+namespace {
+
+// In a child of fork() made anew: a thread of the parent may have been writing a line, and its
+// logger's lock stays locked in the child.
+const State* current_state() {
+  const State* state = current.load();
+  if (state == nullptr || state->epoch == fork_epoch()) return state;
+  set_sink(state->sink, state->least, state->style);
+  return current.load();
+}
+
+}  // namespace
 
 Sink descriptor_sink(int fd) {
   return [fd](Level, std::string_view line) {
@@ -143,7 +152,7 @@ Sink descriptor_sink(int fd) {
 }
 
 void write(Level level, std::string_view message, const Fields& fields) {
-  const State* state = current.load();
+  const State* state = current_state();
   if (state == nullptr || !state->logger || !state->logger->should_log(to_spdlog(level))) return;
   std::string line;
   const std::string time = format_rfc3339(now());

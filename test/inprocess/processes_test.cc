@@ -16,11 +16,11 @@
 #include "base/unique_fd.h"
 #include "support.h"
 
-#if defined(__SANITIZE_THREAD__)
-#define SQLSTREAM_TSAN 1
+#if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
+#define SQLSTREAM_SANITIZED 1
 #elif defined(__has_feature)
-#if __has_feature(thread_sanitizer)
-#define SQLSTREAM_TSAN 1
+#if __has_feature(thread_sanitizer) || __has_feature(address_sanitizer)
+#define SQLSTREAM_SANITIZED 1
 #endif
 #endif
 
@@ -178,18 +178,13 @@ TEST_CASE("a killed shipper is followed by another process, though its child liv
 }
 
 TEST_CASE("forked children write over connections of their own") {
-#ifdef SQLSTREAM_TSAN
-  // The sanitizer ends a child of several threads that starts threads of its own.
-  MESSAGE("not with the thread sanitizer");
+#ifdef SQLSTREAM_SANITIZED
+  // The thread sanitizer ends a child of several threads that starts threads of its own; of the
+  // address sanitizer's allocator a thread of the parent may have held the lock.
+  MESSAGE("not with a sanitizer");
 #else
   const Replicated at;
-  // To the leak check what the parent's threads held is lost in the child.
-  const char* asan = std::getenv("ASAN_OPTIONS");
-  const std::string before = asan != nullptr ? asan : "";
-  ::setenv("ASAN_OPTIONS", (before + ":detect_leaks=0").c_str(), 1);
-  const pid_t pid = start_role("fork", {at.uri()});
-  ::setenv("ASAN_OPTIONS", before.c_str(), 1);
-  CHECK(wait_for(pid) == 0);
+  CHECK(wait_for(start_role("fork", {at.uri()})) == 0);
   Writer db(at.uri());
   CHECK(db.must("SELECT count(*) FROM t") == "120\n");
   db.shipped();
