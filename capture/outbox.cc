@@ -14,38 +14,12 @@
 #include <thread>
 
 #include "base/error.h"
+#include "capture/outbox_files.h"
 
 namespace sqlstream::capture {
 namespace {
 
 namespace fs = std::filesystem;
-
-constexpr std::uint64_t kControlMagic = 0x31545243424f5153;  // "SQOBCRT1"
-
-// Two places in the control file, each written by one call: the mark needs no lock, the rest does.
-struct DiskControl {
-  std::uint64_t magic;
-  std::uint64_t current_log;
-  std::int64_t last_start;
-  std::uint32_t quick_starts;
-  std::uint32_t left_wal;
-  std::uint32_t full;
-  std::uint32_t reserved;
-};
-constexpr off_t kControlAt = 0;
-constexpr off_t kEndedAt = 512;
-// A place for each generation, by its random id: a process that was stopped for long and now ends
-// an old one does not take away a newer one's mark.
-constexpr std::uint64_t kEndedPlaces = 256;
-
-off_t ended_place(Generation generation) {
-  return kEndedAt + static_cast<off_t>(generation.id % kEndedPlaces * sizeof generation.id);
-}
-
-// Open file description locks: they belong to the descriptor, so two registrations in one process
-// keep each other out too, and closing another descriptor of the file does not drop them.
-constexpr off_t kCaptureByte = 0;
-constexpr off_t kRoleByte = 1;
 
 int set_byte_lock(int fd, off_t byte, short type) {
   struct flock lock {};

@@ -8,6 +8,7 @@
 #include "tools/process.h"
 #include "tools/restore_command.h"
 #include "tools/run_command.h"
+#include "tools/status_command.h"
 #include "tools/sync_command.h"
 #include "tools/verify_command.h"
 
@@ -23,6 +24,7 @@ int run_named(const std::string& name, const ParsedFlags& flags) {
   if (name == "databases") return databases_command(flags);
   if (name == "restore") return restore_command(flags);
   if (name == "run") return run_command(flags);
+  if (name == "status") return status_command(flags);
   if (name == "sync") return sync_command(flags);
   if (name == "verify") return verify_command(flags);
   if (name == "version") {

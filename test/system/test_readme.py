@@ -91,7 +91,7 @@ def test_named_files_exist():
 
 def test_shell(place):
     """All blocks, one after the other, as somebody reads them."""
-    usage, restore, sure = blocks("sh")
+    usage, restore, sure, status = blocks("sh")
     place.run("bash", "-euc", place.text(usage))
     place.check("hello", "again")
     listing = place.run("bash", "-euc", place.text(restore)).stdout
@@ -101,6 +101,9 @@ def test_shell(place):
     assert generation in listing
     said = place.run("bash", "-euc", place.text(sure), SQLSTREAM_REPLICA_URL=place.replica + "/{name}")
     assert said.stdout.startswith("verified ")
+    place.write("sqlstream.yml", block("yaml"))
+    said = place.run("bash", "-euc", place.text(status), SQLSTREAM_CONFIG=place.folder / "sqlstream.yml")
+    assert said.stdout.count(" replicating ") == 2 and "is behind" not in said.stdout
 
 
 def test_python(place):

@@ -1,0 +1,39 @@
+#pragma once
+
+#include <cstdint>
+#include <sys/types.h>
+
+#include "format/position.h"
+
+/// The files of an outbox beside its log, as they lie on disk. doc/internals.md describes them.
+namespace sqlstream::capture {
+
+inline constexpr std::uint64_t kControlMagic = 0x31545243424f5153;  // "SQOBCRT1"
+
+/// Two places in the control file, each written by one call: the mark needs no lock, the rest does.
+struct DiskControl {
+  std::uint64_t magic;
+  std::uint64_t current_log;
+  std::int64_t last_start;
+  std::uint32_t quick_starts;
+  std::uint32_t left_wal;
+  std::uint32_t full;
+  std::uint32_t reserved;
+};
+inline constexpr off_t kControlAt = 0;
+inline constexpr off_t kEndedAt = 512;
+/// A place for each generation, by its random id: a process that was stopped and now ends an old
+/// one does not take away a newer one's mark.
+inline constexpr std::uint64_t kEndedPlaces = 256;
+
+inline off_t ended_place(Generation generation) {
+  return kEndedAt + static_cast<off_t>(generation.id % kEndedPlaces * sizeof generation.id);
+}
+
+/// Bytes of the lock file. Open file description locks: they belong to the descriptor, so two
+/// registrations in one process keep each other out too, and closing another descriptor of the file
+/// does not drop them.
+inline constexpr off_t kCaptureByte = 0;
+inline constexpr off_t kRoleByte = 1;
+
+}  // namespace sqlstream::capture

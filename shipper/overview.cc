@@ -1,0 +1,137 @@
+#include "shipper/overview.h"
+
+#include <algorithm>
+#include <sys/stat.h>
+#include <thread>
+
+#include "base/error.h"
+#include "capture/glance.h"
+#include "shipper/batch.h"
+#include "shipper/replica_note.h"
+
+namespace sqlstream {
+namespace {
+
+using capture::Glance;
+using std::chrono::nanoseconds;
+
+// A commit is captured some ms later: that alone is no lag.
+constexpr int kLooks = 20;
+constexpr auto kBetween = std::chrono::milliseconds(50);
+
+Time to_time(std::int64_t ns) {
+  return Time(nanoseconds(ns));
+}
+
+bool is_empty(const std::string& database) {
+  struct stat st {};
+  return ::stat(database.c_str(), &st) == 0 && st.st_size == 0 &&
+         (::stat((database + "-wal").c_str(), &st) != 0 || st.st_size == 0);
+}
+
+// The first commit behind `sequence` that the outbox holds.
+Time first_commit_behind(const std::string& outbox, const Glance& glance, std::uint64_t sequence) {
+  OutboxReader reader(outbox);
+  // What is gone from the outbox is in a replica; then its oldest batch is the first one.
+  const std::uint64_t oldest = glance.log_files.front() - 1;
+  if (!reader.seek(std::max(sequence, oldest), glance.log_files)) {
+    reader.seek(oldest, glance.log_files);
+  }
+  const auto entry = reader.next(glance.tail->last.sequence);
+  return to_time(entry ? entry->found.record.first_commit : glance.tail->last.first_commit);
+}
+
+// What the outbox says now, and whether the database has more.
+struct Look {
+  std::optional<Glance> glance;
+  bool more = false;
+};
+
+Look look_at(const DatabaseSettings& settings, const std::string& outbox) {
+  Look look;
+  for (int i = 0; i < kLooks; ++i) {
+    look.glance = capture::glance_at(outbox);
+    if (!look.glance || !look.glance->tail) break;
+    look.more = !look.glance->alive || capture::has_more_than(*look.glance->tail, settings.path);
+    if (!look.more || !look.glance->shipping) break;
+    std::this_thread::sleep_for(kBetween);
+  }
+  return look;
+}
+
+std::optional<nanoseconds> lag_of(const ReplicaOverview& replica, const Look& look,
+                                  const std::string& outbox, const std::string& database) {
+  if (!look.glance || !look.glance->tail) {
+    if (is_empty(database)) return nanoseconds(0);
+    return std::nullopt;
+  }
+  const capture::Tail& tail = *look.glance->tail;
+  Time since = to_time(tail.last.last_commit);
+  if (replica.generation != tail.generation || replica.sequence < tail.last.sequence) {
+    since = first_commit_behind(outbox, *look.glance, replica.sequence);
+  } else if (!look.more) {
+    return nanoseconds(0);
+  }
+  return std::max(now() - since, nanoseconds(1));
+}
+
+ReplicaOverview overview_of(const ReplicaSettings& settings, const std::string& outbox) {
+  ReplicaOverview replica;
+  replica.name = settings.name;
+  replica.url = settings.store.url();
+  const auto note = load_replica_note(outbox, replica.url);
+  if (!note) return replica;
+  if (note->end) {
+    replica.generation = note->end->generation;
+    replica.position = note->end->position;
+    replica.sequence = note->end->sequence;
+  }
+  replica.snapshot = note->snapshot_time;
+  replica.error = note->error;
+  replica.error_since = note->error_since;
+  replica.pid = note->pid;
+  return replica;
+}
+
+}  // namespace
+
+DatabaseOverview overview_of(const DatabaseSettings& settings) {
+  DatabaseOverview overview;
+  overview.path = settings.path;
+  struct stat st {};
+  const bool exists = ::stat(settings.path.c_str(), &st) == 0;
+  const std::string outbox =
+      exists ? capture::OutboxPlace::of(settings.path, settings.outbox_dir).directory : "";
+  const Look look = exists ? look_at(settings, outbox) : Look{};
+  if (exists) overview.state = DatabaseOverview::State::waiting;
+  if (look.glance) {
+    overview.outbox_bytes = look.glance->bytes;
+    overview.shipping = look.glance->shipping;
+    if (look.glance->tail) overview.last_commit = to_time(look.glance->tail->last.last_commit);
+    if (look.glance->tail && look.glance->alive) {
+      overview.state = DatabaseOverview::State::replicating;
+    }
+    if (look.glance->left_wal) overview.state = DatabaseOverview::State::paused;
+  }
+  for (const ReplicaSettings& each : settings.replicas) {
+    ReplicaOverview& replica = overview.replicas.emplace_back(overview_of(each, outbox));
+    if (exists) replica.lag = lag_of(replica, look, outbox, settings.path);
+  }
+  return overview;
+}
+
+const char* name_of(DatabaseOverview::State state) {
+  switch (state) {
+    case DatabaseOverview::State::missing:
+      return "no database";
+    case DatabaseOverview::State::waiting:
+      return "waiting";
+    case DatabaseOverview::State::replicating:
+      return "replicating";
+    case DatabaseOverview::State::paused:
+      return "paused";
+  }
+  return "";
+}
+
+}  // namespace sqlstream
