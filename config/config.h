@@ -74,7 +74,8 @@ Config find_config(const Environment& env, const Reading& reading = {});
 
 /// Which settings a database has when it is opened through the VFS: `replica_uri` (the URI
 /// parameter, empty: none), else its entry in find_config(), else SQLSTREAM_REPLICA_URL. Empty: not
-/// replicated. `database_path` is canonical.
+/// replicated; without replicas: only to be restored when it is missing. `database_path` is
+/// canonical.
 std::optional<DatabaseSettings> settings_for(const std::string& database_path,
                                              const std::string& replica_uri,
                                              const Environment& env);

@@ -24,12 +24,19 @@ Values values_of(const Logging& logging) {
           {"stderr", shown(logging.to_stderr)}};
 }
 
+std::string place_of(const StoreSettings& store) {
+  if (store.type == StoreSettings::Type::file) return "file://" + store.path;
+  return "s3://" + store.bucket + '/' + store.path;
+}
+
 Values values_of(const DatabaseSettings& database) {
   return {{"outbox-dir", or_else(database.outbox_dir, "beside the database")},
           {"outbox-max-size", database.outbox_max_size == 0
                                   ? "the larger of 1 GiB and twice the database"
                                   : std::to_string(database.outbox_max_size)},
-          {"shutdown-timeout", format_duration(database.shutdown_timeout)}};
+          {"shutdown-timeout", format_duration(database.shutdown_timeout)},
+          {"restore-if-missing", shown(database.restore_if_missing)},
+          {"restore-from", database.restore_from ? place_of(database.restore_from->store) : ""}};
 }
 
 Values values_of(const ReplicaSettings& replica) {

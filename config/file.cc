@@ -267,6 +267,7 @@ class Reader {
     DatabaseSettings database;
     Origins origins;
     YAML::Node path, replicas, replica;
+    std::optional<bool> restore_wanted;
     read_keys(node, "a database",
               {{"path", [&](const auto& v) { path = v; }},
                {"replicas", [&](const auto& v) { replicas = v; }},
@@ -293,8 +294,13 @@ class Reader {
                                 text(v) + '"');
                   }
                   database.shutdown_timeout = *limit;
-                }}},
+                }},
+               {"restore-if-missing",
+                [&](const auto& v) { restore_wanted = switch_of(v, "restore-if-missing"); }},
+               {"restore-from",
+                [&](const auto& v) { database.restore_from = read_replica(v).settings; }}},
               origins, kIgnoredDatabase);
+    database.restore_if_missing = restore_wanted.value_or(database.restore_from.has_value());
 
     if (path.IsNull()) fail(node, "a database has no path: add \"path: /folder/file.db\"");
     database.path =
@@ -327,7 +333,12 @@ class Reader {
         add(std::move(placed));
       }
     }
-    if (database.replicas.empty()) warn(node, "database without a replica is not replicated");
+    if (database.replicas.empty()) {
+      warn(node, "database without a replica is not replicated");
+      if (database.restore_if_missing && !database.restore_from) {
+        fail(node, "restore-if-missing needs a replica or restore-from: add one of them");
+      }
+    }
     for (const auto& settings : database.replicas) claim(node, settings, database.path);
     config.databases.push_back(std::move(database));
   }

@@ -26,14 +26,23 @@ std::optional<DatabaseSettings> settings_for(const std::string& database_path,
   if (!replica_uri.empty()) return from_pattern(replica_uri);
 
   const Config config = find_config(env);
-  const auto entry =
-      std::find_if(config.databases.begin(), config.databases.end(),
-                   [&](const auto& d) { return d.path == database_path && !d.replicas.empty(); });
-  if (entry != config.databases.end()) return *entry;
+  const auto entry = std::find_if(config.databases.begin(), config.databases.end(),
+                                  [&](const auto& d) { return d.path == database_path; });
+  const bool known = entry != config.databases.end();
+  if (known && !entry->replicas.empty()) return *entry;
 
   const auto pattern = env("SQLSTREAM_REPLICA_URL");
-  if (pattern && !pattern->empty()) return from_pattern(*pattern);
-  return std::nullopt;
+  const bool restored_only = known && entry->restore_if_missing;
+  if (!pattern || pattern->empty()) {
+    if (restored_only) return *entry;
+    return std::nullopt;
+  }
+  DatabaseSettings settings = from_pattern(*pattern);
+  if (restored_only) {
+    settings.restore_if_missing = true;
+    settings.restore_from = entry->restore_from;
+  }
+  return settings;
 }
 
 }  // namespace sqlstream::config

@@ -4,8 +4,10 @@
 #include <cstdio>
 #include <cstring>
 #include <fcntl.h>
+#include <filesystem>
 #include <random>
 #include <sys/stat.h>
+#include <system_error>
 #include <unistd.h>
 
 namespace sqlstream {
@@ -58,6 +60,33 @@ void write_at(int fd, std::uint64_t offset, ByteView data, const std::string& ou
   }
 }
 
+enum class Claim { ours, others, impossible };
+
+// A temporary file is locked while somebody writes it, so that one that was left behind by a
+// process that was killed can be told from it.
+Claim try_lock(const UniqueFd& fd) {
+  struct flock whole {};
+  whole.l_type = F_WRLCK;
+  whole.l_whence = SEEK_SET;
+  if (::fcntl(fd.get(), F_OFD_SETLK, &whole) == 0) return Claim::ours;
+  return errno == EAGAIN || errno == EACCES ? Claim::others : Claim::impossible;
+}
+
+// False: between its creation and its lock it was taken for one that was left behind.
+bool claim(const UniqueFd& fd) {
+  struct stat st {};
+  return try_lock(fd) != Claim::others && ::fstat(fd.get(), &st) == 0 && st.st_nlink > 0;
+}
+
+void remove_abandoned(const std::string& folder, const std::string& prefix) {
+  std::error_code error;
+  for (const auto& entry : std::filesystem::directory_iterator(folder, error)) {
+    if (!entry.path().filename().string().starts_with(prefix)) continue;
+    const UniqueFd fd(::open(entry.path().c_str(), O_RDWR | O_CLOEXEC | O_NOFOLLOW));
+    if (fd && try_lock(fd) == Claim::ours) ::unlink(entry.path().c_str());
+  }
+}
+
 }  // namespace
 
 void refuse_existing_output(const std::string& output) {
@@ -79,10 +108,14 @@ TargetFile::TargetFile(std::string output)
   const auto slash = output_.rfind('/');
   const std::string name = slash == std::string::npos ? output_ : output_.substr(slash + 1);
   if (name.empty()) throw Error("cannot restore to " + output_ + ": it names a folder, not a file");
-  std::string path = folder_ + "/." + name + ".sqlstream-restore-" + random_suffix();
-  fd_ = UniqueFd(::open(path.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600));
-  if (!fd_) fail(output_, "create a file in its folder", errno);
-  temporary_ = std::move(path);
+  const std::string prefix = '.' + name + ".sqlstream-restore-";
+  remove_abandoned(folder_, prefix);
+  do {
+    std::string path = folder_ + '/' + prefix + random_suffix();
+    fd_ = UniqueFd(::open(path.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600));
+    if (!fd_) fail(output_, "create a file in its folder", errno);
+    temporary_ = std::move(path);
+  } while (!claim(fd_));
 }
 
 TargetFile::~TargetFile() {

@@ -27,6 +27,8 @@ struct DatabaseSettings {
   std::string outbox_dir;             ///< empty: ".<name>-sqlstream" beside the database
   std::uint64_t outbox_max_size = 0;  ///< bytes; 0: the larger of 1 GiB and twice the database
   std::chrono::nanoseconds shutdown_timeout = std::chrono::seconds(5);
+  bool restore_if_missing = false;              ///< before it is created, restore it
+  std::optional<ReplicaSettings> restore_from;  ///< … from here; else from the replicas
 };
 
 }  // namespace sqlstream

@@ -14,7 +14,10 @@
 
 #include <nlohmann/json.hpp>
 
+#include "base/error.h"
+#include "base/log.h"
 #include "config/config.h"
+#include "shipper/first_restore.h"
 #include "vfs/log_relay.h"
 
 namespace sqlstream {
@@ -386,20 +389,69 @@ void start_engine_once() {
 /// How a main database is to be opened.
 struct Plan {
   std::string path;
-  std::optional<DatabaseSettings> settings;
+  std::optional<DatabaseSettings> settings;  ///< without replicas: only to be restored
   std::string unreplicated_reason;
-  bool faulty = false;  ///< there are settings, but they are wrong
+  bool faulty = false;          ///< there are settings, but they are wrong
+  bool restore_wanted = false;  ///< by the URI
+
+  bool replicated() const { return settings && !settings->replicas.empty(); }
 };
+
+bool restore_forbidden(const char* when) {
+  return when && std::string_view(when) == "never";
+}
+
+/// The URI parameters restore=if-missing|never and restore-from=URL; the latter alone means the
+/// former.
+void read_restore_parameters(const sqlite3_api_routines& api, const char* name, Plan& plan) {
+  const char* when = api.uri_parameter(name, "restore");
+  const char* from = api.uri_parameter(name, "restore-from");
+  if (!when && !from) return;
+  if (when && std::string_view(when) != "if-missing" && !restore_forbidden(when)) {
+    throw Error(std::string("the URI parameter restore must be if-missing or never, not \"") +
+                when + '"');
+  }
+  if (!plan.settings) plan.settings.emplace().path = plan.path;
+  plan.settings->restore_if_missing = plan.restore_wanted;
+  if (from) {
+    plan.settings->restore_from = config::parse_replica_url(
+        config::expand_replica_url(from, plan.path), config::process_environment());
+  }
+}
+
+/// What is missing is restored if that is wanted. False, and said in the log: it must not be
+/// created.
+bool restored(const sqlite3_api_routines& api, const Plan& plan) {
+  try {
+    const bool missing = ::access(plan.path.c_str(), F_OK) != 0;
+    if (missing && plan.faulty && plan.restore_wanted) throw Error(plan.unreplicated_reason);
+    if (!missing || !plan.settings || !plan.settings->restore_if_missing) return true;
+    start_engine_once();
+    restore_if_missing(*plan.settings);
+    return true;
+  } catch (const std::bad_alloc&) {
+    throw;
+  } catch (const std::exception& e) {
+    log::error(std::string("cannot restore the database, so it is not created: ") + e.what(),
+               {{"db", plan.path}});
+    log_relay::deliver(api);
+    return false;
+  }
+}
 
 Plan plan_for(const sqlite3_api_routines& api, const char* name) {
   Plan plan;
   plan.path = name;
+  const char* restore = api.uri_parameter(name, "restore");
+  plan.restore_wanted =
+      (restore || api.uri_parameter(name, "restore-from")) && !restore_forbidden(restore);
   try {
     plan.path = config::canonical_path(name);
     const char* replica = api.uri_parameter(name, "replica");
     plan.settings =
         config::settings_for(plan.path, replica ? replica : "", config::process_environment());
-    if (!plan.settings) {
+    read_restore_parameters(api, name, plan);
+    if (!plan.replicated()) {
       plan.unreplicated_reason =
           "no replica is configured for it (with the URI parameter replica=, in a configuration "
           "file, or with SQLSTREAM_REPLICA_URL)";
@@ -408,6 +460,7 @@ Plan plan_for(const sqlite3_api_routines& api, const char* name) {
     throw;
   } catch (const std::exception& e) {
     plan.faulty = true;
+    plan.settings.reset();
     plan.unreplicated_reason = e.what();
   }
   return plan;
@@ -425,7 +478,7 @@ int open_database(Shim& shim, const char* name, sqlite3_file* file, int flags, i
   leave_run_mark();
 
   Plan plan = plan_for(api, name);
-  if (!plan.settings) {
+  if (!plan.replicated()) {
     if (api.uri_boolean(name, "strict", 0)) {
       api.log(SQLITE_CANTOPEN, "sqlstream: cannot open %s with strict=1: %s", plan.path.c_str(),
               plan.unreplicated_reason.c_str());
@@ -433,6 +486,8 @@ int open_database(Shim& shim, const char* name, sqlite3_file* file, int flags, i
     }
     warn_unreplicated(api, plan);
   }
+
+  if ((flags & SQLITE_OPEN_CREATE) != 0 && !restored(api, plan)) return SQLITE_CANTOPEN;
 
   sqlite3_file* base = base_of(file);
   std::memset(base, 0, static_cast<std::size_t>(shim.host.base->szOsFile));
@@ -446,7 +501,7 @@ int open_database(Shim& shim, const char* name, sqlite3_file* file, int flags, i
 
   std::unique_ptr<Connection> connection;
   try {
-    if (plan.settings) {
+    if (plan.replicated()) {
       start_engine_once();
       connection = Connection::open(shim.host, std::move(*plan.settings), base, name, opened_flags);
     }

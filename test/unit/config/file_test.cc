@@ -357,3 +357,21 @@ TEST_CASE("an empty file is an empty configuration") {
   CHECK(read("").databases.empty());
   CHECK(read("# only words\ndbs:\n").databases.empty());
 }
+
+TEST_CASE("restoring a missing database is asked for, or follows from where to restore it from") {
+  const TempFolder folder;
+  const auto read = [&](const std::string& keys) {
+    const auto file = folder.write("c.yml", "dbs: [{path: /srv/a.db, " + keys + "}]");
+    return read_config(file, fake_environment({})).databases.at(0);
+  };
+  CHECK_FALSE(read("replica: /b/a").restore_if_missing);
+  CHECK(read("replica: /b/a, restore-if-missing: true").restore_if_missing);
+  CHECK(read("replica: /b/a, restore-from: 's3://b/other'").restore_if_missing);
+  CHECK_FALSE(read("restore-if-missing: no, restore-from: /b/other").restore_if_missing);
+  CHECK(read("restore-from: {url: 's3://b/other', access-key-id: one, secret-access-key: two}")
+            .restore_from->store.secret_access_key == "two");
+  CHECK(contains(error_of([&] { read("restore-if-missing: true"); }),
+                 "restore-if-missing needs a replica or restore-from"));
+  CHECK(contains(error_of([&] { read("restore-if-missing: perhaps, replica: /b/a"); }),
+                 "restore-if-missing must be true or false"));
+}

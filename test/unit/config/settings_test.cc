@@ -62,6 +62,25 @@ TEST_CASE("the URI parameter comes first, then the configuration, then the envir
   CHECK(contains(error_of([&] { settings_for(path, "nonsense", bare); }), "nonsense"));
 }
 
+TEST_CASE("a database that is only to be restored has no replica of its own") {
+  const TempFolder folder;
+  const auto file =
+      folder.write("c.yml", "dbs: [{path: /srv/dev.db, restore-from: /b/production}]");
+  const auto bare = fake_environment({{"SQLSTREAM_CONFIG", file}});
+  auto settings = settings_for("/srv/dev.db", "", bare);
+  REQUIRE(settings);
+  CHECK(settings->replicas.empty());
+  CHECK(settings->restore_if_missing);
+  CHECK(settings->restore_from->store.path == "/b/production");
+
+  settings = settings_for("/srv/dev.db", "",
+                          fake_environment({{"SQLSTREAM_CONFIG", file},
+                                            {"SQLSTREAM_REPLICA_URL", "file:///env/{name}"}}));
+  REQUIRE(settings);
+  CHECK(settings->replicas.at(0).store.path == "/env/dev.db");
+  CHECK(settings->restore_from->store.path == "/b/production");
+}
+
 TEST_CASE("the process environment is read when asked") {
   const auto env = process_environment();
   CHECK(env("PATH").has_value());

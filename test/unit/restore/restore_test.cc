@@ -11,6 +11,7 @@
 #include <doctest/doctest.h>
 
 #include "format/names.h"
+#include "restore/target_file.h"
 #include "test/unit/config/temp_folder.h"
 #include "test/unit/format/random.h"
 #include "test/unit/restore/history.h"
@@ -348,4 +349,31 @@ TEST_CASE("a restored file has the mode of a new one") {
 }
 
 }  // namespace
+
+TEST_CASE("what a killed restore left behind is removed, what another one writes is not") {
+  Fixture f;
+  const auto hidden = [&] {
+    std::size_t count = 0;
+    const auto folder = std::filesystem::path(f.output).parent_path();
+    for (const auto& entry : std::filesystem::directory_iterator(folder)) {
+      if (entry.path().filename().string().starts_with('.')) ++count;
+    }
+    return count;
+  };
+  TargetFile other(f.output);
+  const auto name = std::filesystem::path(f.output).filename().string();
+  test::write_file((std::filesystem::path(f.output).parent_path() /
+                    ('.' + name + ".sqlstream-restore-0123456789abcdef"))
+                       .string(),
+                   {});
+  CHECK(hidden() == 2);
+  {
+    const TargetFile again(f.output);
+    CHECK(hidden() == 2);
+  }
+  CHECK(hidden() == 1);
+  other.publish();
+  CHECK(hidden() == 0);
+}
+
 }  // namespace sqlstream

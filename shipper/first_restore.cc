@@ -1,0 +1,132 @@
+#include "shipper/first_restore.h"
+
+#include <cerrno>
+#include <fcntl.h>
+#include <filesystem>
+#include <memory>
+#include <sys/stat.h>
+#include <system_error>
+#include <unistd.h>
+
+#include <boost/asio/co_spawn.hpp>
+#include <boost/asio/use_future.hpp>
+
+#include "base/error.h"
+#include "base/fork.h"
+#include "base/log.h"
+#include "restore/plan.h"
+#include "restore/restore.h"
+#include "shipper/engine.h"
+
+namespace sqlstream {
+namespace {
+
+bool exists(const std::string& path) {
+  struct stat st {};
+  return ::stat(path.c_str(), &st) == 0;
+}
+
+// A file beside the database that is locked for as long as this lives, and is there no longer. The
+// kernel takes the lock with the process; the file it leaves then is taken over.
+class RestoreLock {
+ public:
+  explicit RestoreLock(const std::string& database) {
+    const std::filesystem::path path(database);
+    file_ = path.parent_path() / ('.' + path.filename().string() + "-sqlstream-restoring");
+    do {
+      fd_.open(
+          [&] { return ::open(file_.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600); });
+      if (!fd_) fail("create");
+      lock(database);
+    } while (!is_current());  // its last holder removed it meanwhile
+  }
+  ~RestoreLock() { ::unlink(file_.c_str()); }
+  RestoreLock(const RestoreLock&) = delete;
+  RestoreLock& operator=(const RestoreLock&) = delete;
+
+ private:
+  [[noreturn]] void fail(const char* doing) const {
+    throw Error(std::string("cannot ") + doing + " the lock file " + file_ + ": " +
+                std::generic_category().message(errno));
+  }
+
+  void lock(const std::string& database) const {
+    struct flock whole {};
+    whole.l_type = F_WRLCK;
+    whole.l_whence = SEEK_SET;
+    if (::fcntl(fd_.get(), F_OFD_SETLK, &whole) == 0) return;
+    log::info("waiting for another process that restores the database", {{"db", database}});
+    while (::fcntl(fd_.get(), F_OFD_SETLKW, &whole) != 0) {
+      if (errno != EINTR) fail("lock");
+    }
+  }
+
+  bool is_current() const {
+    struct stat ours {};
+    struct stat there {};
+    return ::fstat(fd_.get(), &ours) == 0 && ::stat(file_.c_str(), &there) == 0 &&
+           ours.st_dev == there.st_dev && ours.st_ino == there.st_ino;
+  }
+
+  std::string file_;
+  ForkClosedFd fd_;
+};
+
+// The one with the latest data. A store that cannot be asked may be that one, so it is an error.
+asio::awaitable<std::unique_ptr<Store>> choose_store(const std::vector<ReplicaSettings>& replicas,
+                                                     RestoreOptions& options) {
+  if (replicas.size() == 1) {
+    co_return make_store(replicas.front().store, Engine::get().executor());
+  }
+  std::unique_ptr<Store> best;
+  Time latest{};
+  std::string nothing;
+  for (const ReplicaSettings& replica : replicas) {
+    auto store = make_store(replica.store, Engine::get().executor());
+    try {
+      const RestoreTarget target = co_await find_target(*store, options);
+      if (best != nullptr && target.latest <= latest) continue;
+      best = std::move(store);
+      latest = target.latest;
+    } catch (const NothingToRestore& error) {
+      nothing = error.what();
+    }
+  }
+  if (best == nullptr) throw NothingToRestore(nothing);
+  co_return best;
+}
+
+asio::awaitable<RestoreResult> restore_latest(std::vector<ReplicaSettings> replicas,
+                                              std::string output) {
+  RestoreOptions options;
+  options.output = std::move(output);
+  const auto store = co_await choose_store(replicas, options);
+  log::info("restoring the database, which does not exist",
+            {{"db", options.output}, {"from", store->url()}});
+  co_return co_await restore(*store, options, Engine::get().workers(), {});
+}
+
+}  // namespace
+
+void restore_if_missing(const DatabaseSettings& settings) {
+  if (exists(settings.path)) return;
+  const RestoreLock lock(settings.path);
+  if (exists(settings.path)) return;
+  const auto replicas =
+      settings.restore_from ? std::vector{*settings.restore_from} : settings.replicas;
+  if (replicas.empty())
+    throw Error("there is no replica to restore from: name one with restore-from");
+  try {
+    auto restoring = asio::co_spawn(Engine::get().executor(),
+                                    restore_latest(replicas, settings.path), asio::use_future);
+    const RestoreResult result = restoring.get();
+    log::info("database restored",
+              {{"db", result.output},
+               {"position", describe_position(result.generation, result.position)},
+               {"latest", format_rfc3339(result.commit_time)}});
+  } catch (const NothingToRestore& nothing) {
+    log::info(std::string("a new database begins: ") + nothing.what(), {{"db", settings.path}});
+  }
+}
+
+}  // namespace sqlstream
