@@ -100,4 +100,10 @@ std::optional<Time> parse_rfc3339(std::string_view text) {
          std::chrono::nanoseconds{nanos};
 }
 
+std::string elapsed_since(std::chrono::steady_clock::time_point begun) {
+  const auto passed = std::chrono::steady_clock::now() - begun;
+  return std::to_string(std::chrono::duration_cast<std::chrono::milliseconds>(passed).count()) +
+         "ms";
+}
+
 }  // namespace sqlstream

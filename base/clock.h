@@ -20,4 +20,7 @@ std::string format_rfc3339(Time time);
 /// case or a space. Empty when the text is not one.
 std::optional<Time> parse_rfc3339(std::string_view text);
 
+/// The whole milliseconds since `begun`, as "12ms": for log lines.
+std::string elapsed_since(std::chrono::steady_clock::time_point begun);
+
 }  // namespace sqlstream

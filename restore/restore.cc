@@ -1,11 +1,13 @@
 #include "restore/restore.h"
 
 #include <algorithm>
+#include <chrono>
 #include <exception>
 #include <utility>
 
 #include <boost/asio/experimental/awaitable_operators.hpp>
 
+#include "base/log.h"
 #include "base/on_worker.h"
 #include "format/names.h"
 #include "restore/database_image.h"
@@ -17,6 +19,8 @@
 
 namespace sqlstream {
 namespace {
+
+using std::chrono::steady_clock;
 
 // Downloaded bytes held at once. With two decompressors (up to about 10 MiB each) this keeps a
 // restore well under 64 MiB.
@@ -151,9 +155,11 @@ class Restore {
       for (const auto& piece : pieces) {
         const auto& segment = plan_.segments[piece.object];
         try {
+          if (piece.first && segment.position.offset == 0) index_begun_ = steady_clock::now();
           if (piece.first) wal_.begin(segment, decode_metadata(piece.data));
           wal_.write(piece.data);
           if (piece.last) wal_.end();
+          if (piece.last && ends_index(piece.object)) say_of_index("applied wal", piece.object);
         } catch (const OutputError&) {
           throw;
         } catch (const SegmentMissing& missing) {
@@ -172,6 +178,9 @@ class Restore {
       pieces.clear();
       pieces = co_await wal_fetch_.next();
       if (stopped_ || pieces.empty()) break;
+      for (const auto& piece : pieces) {
+        if (piece.last && ends_index(piece.object)) say_of_index("downloaded wal", piece.object);
+      }
       co_await on_worker(workers_, replay);
       if (!reason.empty()) {
         const Reach reach = co_await reach_before(store_, plan_, failed);
@@ -180,6 +189,18 @@ class Restore {
       count(pieces);
     }
     snapshot_fetch_.set_limits(share(1));
+  }
+
+  bool ends_index(std::size_t segment) const {
+    return segment + 1 == plan_.segments.size() ||
+           plan_.segments[segment + 1].position.index != plan_.segments[segment].position.index;
+  }
+
+  void say_of_index(const char* what, std::size_t segment) const {
+    log::info(what, {{"replica", store_.url()},
+                     {"generation", plan_.generation.str()},
+                     {"index", std::to_string(plan_.segments[segment].position.index)},
+                     {"elapsed", elapsed_since(index_begun_)}});
   }
 
   std::string damaged(const std::string& key, const Error& error) const {
@@ -199,10 +220,25 @@ class Restore {
   OrderedFetch snapshot_fetch_;
   OrderedFetch wal_fetch_;
   Event wal_may_begin_;
+  steady_clock::time_point index_begun_ = steady_clock::now();
   bool wal_begun_ = false;
   bool stopped_ = false;
   std::exception_ptr failure_;
 };
+
+// The words of Litestream, which people's scripts and eyes look for.
+void say_plan(const Store& store, const RestorePlan& plan, const std::string& output) {
+  log::info("restoring snapshot", {{"replica", store.url()},
+                                   {"generation", plan.generation.str()},
+                                   {"index", std::to_string(plan.snapshot.index)},
+                                   {"path", output}});
+  if (plan.segments.empty()) return;
+  log::info("restoring wal files",
+            {{"replica", store.url()},
+             {"generation", plan.generation.str()},
+             {"index_min", std::to_string(plan.segments.front().position.index)},
+             {"index_max", std::to_string(plan.segments.back().position.index)}});
+}
 
 }  // namespace
 
@@ -211,10 +247,13 @@ asio::awaitable<RestoreResult> restore(Store& store, RestoreOptions options,
   const auto executor = co_await asio::this_coro::executor;
   refuse_existing_output(options.output);
   const RestorePlan plan = co_await survey(store, options);
+  say_plan(store, plan, options.output);
   TargetFile target(options.output);
   Restore run(store, executor, plan, target, workers, options.parallelism, std::move(progress));
   RestoreResult result = co_await run.run();
   result.output = options.output;
+  log::info("renaming database from temporary location",
+            {{"replica", store.url()}, {"path", options.output}});
   auto publish = [&] { target.publish(); };
   co_await on_worker(workers, publish);
   co_return result;

@@ -169,6 +169,7 @@ SegmentObject SegmentEncoder::next() {
 
   SegmentObject object;
   object.key = names::segment_key(end_.generation, end_.position);
+  object.begin = end_.position;
   object.frames = static_cast<std::uint32_t>(count);
   Bytes raw;
   raw.reserve(kEncodeBuffer + frame + wal::kHeaderSize);

@@ -104,6 +104,7 @@ struct ReplicaEnd {
 /// One segment object, ready to be put.
 struct SegmentObject {
   std::string key;
+  Position begin;
   Bytes body;
   Time commit_time;
   ReplicaEnd end;  ///< of the replica once the object is there

@@ -13,6 +13,7 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "format/names.h"
+#include "restore/plan.h"
 #include "shipper/maintenance.h"
 #include "shipper/snapshot_upload.h"
 
@@ -439,6 +440,7 @@ asio::awaitable<bool> Replicator::put(SegmentObject& object) {
   options.if_absent = true;
   options.modified = object.commit_time;
   const auto size = object.body.size();
+  const std::string position = describe_position(object.end.generation, object.begin);
   const auto begun = steady_clock::now();
   try {
     co_await store_->put(object.key, std::move(object.body), options);
@@ -447,15 +449,11 @@ asio::awaitable<bool> Replicator::put(SegmentObject& object) {
     co_return false;
   }
   note_.bytes_since_snapshot += size;
-  log::debug("wal segment written",
-             {{"db", database_.path()},
-              {"replica", settings_.name},
-              {"position", object.key},
-              {"sz", std::to_string(size)},
-              {"elapsed", std::to_string(std::chrono::duration_cast<std::chrono::milliseconds>(
-                                             steady_clock::now() - begun)
-                                             .count()) +
-                              "ms"}});
+  log::info("wal segment written", {{"db", database_.path()},
+                                    {"replica", settings_.name},
+                                    {"position", position},
+                                    {"sz", std::to_string(size)},
+                                    {"elapsed", elapsed_since(begun)}});
   co_return true;
 }
 

@@ -29,8 +29,7 @@ asio::awaitable<std::optional<std::uint64_t>> upload_snapshot(Store& store, Snap
                                                               const Metadata& metadata,
                                                               const std::string& replica,
                                                               const std::function<bool()>& wanted) {
-  using std::chrono::steady_clock;
-  const auto begun = steady_clock::now();
+  const auto begun = std::chrono::steady_clock::now();
   const std::string position = describe_position(copy.generation(), {index, 0});
   log::info("write snapshot",
             {{"db", metadata.database}, {"replica", replica}, {"position", position}});
@@ -49,16 +48,11 @@ asio::awaitable<std::optional<std::uint64_t>> upload_snapshot(Store& store, Snap
     co_await upload->write(std::exchange(out, {}));
   }
   co_await upload->finish();
-  const auto elapsed = steady_clock::now() - begun;
-  log::info(
-      "snapshot written",
-      {{"db", metadata.database},
-       {"replica", replica},
-       {"position", position},
-       {"sz", std::to_string(stored)},
-       {"elapsed",
-        std::to_string(std::chrono::duration_cast<std::chrono::milliseconds>(elapsed).count()) +
-            "ms"}});
+  log::info("snapshot written", {{"db", metadata.database},
+                                 {"replica", replica},
+                                 {"position", position},
+                                 {"sz", std::to_string(stored)},
+                                 {"elapsed", elapsed_since(begun)}});
   co_return stored;
 }
 

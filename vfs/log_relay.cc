@@ -37,6 +37,15 @@ std::vector<Line>& lines() {
 // Where SQLSTREAM_LOG wants the lines too: null for nowhere.
 log::Sink* own_log = nullptr;
 
+log::Level level_from_environment() {
+  const char* const value = std::getenv("SQLSTREAM_LOG_LEVEL");
+  const std::string_view level = value == nullptr ? "" : value;
+  if (level == "debug") return log::Level::debug;
+  if (level == "warn") return log::Level::warn;
+  if (level == "error") return log::Level::error;
+  return log::Level::info;
+}
+
 void take(log::Level level, std::string_view text) {
   if (own_log != nullptr) (*own_log)(level, text);
   if (level < log::Level::warn) return;
@@ -60,9 +69,7 @@ void install() {
   const int fd = name == "stderr" ? STDERR_FILENO
                                   : ::open(target, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
   if (fd >= 0) own_log = new log::Sink(log::descriptor_sink(fd));
-  const char* const level = std::getenv("SQLSTREAM_LOG_LEVEL");
-  const bool debug = level != nullptr && std::string_view(level) == "debug";
-  log::set_sink(take, debug ? log::Level::debug : log::Level::info);
+  log::set_sink(take, level_from_environment());
 }
 
 void deliver(const sqlite3_api_routines& api) noexcept {

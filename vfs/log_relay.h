@@ -9,8 +9,8 @@
 namespace sqlstream::log_relay {
 
 /// Takes what is logged from now on. Lines over a bound are dropped until the next delivery. Where
-/// SQLSTREAM_LOG names a file or "stderr", every line from the level info on (SQLSTREAM_LOG_LEVEL:
-/// debug) is written there as well, at once.
+/// SQLSTREAM_LOG names a file or "stderr", every line from SQLSTREAM_LOG_LEVEL on (info, when it
+/// does not say) is written there as well, at once.
 void install();
 
 /// Hands on what was taken. To be called on a thread of the application, from within an SQLite

@@ -9,7 +9,6 @@ import pytest
 import harness
 
 PROGRAMS = ("sqlstream", "sqlstream-restore")
-COMMANDS = {"databases", "generations", "snapshots", "wal", "restore", "config", "run", "version"}
 
 
 def need(program):
@@ -23,9 +22,18 @@ def files(build):
 
 
 @pytest.fixture
-def helps(build):
+def commands(build):
+    """Those that the help names."""
+    said = harness.run([build.sqlstream, "help"]).stdout
+    found = set(re.findall(r"^\s+([a-z]+)\s{2,}", said, re.M))
+    assert found >= {"databases", "generations", "snapshots", "wal", "restore", "run", "version"}
+    return found - {"help"}
+
+
+@pytest.fixture
+def helps(build, commands):
     """The help of every command, by what is typed before the flags."""
-    said = {c: harness.run([build.sqlstream, c, "-help"]).stdout for c in sorted(COMMANDS)}
+    said = {c: harness.run([build.sqlstream, c, "-help"]).stdout for c in sorted(commands)}
     return {
         **{f"sqlstream {command}": text for command, text in said.items()},
         "sqlstream-restore": harness.run([build.sqlstream_restore, "-help"]).stdout,
@@ -52,8 +60,8 @@ printf '%s\\n' "${{COMPREPLY[@]}}"
     return set(result.stdout.split("\n")) - {""}
 
 
-def test_bash_completes_commands_and_flags(files, helps, tmp_path):
-    assert bash(files, tmp_path, "sqlstream", "") == COMMANDS | {"help"}
+def test_bash_completes_commands_and_flags(files, helps, tmp_path, commands):
+    assert bash(files, tmp_path, "sqlstream", "") == commands | {"help"}
     assert bash(files, tmp_path, "sqlstream", "re") == {"restore"}
     assert bash(files, tmp_path, "sqlstream", "help", "wa") == {"wal"}
     for called, usage in helps.items():
@@ -80,7 +88,7 @@ def test_bash_completes_files_where_files_belong(files, tmp_path):
     assert bash(files, tmp_path, "sqlstream", "databases", "app") == set()
 
 
-def test_fish_completes(files, helps, tmp_path):
+def test_fish_completes(files, helps, tmp_path, commands):
     need("fish")
     (tmp_path / "app.db").touch()
 
@@ -91,7 +99,7 @@ def test_fish_completes(files, helps, tmp_path):
         said = harness.run(["fish", "--no-config", "-c", script], cwd=tmp_path, env=env).stdout
         return {entry.split("\t")[0] for entry in said.splitlines()}
 
-    assert offered("sqlstream ") == COMMANDS | {"help"}
+    assert offered("sqlstream ") == commands | {"help"}
     for called, usage in helps.items():
         assert offered(f"{called} -") >= flags_in(usage)
     assert "app.db" in offered("sqlstream restore -o ap")
@@ -99,7 +107,7 @@ def test_fish_completes(files, helps, tmp_path):
     assert "app.db" not in offered("sqlstream wal -replica ap")
 
 
-def test_zsh_completes(files, helps):
+def test_zsh_completes(files, helps, commands):
     need("zsh")
 
     def offered(*words):
@@ -115,7 +123,7 @@ complete_it
         assert result.stderr == ""
         return result.stdout.splitlines()
 
-    assert {line.split(":")[0] for line in offered("sqlstream")} == COMMANDS | {"help"}
+    assert {line.split(":")[0] for line in offered("sqlstream")} == commands | {"help"}
     for called, usage in helps.items():
         lines = offered(*called.split())
         flags = {line.split("[")[0] for line in lines if line.startswith("-")}
