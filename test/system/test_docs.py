@@ -1,0 +1,288 @@
+"""What the documents in doc/ tell people to type is run here, as it stands there, against MinIO.
+
+In the order of each document: a block whose first line is a comment with a path is that file; an `sh` block is run by
+bash, where each command must succeed. The names that the documents use are mapped: "/srv/", "/etc/" and "/opt/" to
+folders of the test, "mybucket" to its bucket, a service's host to MinIO, points in time and generations to the
+database's own. `docker`, `kamal` and `sudo` run the sqlstream command behind them, `systemctl` does nothing.
+"""
+
+import datetime
+import itertools
+import json
+import os
+import re
+import shutil
+import sqlite3
+import time
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+import boto3
+import botocore.config
+import pytest
+
+import harness
+
+DOC = harness.ROOT / "doc"
+GUIDES = ["restore.md", "stores.md"]
+TIME = re.compile(r"\b2026-\d\d-\d\dT[\d:.]+(?:Z|[+-]\d\d:\d\d)")
+GENERATION = "6d035c34639a8e8f"
+# Programs of the documents that do not exist in a test: each runs the command of ours that it is given, if any.
+WRAPPER = """#!/bin/bash
+while (($#)); do
+  case $1 in
+    sqlstream | litestream | sqlite3) exec "$@" ;;
+    sqlstream\\ * | litestream\\ *) exec bash -euc "$*" ;;
+  esac
+  shift
+done
+"""
+# Notes what is not a success, also where a script goes on. Without -exec, `replicate` would never end.
+RECORDER = """#!/bin/bash
+case "$1 $*" in
+  "replicate "*-exec*) limit=() ;;
+  "replicate "*) limit=(timeout --preserve-status -s TERM 5) ;;
+esac
+"${limit[@]}" PROGRAM "$@" 2> >(tee -a SAID >&2)
+"""
+
+
+@dataclass
+class Block:
+    document: str
+    heading: str
+    language: str
+    text: str
+
+    @property
+    def file(self):
+        """The file that this block is."""
+        found = re.match(r"(?:#!.*\n)?(?:#|//) ((?:/|\w+/)[\w./@-]+)\n", self.text)
+        return found and found[1]
+
+    def __str__(self):
+        return f"{self.document}, {self.heading!r}:\n{self.text}"
+
+
+def blocks(document):
+    heading, found = "", []
+    text = (harness.ROOT / document).read_text()
+    for match in re.finditer(r"^(#+ [^\n]*)$|^```(\w*)\n(.*?)^```$", text, re.M | re.S):
+        if match[1]:
+            heading = match[1].lstrip("# ")
+        else:
+            found.append(Block(document, heading, match[2], match[3]))
+    return found
+
+
+class Reader:
+    """Somebody with an installed sqlstream, a bucket, and the database /srv/app/app.db replicated to it."""
+
+    def __init__(self, build, minio, folder, stock):
+        self.build, self.minio, self.folder = build, minio, folder
+        self.bucket = minio.bucket()
+        self.database = folder / "srv/app/app.db"
+        self.said, self.moment, self.count = folder / "said", "", 0
+        programs = folder / "bin"
+        for each in (programs, self.database.parent, folder / "etc", folder / "work"):
+            each.mkdir(parents=True)
+        for program in (build.sqlstream, build.sqlstream_restore, stock):
+            recorder = RECORDER.replace("PROGRAM", str(program)).replace("SAID", str(self.said))
+            self.program(programs / program.name, recorder)
+        for name in ("docker", "kamal", "sudo", "systemctl"):
+            self.program(programs / name, WRAPPER)
+        self.env = minio.env(
+            PATH=f"{programs}:{os.environ['PATH']}",
+            LD_LIBRARY_PATH=build.dir / "vfs",
+            AWS_ENDPOINT_URL_S3=minio.endpoint,
+            SQLSTREAM_CONFIG=folder / "etc/sqlstream.yml",
+        )
+        self.write("/etc/sqlstream.yml", "dbs:\n  - path: /srv/app/app.db\n    replicas: [{url: s3://mybucket/app.db}]\n")
+        self.sql("CREATE TABLE note(id INTEGER PRIMARY KEY, text TEXT)", "INSERT INTO note(text) VALUES ('first')")
+        time.sleep(0.002)
+        self.moment = datetime.datetime.now(datetime.timezone.utc).isoformat()
+        time.sleep(0.002)
+        self.sql("INSERT INTO note(text) VALUES ('second')")
+
+    @staticmethod
+    def program(file, text):
+        file.write_text(text)
+        file.chmod(0o755)
+
+    def mapped(self, text):
+        text = re.sub(r"(?<![\w}])/(srv|etc|opt)/", rf"{self.folder}/\1/", text)
+        text = re.sub(r"mybucket\.[\w.-]+(?=/)", f"{self.bucket}.localhost:{self.minio.port}", text)
+        text = re.sub(r"https://[\w.-]+(:9000)?", self.minio.endpoint, text)
+        text = re.sub(r"\bmybucket\b", self.bucket, text)
+        text = TIME.sub(self.moment, text)
+        return text.replace(GENERATION, self.generation()) if GENERATION in text else text
+
+    def generation(self):
+        keys = self.minio.keys(self.bucket, "app.db/")
+        return sorted({key.split("/")[2] for key in keys})[0]
+
+    def write(self, name, text):
+        file = self.folder / "work" / self.mapped(name)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        self.program(file, self.mapped(text))
+
+    def sql(self, *statements):
+        """As the application does it: through sqlstream, until it is shipped."""
+        self.run(f".load {self.build.extension.with_suffix('')}\n.open file:{self.database}?vfs=sqlstream\n"
+                 + "".join(f"{each};\n" for each in statements) + "SELECT sqlstream_wait(60000);\n",
+                 "sqlite3", "-batch", "-bail", ":memory:")  # fmt: skip
+
+    def run(self, input, *command, check=True):
+        return harness.run(command, input=input, check=check, env=self.env, cwd=self.folder / "work", timeout=300)
+
+    def follow(self, block):
+        if block.file:
+            self.write(block.file, block.text)
+        elif block.language == "sh":
+            try:
+                self.count += 1
+                self.run(None, "bash", "-euo", "pipefail", "-c", self.mapped(block.text))
+            except AssertionError as error:
+                raise AssertionError(f"{block}\n{error}") from None
+            finally:
+                self.check_what_was_said(block)
+
+    def check_what_was_said(self, block):
+        """A wrong flag shows the usage, whatever the script does with the failure."""
+        said = self.said.read_text() if self.said.exists() else ""
+        wrong = re.search(r"^.*(flag provided but not defined|flag needs an argument|unknown command|usage: ).*$", said, re.M)
+        assert wrong is None, f"{block}\n{wrong[0]}"
+
+    def notes(self, file):
+        with closing(sqlite3.connect(self.folder / "work" / file)) as connection:
+            return [text for (text,) in connection.execute("SELECT text FROM note ORDER BY id")]
+
+
+def rows_are_deleted(reader):
+    reader.sql("DELETE FROM note WHERE text = 'first'")
+
+
+def the_server_dies(reader):
+    reader.sql("INSERT INTO note(text) VALUES ('third')")
+    shutil.rmtree(reader.database.parent)
+
+
+# What happens to the database before somebody reads a section.
+ACCIDENTS = {
+    "After an accidental deletion": rows_are_deleted,
+    "After a failed migration": rows_are_deleted,
+    "After a server died": the_server_dies,
+}
+
+
+def check_restore(reader, after):
+    restored = {"restored.db", "then.db", "generation.db", "copy.db", "before.db", "newest.db"}
+    assert restored <= {file.name for file in (reader.folder / "work").iterdir()}
+    assert reader.notes("then.db") == reader.notes("before.db") == ["first"]
+    for name in ("restored.db", "generation.db", "copy.db", reader.folder / "srv/dev/app.db"):
+        assert reader.notes(name) == ["first", "second"]
+    assert after["After an accidental deletion"] == ["first", "second"]
+    assert after["After a failed migration"] == ["first"]
+    assert after["After a server died"] == reader.notes("newest.db") == ["first", "third"]
+
+
+def check_stores(reader, after):
+    assert reader.notes("restored.db") == ["first", "second"]
+
+
+CHECKS = {"restore.md": check_restore, "stores.md": check_stores}
+
+
+@pytest.fixture
+def reader(build, minio, litestream, tmp_path):
+    return Reader(build, minio, tmp_path, litestream.binary)
+
+
+@pytest.mark.parametrize("guide", GUIDES)
+def test_each_command_of(reader, guide):
+    after = {}  # what the database holds after each section
+    for heading, parts in itertools.groupby(blocks(f"doc/{guide}"), lambda block: block.heading):
+        if heading in ACCIDENTS:
+            ACCIDENTS[heading](reader)
+        for part in parts:
+            reader.follow(part)
+        after[heading] = reader.notes(reader.database)
+    assert reader.count > 0
+    CHECKS[guide](reader, after)
+
+
+def test_a_wrong_flag_is_noticed(reader):
+    for text in ("sqlstream restore -o x.db -no-such s3://mybucket/app.db || echo no\n",
+                 "docker run -it app sqlstream wal --nosuch s3://mybucket/app.db || true\n",
+                 "kamal app exec 'sqlstream nosuch' || true\n"):  # fmt: skip
+        reader.said.unlink(missing_ok=True)
+        with pytest.raises(AssertionError, match="not defined|unknown command"):
+            reader.follow(Block("doc/x.md", "x", "sh", text))
+
+
+# Of each replica URL in stores.md: the endpoint and the region that follow from it.
+SERVICES = {
+    "s3://mybucket/app.db": (None, None),
+    "s3://mybucket.s3.eu-central-1.amazonaws.com/app.db": ("https://s3.eu-central-1.amazonaws.com", "eu-central-1"),
+    "s3://mybucket/app.db?endpoint=https://minio.example:9000": ("https://minio.example:9000", "asked from the service"),
+    "s3://mybucket.s3.eu-central-003.backblazeb2.com/app.db": (
+        "https://s3.eu-central-003.backblazeb2.com", "eu-central-003"),
+    "s3://mybucket.0123456789abcdef0123456789abcdef.r2.cloudflarestorage.com/app.db": (
+        "https://0123456789abcdef0123456789abcdef.r2.cloudflarestorage.com", "auto"),
+    "s3://mybucket.fra1.digitaloceanspaces.com/app.db": ("https://fra1.digitaloceanspaces.com", "fra1"),
+}  # fmt: skip
+
+
+def test_each_url_leads_to_its_service(build, tmp_path):
+    """As `sqlstream config` understands them; nothing is asked there."""
+    assert set(re.findall(r"`(s3://.*?)`", (DOC / "stores.md").read_text())) == set(SERVICES)
+    config = tmp_path / "c.yml"
+    for url, (endpoint, region) in SERVICES.items():
+        config.write_text(json.dumps({"dbs": [{"path": "/x.db", "replicas": [{"url": url}]}]}))
+        shown = json.loads(harness.run([build.sqlstream, "config", "-json", "-config", config]).stdout)
+        values = {each["setting"]: each["value"] for each in shown if each["replica"]}
+        assert (values["bucket"], values["path"]) == ("mybucket", "app.db")
+        assert endpoint is None or (values["endpoint"], values["region"]) == (endpoint, region)
+
+
+def assume(minio, policy):
+    """Credentials of MinIO's that may do what the policy allows."""
+    client = boto3.client(
+        "sts", endpoint_url=minio.endpoint, region_name=minio.region,
+        aws_access_key_id=minio.user, aws_secret_access_key=minio.password,
+        config=botocore.config.Config(proxies={}),
+    )  # fmt: skip
+    return client.assume_role(RoleArn="arn:xxx:xxx:xxx:xxxx", RoleSessionName="test", Policy=policy)["Credentials"]
+
+
+@pytest.fixture
+def with_policy(reader):
+    """Becomes somebody who may do what a policy of stores.md allows."""
+
+    def become(number):
+        policies = [block for block in blocks("doc/stores.md") if block.language == "json"]
+        granted = assume(reader.minio, reader.mapped(policies[number].text))
+        reader.env.update(
+            AWS_ACCESS_KEY_ID=granted["AccessKeyId"], AWS_SECRET_ACCESS_KEY=granted["SecretAccessKey"],
+            AWS_SESSION_TOKEN=granted["SessionToken"],
+        )  # fmt: skip
+
+    return become
+
+
+def test_the_policy_is_enough_to_replicate(reader, with_policy):
+    with_policy(0)
+    reader.sql("INSERT INTO note(text) VALUES ('third')")
+    reader.follow(Block("", "", "sh", "sqlstream verify -full /srv/app/app.db\n"))
+    # Nor does it allow more: the database beside it is another's.
+    refused = reader.run(None, "sqlstream", "restore", "-o", "x.db", reader.mapped("s3://mybucket/other.db"), check=False)
+    assert refused.returncode == 1 and "access is denied" in refused.stderr
+
+
+def test_the_policy_for_restoring_restores_and_writes_nothing(reader, with_policy):
+    with_policy(1)
+    reader.follow(Block("", "", "sh", "sqlstream restore -o x.db s3://mybucket/app.db\n"))
+    assert reader.notes("x.db") == ["first", "second"]
+    refused = reader.run(None, "sqlstream", "verify", "-timeout", "5s", reader.database, check=False)
+    assert refused.returncode == 1 and "access is denied" in refused.stderr
