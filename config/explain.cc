@@ -64,6 +64,7 @@ Values values_of(const ReplicaSettings& replica) {
   values.emplace_back("snapshot-interval", replica.snapshot_interval
                                                ? format_duration(*replica.snapshot_interval)
                                                : "none");
+  values.emplace_back("exclusive", shown(replica.exclusive));
   return values;
 }
 

@@ -268,6 +268,7 @@ class Reader {
     Origins origins;
     YAML::Node path, replicas, replica;
     std::optional<bool> restore_wanted;
+    std::optional<bool> exclusive;
     read_keys(node, "a database",
               {{"path", [&](const auto& v) { path = v; }},
                {"replicas", [&](const auto& v) { replicas = v; }},
@@ -295,6 +296,7 @@ class Reader {
                   }
                   database.shutdown_timeout = *limit;
                 }},
+               {"exclusive", [&](const auto& v) { exclusive = switch_of(v, "exclusive"); }},
                {"restore-if-missing",
                 [&](const auto& v) { restore_wanted = switch_of(v, "restore-if-missing"); }},
                {"restore-from",
@@ -317,6 +319,9 @@ class Reader {
     }
     config.origins[{database.path, ""}] = std::move(origins);
     const auto add = [&](Placed placed) {
+      if (exclusive && placed.origins.count("exclusive") == 0) {
+        placed.settings.exclusive = *exclusive;
+      }
       config.origins[{database.path, placed.settings.name}] = std::move(placed.origins);
       database.replicas.push_back(std::move(placed.settings));
     };

@@ -51,6 +51,10 @@ constexpr std::array kOptions = {
            [](ReplicaSettings& r, std::string_view, const std::string& value) {
              r.store.endpoint = normalise_endpoint(value);
            }},
+    Option{"exclusive", false,
+           [](ReplicaSettings& r, std::string_view name, const std::string& value) {
+             r.exclusive = bool_value(name, value);
+           }},
     Option{"force-path-style", true,
            [](ReplicaSettings& r, std::string_view name, const std::string& value) {
              r.store.force_path_style = bool_value(name, value);

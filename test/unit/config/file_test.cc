@@ -375,3 +375,21 @@ TEST_CASE("restoring a missing database is asked for, or follows from where to r
   CHECK(contains(error_of([&] { read("restore-if-missing: perhaps, replica: /b/a"); }),
                  "restore-if-missing must be true or false"));
 }
+
+TEST_CASE("a replica is exclusive for itself, or for its database") {
+  const TempFolder folder;
+  const auto file =
+      folder.write("c.yml",
+                   "dbs:\n"
+                   "- {path: /srv/a.db, replicas: [{url: /b/a, exclusive: true}, {url: "
+                   "'s3://b/a'}]}\n"
+                   "- {path: /srv/b.db, exclusive: true, replicas: [{url: /b/b}, {url: "
+                   "'s3://b/b', exclusive: false}]}\n"
+                   "- {path: /srv/c.db, replica: 'file:///b/c?exclusive=true'}\n");
+  const auto databases = read_config(file, fake_environment({})).databases;
+  CHECK(databases.at(0).replicas.at(0).exclusive);
+  CHECK_FALSE(databases.at(0).replicas.at(1).exclusive);
+  CHECK(databases.at(1).replicas.at(0).exclusive);
+  CHECK_FALSE(databases.at(1).replicas.at(1).exclusive);
+  CHECK(databases.at(2).replicas.at(0).exclusive);
+}

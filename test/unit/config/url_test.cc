@@ -232,7 +232,8 @@ TEST_CASE("malformed URLs get one sentence") {
     CHECK_FALSE(contains(text, "\n"));
   }
   CHECK(contains(refusal("s3://b/p?regoin=1"), "\"regoin\""));
-  CHECK(contains(refusal("s3://b/p?regoin=1"), "known are ca-file, endpoint, force-path-style"));
+  CHECK(contains(refusal("s3://b/p?regoin=1"),
+                 "known are ca-file, endpoint, exclusive, force-path-style"));
   CHECK(contains(refusal("s3://b/{nme}"), "{name}"));
 }
 

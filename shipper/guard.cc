@@ -1,0 +1,74 @@
+#include "shipper/guard.h"
+
+#include <algorithm>
+
+#include "base/error.h"
+#include "base/log.h"
+#include "format/names.h"
+#include "store/replica.h"
+
+namespace sqlstream {
+namespace {
+
+bool differs(const std::string& there, const std::string& here) {
+  return !there.empty() && there != here;
+}
+
+std::string describe(const Writer& writer) {
+  return "host " + (writer.host.empty() ? "unknown" : writer.host) + " from " +
+         (writer.database.empty() ? "an unknown path" : writer.database);
+}
+
+}  // namespace
+
+std::optional<std::string> another_writer(const LastWrite& last, const Writer& self, Time now,
+                                          std::chrono::nanoseconds retention) {
+  const Metadata& metadata = last.metadata;
+  if (!differs(metadata.host, self.host) && !differs(metadata.database, self.database)) {
+    return std::nullopt;
+  }
+  const Time time = std::max(last.time, metadata.last_commit);
+  if (now - time > retention) return std::nullopt;
+  return "was last written at " + format_rfc3339(std::chrono::floor<std::chrono::seconds>(time)) +
+         " by " + describe({metadata.host, metadata.database}) + ", and this is " + describe(self);
+}
+
+asio::awaitable<std::optional<LastWrite>> find_last_write(Store& store) {
+  Time latest{};
+  std::string key;
+  const auto generations = co_await replica::list_generations(store);
+  for (const Generation generation : generations) {
+    const auto snapshots = co_await replica::list_snapshots(store, generation);
+    if (!snapshots.empty() && snapshots.back().created >= latest) {
+      latest = snapshots.back().created;
+      key = names::snapshot_key(generation, snapshots.back().index);
+    }
+    const auto segments = co_await replica::list_segments(store, generation);
+    if (!segments.empty() && segments.back().created >= latest) {
+      latest = segments.back().created;
+      key = names::segment_key(generation, segments.back().position);
+    }
+  }
+  if (key.empty()) co_return std::nullopt;
+  const auto metadata = co_await replica::read_metadata(store, key);
+  if (!metadata) co_return std::nullopt;
+  co_return LastWrite{latest, *metadata};
+}
+
+asio::awaitable<void> guard_replica(Store& store, const ReplicaSettings& settings,
+                                    const Writer& self) {
+  const auto last = co_await find_last_write(store);
+  if (!last) co_return;
+  const auto other = another_writer(*last, self, now(), settings.retention);
+  if (!other) co_return;
+  const std::string sentence = "the replica " + store.url() + ' ' + *other;
+  if (settings.exclusive) {
+    throw Error("not replicating: " + sentence +
+                "; give this database a replica of its own, or take exclusive out if it takes over "
+                "from that one");
+  }
+  log::warn(sentence + "; if that one still runs, give this database a replica of its own",
+            {{"db", self.database}, {"replica", settings.name}});
+}
+
+}  // namespace sqlstream
