@@ -1,7 +1,7 @@
 """What the documents in doc/ tell people to type is run here, as it stands there, against MinIO.
 
 In the order of each document: a block whose first line is a comment with a path is that file; an `sh` block is run by
-bash, where each command must succeed. The names that the documents use are mapped: "/srv/", "/etc/" and "/opt/" to
+bash, where each command must succeed. The names that the documents use are mapped: "/srv/", "/etc/" and "/rails/" to
 folders of the test, "mybucket" to its bucket, a service's host to MinIO, points in time and generations to the
 database's own. `docker`, `kamal` and `sudo` run the sqlstream command behind them, `systemctl` does nothing.
 """
@@ -12,8 +12,10 @@ import json
 import os
 import re
 import shutil
+import signal
 import sqlite3
 import time
+import urllib.request
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +27,7 @@ import pytest
 import harness
 
 DOC = harness.ROOT / "doc"
-GUIDES = ["restore.md", "stores.md"]
+GUIDES = ["rails.md", "restore.md", "stores.md"]
 TIME = re.compile(r"\b2026-\d\d-\d\dT[\d:.]+(?:Z|[+-]\d\d:\d\d)")
 GENERATION = "6d035c34639a8e8f"
 # Programs of the documents that do not exist in a test: each runs the command of ours that it is given, if any.
@@ -111,7 +113,7 @@ class Reader:
         file.chmod(0o755)
 
     def mapped(self, text):
-        text = re.sub(r"(?<![\w}])/(srv|etc|opt)/", rf"{self.folder}/\1/", text)
+        text = re.sub(r"(?<![\w}])/(srv|etc|rails)/", rf"{self.folder}/\1/", text)
         text = re.sub(r"mybucket\.[\w.-]+(?=/)", f"{self.bucket}.localhost:{self.minio.port}", text)
         text = re.sub(r"https://[\w.-]+(:9000)?", self.minio.endpoint, text)
         text = re.sub(r"\bmybucket\b", self.bucket, text)
@@ -127,9 +129,9 @@ class Reader:
         file.parent.mkdir(parents=True, exist_ok=True)
         self.program(file, self.mapped(text))
 
-    def sql(self, *statements):
+    def sql(self, *statements, database=None):
         """As the application does it: through sqlstream, until it is shipped."""
-        self.run(f".load {self.build.extension.with_suffix('')}\n.open file:{self.database}?vfs=sqlstream\n"
+        self.run(f".load {self.build.extension.with_suffix('')}\n.open file:{database or self.database}?vfs=sqlstream\n"
                  + "".join(f"{each};\n" for each in statements) + "SELECT sqlstream_wait(60000);\n",
                  "sqlite3", "-batch", "-bail", ":memory:")  # fmt: skip
 
@@ -168,11 +170,19 @@ def the_server_dies(reader):
     shutil.rmtree(reader.database.parent)
 
 
+def the_application_runs(reader):
+    """The databases of /etc/sqlstream.yml exist, as the application made them."""
+    for path in re.findall(r"path: (/.*)", (reader.folder / "etc/sqlstream.yml").read_text()):
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        reader.sql("CREATE TABLE IF NOT EXISTS note(id INTEGER PRIMARY KEY, text TEXT)", database=path)
+
+
 # What happens to the database before somebody reads a section.
 ACCIDENTS = {
     "After an accidental deletion": rows_are_deleted,
     "After a failed migration": rows_are_deleted,
     "After a server died": the_server_dies,
+    "Is it working?": the_application_runs,
 }
 
 
@@ -191,7 +201,12 @@ def check_stores(reader, after):
     assert reader.notes("restored.db") == ["first", "second"]
 
 
-CHECKS = {"restore.md": check_restore, "stores.md": check_stores}
+def check_rails(reader, after):
+    (verified,) = reader.minio.s3.list_objects_v2(Bucket=reader.bucket, Prefix="production/", Delimiter="/")["CommonPrefixes"]
+    assert verified["Prefix"] == "production/generations/"
+
+
+CHECKS = {"rails.md": check_rails, "restore.md": check_restore, "stores.md": check_stores}
 
 
 @pytest.fixture
@@ -286,3 +301,81 @@ def test_the_policy_for_restoring_restores_and_writes_nothing(reader, with_polic
     assert reader.notes("x.db") == ["first", "second"]
     refused = reader.run(None, "sqlstream", "verify", "-timeout", "5s", reader.database, check=False)
     assert refused.returncode == 1 and "access is denied" in refused.stderr
+
+
+RACK = """
+require_relative "config/sqlstream"
+# A connection of the parent's, to make sure that it harms nobody.
+parent = SQLite3::Database.new(ENV.fetch("DATABASE"))
+parent.execute("CREATE TABLE IF NOT EXISTS note(id INTEGER PRIMARY KEY, text TEXT)")
+parent.close
+run lambda { |env|
+  $db ||= SQLite3::Database.new(ENV.fetch("DATABASE")).tap { |db| db.busy_timeout(30_000) }
+  $db.execute("INSERT INTO note(text) VALUES (?)", [Process.pid.to_s])
+  [200, {"content-type" => "text/plain"}, [Process.pid.to_s]]
+}
+"""
+
+
+def test_rails_loader_in_the_workers_of_puma(reader, processes):
+    """Two workers of a preloaded application write; one of them is killed; all that was written is restored."""
+    puma = shutil.which("puma")
+    if puma is None or not Path("/usr/lib/ruby/vendor_ruby/sqlite3.rb").exists():
+        pytest.skip("puma and the gem sqlite3 are not installed: Debian's packages puma and ruby-sqlite3")
+    for block in blocks("doc/rails.md"):
+        if block.language in ("ruby", "yaml"):
+            reader.follow(block)
+    database = reader.folder / "rails/storage/production.sqlite3"
+    database.parent.mkdir(parents=True)
+    work, port = reader.folder / "work", harness.free_port()
+    (work / "config.ru").write_text(RACK)
+    server = harness.Process(
+        [puma, "-C", "config/puma.rb", "-b", f"tcp://127.0.0.1:{port}", "-e", "production"],
+        env={**reader.env, "DATABASE": str(database)}, cwd=work, log=work / "puma.log",
+    )  # fmt: skip
+    processes.append(server)
+
+    def write():
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=30) as answer:
+                return answer.read().decode()
+        except OSError:
+            return None
+
+    harness.wait_until(write, f"puma: {server.said()}")
+    workers = set()
+    harness.wait_until(lambda: workers.add(write()) or len(workers - {None}) >= 2, "both workers")
+    os.kill(int(min(workers - {None})), signal.SIGKILL)
+    harness.wait_until(lambda: workers.add(write()) or len(workers - {None}) >= 3, "a third worker")
+    server.stop()
+    reader.follow(Block("", "", "sh", "sqlstream sync /rails/storage/production.sqlite3\n"
+                        "sqlstream restore -o x.db s3://mybucket/production\n"))  # fmt: skip
+    harness.compare_databases(harness.checkpointed_copy(database, work / "source.db"), work / "x.db")
+    assert set(reader.notes("x.db")) == workers - {None}
+
+
+def versions_asked_for(file):
+    """Of each library, the newest symbol version that a file needs, as (name, (2, 34))."""
+    newest = {}
+    for name, version in re.findall(r"\b(GLIBC|GLIBCXX)_([0-9.]+)\b", harness.run(["objdump", "-T", file]).stdout):
+        parts = tuple(int(part) for part in version.split("."))
+        newest[name] = max(newest.get(name, (0,)), parts)
+    return newest
+
+
+def test_platforms_names_what_the_built_files_ask_for(build):
+    text = (DOC / "platforms.md").read_text()
+    if "Debian GNU/Linux 12" not in Path("/etc/os-release").read_text():
+        pytest.skip("the document's versions are those of a build on Debian 12")
+    newest, libraries = {}, set()
+    for file in (build.extension, build.preload, build.sqlstream, build.sqlstream_restore):
+        for name, version in versions_asked_for(file).items():
+            newest[name] = max(newest.get(name, (0,)), version)
+        libraries |= set(re.findall(r"NEEDED +(\S+)", harness.run(["objdump", "-p", file]).stdout))
+    (glibc,) = re.findall(r"glibc ([0-9.]+) or newer", text)
+    (glibcxx,) = re.findall(r"GLIBCXX_([0-9.]+)", text)
+    dotted = {name: ".".join(str(part) for part in version) for name, version in newest.items()}
+    assert dotted == {"GLIBC": glibc, "GLIBCXX": glibcxx}
+    system = r"lib(c|m|gcc_s|stdc\+\+|sqlite3)\.so\.\d+|ld-linux.*"
+    named = set(re.findall(r"`(lib[\w.-]+)`", text))
+    assert named == {library for library in libraries if not re.fullmatch(system, library)}
