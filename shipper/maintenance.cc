@@ -160,6 +160,14 @@ asio::awaitable<void> Maintenance::enforce_retention() {
     all.segments = co_await replica::list_segments(store, one);
     objects.push_back(std::move(all));
   }
+  const bool there = std::any_of(objects.begin(), objects.end(), [&](const auto& one) {
+    return one.generation == *generation && !one.snapshots.empty();
+  });
+  if (!there) {
+    // Somebody deleted it: shipping finds that out for itself, and begins anew.
+    replicator_.look_again();
+    co_return;
+  }
   const Time cutoff = now() - settings.retention;
   auto keys = expired_keys(objects, *generation, cutoff);
   const auto count = keys.size();

@@ -87,6 +87,11 @@ std::optional<Generation> Replicator::shipping() const {
   return end_->generation;
 }
 
+void Replicator::look_again() {
+  located_ = false;
+  notify();
+}
+
 void Replicator::hold(bool held) {
   held_ = held;
   notify();

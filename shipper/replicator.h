@@ -59,6 +59,8 @@ class Replicator {
   bool stopping() const { return stopping_; }
   /// The generation being shipped, when the replica is in a known state and takes data.
   std::optional<Generation> shipping() const;
+  /// Has the replica's end asked for anew.
+  void look_again();
   ReplicaNote& note() { return note_; }
   asio::awaitable<void> save_note();
   /// While held, no batch is begun; the one in progress goes on.

@@ -3,6 +3,7 @@ more, while an application writes."""
 
 import random
 import re
+import shutil
 import time
 
 import pytest
@@ -28,6 +29,10 @@ def snapshots_of(replica):
 
 def indexes_of(replica):
     return sorted({int(path.name[:8], 16) for path in replica.glob("generations/*/wal/*.lz4")})
+
+
+def files_of(replica):
+    return sorted((path, path.stat().st_mtime_ns) for path in replica.rglob("*") if path.is_file())
 
 
 def moment(ns):
@@ -118,9 +123,10 @@ def test_an_idle_database_keeps_its_only_snapshot(build, tmp_path):
         assert app.shipped() == 1
         # The segment is older than the retention: a snapshot follows, and the first one goes.
         harness.wait_until(lambda: snapshots_of(replica) == [1], "one snapshot")
-        before = sorted(replica.rglob("*"))
+        harness.wait_until(lambda: indexes_of(replica) == [], "no segment")
+        before = files_of(replica)
         time.sleep(1)
-        assert sorted(replica.rglob("*")) == before, "nothing while idle"
+        assert files_of(replica) == before, "nothing while idle"
         app.do("insert into t values (1)")
         assert app.shipped() == 1
         app.do("close")
@@ -128,3 +134,24 @@ def test_an_idle_database_keeps_its_only_snapshot(build, tmp_path):
     build.restore(tmp_path / "restored.db", f"file://{replica}")
     harness.compare_databases(harness.checkpointed_copy(tmp_path / "app.db", tmp_path / "copy.db"),
                               tmp_path / "restored.db")
+
+
+def test_a_replica_deleted_while_shipping_is_whole_again_with_the_next_snapshot(build, tmp_path):
+    replica = tmp_path / "replica"
+    path = config(tmp_path, f"path: {replica}", sync_interval="50ms", snapshot_interval="500ms")
+    env = harness.clean_environment(SQLSTREAM_CONFIG=str(path))
+    with Session(build, tmp_path / "app.db", "", env) as app:
+        app.do("create table t(x)")
+        assert app.shipped() == 1
+        shutil.rmtree(replica)
+
+        def whole():
+            app.do("insert into t values (randomblob(500))")
+            assert app.shipped() == 1
+            return snapshots_of(replica)
+
+        harness.wait_until(whole, "a snapshot")
+        app.do("close")
+        app.end()
+    build.restore(tmp_path / "restored.db", f"file://{replica}")
+    harness.compare_databases(tmp_path / "app.db", tmp_path / "restored.db")
