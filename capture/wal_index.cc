@@ -9,7 +9,9 @@ namespace sqlstream::capture {
 namespace {
 
 constexpr std::uint32_t kVersion = 3007000;
-constexpr std::size_t kHeaderWords = 12;  // one copy: 48 bytes
+constexpr std::size_t kHeaderWords = 12;             // one copy: 48 bytes
+constexpr std::size_t kBackfill = 2 * kHeaderWords;  // behind both copies
+constexpr std::size_t kBackfillAttempted = kBackfill + 8;
 constexpr std::uint32_t kFirstRegionFrames = 4062;
 constexpr std::uint32_t kRegionFrames = 4096;
 constexpr std::uint32_t kFirstRegionOffset =
@@ -66,6 +68,10 @@ std::optional<WalIndexHeader> read_wal_index_header(const volatile void* region0
 
 std::uint32_t peek_change(const volatile void* region0) {
   return load_word(region0, 2);
+}
+
+CheckpointProgress read_checkpoint_progress(const volatile void* region0) {
+  return {load_word(region0, kBackfill), load_word(region0, kBackfillAttempted)};
 }
 
 std::size_t regions_for(std::uint32_t frames) {

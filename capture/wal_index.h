@@ -30,6 +30,16 @@ std::optional<WalIndexHeader> read_wal_index_header(const volatile void* region0
 /// iChange in copy 0, read without any check: enough to notice a commit cheaply.
 std::uint32_t peek_change(const volatile void* region0);
 
+/// How far checkpoints are: frames that are in the database file, and frames that one has begun to
+/// write there.
+struct CheckpointProgress {
+  std::uint32_t done = 0;
+  std::uint32_t begun = 0;
+};
+
+/// Read without any check.
+CheckpointProgress read_checkpoint_progress(const volatile void* region0);
+
 /// How many regions cover frames 1..frames. At least 1.
 std::size_t regions_for(std::uint32_t frames);
 

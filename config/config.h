@@ -50,6 +50,7 @@ struct Config {
   std::string file;                         ///< where it was read from; empty: none
   std::vector<DatabaseSettings> databases;  ///< also those without a replica
   Logging logging;
+  std::string exec;  ///< the command that `replicate` runs; empty: none
   /// By the path of a database and the name of a replica; "" for the settings above these.
   std::map<std::pair<std::string, std::string>, Origins> origins;
 };

@@ -35,6 +35,8 @@ Values values_of(const DatabaseSettings& database) {
                                   ? "the larger of 1 GiB and twice the database"
                                   : std::to_string(database.outbox_max_size)},
           {"shutdown-timeout", format_duration(database.shutdown_timeout)},
+          {"min-checkpoint-page-count", std::to_string(database.min_checkpoint_pages)},
+          {"max-checkpoint-page-count", std::to_string(database.max_checkpoint_pages)},
           {"restore-if-missing", shown(database.restore_if_missing)},
           {"restore-from", database.restore_from ? place_of(database.restore_from->store) : ""}};
 }

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <charconv>
 #include <fcntl.h>
 #include <filesystem>
 #include <functional>
@@ -29,11 +30,8 @@ namespace sqlstream::config {
 namespace {
 
 // What Litestream knows and has no meaning here: accepted, and named once.
-constexpr std::string_view kIgnoredGlobal[] = {"exec"};
-constexpr std::string_view kIgnoredDatabase[] = {
-    "busy-timeout",    "checkpoint-interval",       "max-checkpoint-page-count",
-    "meta-path",       "min-checkpoint-page-count", "monitor-interval",
-    "shadow-retention"};
+constexpr std::string_view kIgnoredDatabase[] = {"busy-timeout", "checkpoint-interval", "meta-path",
+                                                 "monitor-interval", "shadow-retention"};
 constexpr std::string_view kIgnoredReplica[] = {"meta-path", "validation-interval"};
 
 // Of Litestream's other replica types; the type itself is refused.
@@ -101,9 +99,10 @@ class Reader {
         {{"access-key-id", [&](const auto& v) { access_key_id_ = text(v); }},
          {"secret-access-key", [&](const auto& v) { secret_access_key_ = text(v); }},
          {"addr", [&](const auto& v) { warn(v, "addr has no effect: there are no metrics yet"); }},
+         {"exec", [&](const auto& v) { config.exec = text(v); }},
          {"logging", [](const auto&) {}},
          {"dbs", [&](const auto& v) { databases_ = v; }}},
-        origins, kIgnoredGlobal);
+        origins);
     for (const char* key : {"access-key-id", "secret-access-key"}) {
       if (origins.count(key) > 0) key_origins_[key] = origins[key];
     }
@@ -230,6 +229,15 @@ class Reader {
     fail(value, std::string(key) + " must be true or false");
   }
 
+  std::uint32_t pages_of(const YAML::Node& value) const {
+    const std::string digits = text(value);
+    std::uint32_t pages = 0;
+    const char* end = digits.data() + digits.size();
+    const auto parsed = std::from_chars(digits.data(), end, pages);
+    if (parsed.ec == std::errc() && parsed.ptr == end && pages > 0) return pages;
+    fail(value, "a number of pages is expected here, not \"" + digits + '"');
+  }
+
   Logging read_logging(const YAML::Node& node, Origins& origins) {
     Logging logging;
     if (node.IsNull()) return logging;
@@ -297,6 +305,10 @@ class Reader {
                   database.shutdown_timeout = *limit;
                 }},
                {"exclusive", [&](const auto& v) { exclusive = switch_of(v, "exclusive"); }},
+               {"min-checkpoint-page-count",
+                [&](const auto& v) { database.min_checkpoint_pages = pages_of(v); }},
+               {"max-checkpoint-page-count",
+                [&](const auto& v) { database.max_checkpoint_pages = pages_of(v); }},
                {"restore-if-missing",
                 [&](const auto& v) { restore_wanted = switch_of(v, "restore-if-missing"); }},
                {"restore-from",

@@ -104,7 +104,7 @@ class OpenConnection final : public Connection {
         had_wal_ = false;
         database_->leave_wal();
       } else {
-        enable_wal();
+        enable_wal({});
       }
     });
   }
@@ -158,6 +158,17 @@ class OpenConnection final : public Connection {
     });
   }
 
+  capture::Outcome capture(bool must) noexcept override {
+    auto outcome = capture::Outcome::failed;
+    if (!usable()) return outcome;
+    guarded("capturing", [&] { outcome = database_->capture(mapping_, mapper(), must); });
+    return outcome;
+  }
+
+  const volatile void* wal_index() noexcept override {
+    return usable() ? mapping_.regions[0] : nullptr;
+  }
+
   std::string status_json() noexcept override {
     std::string json;
     guarded("status", [&] {
@@ -176,17 +187,17 @@ class OpenConnection final : public Connection {
     return shipped;
   }
 
-  // A database with content that is not in WAL mode is switched, unless the application wants it
-  // so.
-  void enable_wal() {
-    const SourceFile file(database_->host(), database_->path());
-    const auto shape = read_shape(file);
-    if (!shape || shape->wal_mode || database_->left_wal()) return;
-    if (turn_wal_on(database_->host(), database_->path())) {
-      log::info("turned WAL mode on", {{"db", database_->path()}});
-      turned_on_ = true;
-      database_->wake();
-    }
+  void enable_wal(std::chrono::milliseconds patience) noexcept override {
+    guarded("turning WAL mode on", [&] {
+      const SourceFile file(database_->host(), database_->path());
+      const auto shape = read_shape(file);
+      if (!shape || shape->wal_mode || database_->left_wal()) return;
+      if (turn_wal_on(database_->host(), database_->path(), patience)) {
+        log::info("turned WAL mode on", {{"db", database_->path()}});
+        turned_on_ = true;
+        database_->wake();
+      }
+    });
   }
 
  private:
@@ -216,10 +227,7 @@ class OpenConnection final : public Connection {
     }
   }
 
-  void must_capture() noexcept {
-    if (!usable()) return;
-    guarded("capturing", [&] { database_->capture(mapping_, mapper(), true); });
-  }
+  void must_capture() noexcept { capture(true); }
 
   // The commit path: a load, and where the counter moved a clock and a few stores.
   void look_for_commit() noexcept {
@@ -293,7 +301,7 @@ std::unique_ptr<Connection> Connection::open(const Host& host, DatabaseSettings 
   if (!connection) return nullptr;
   guarded("opening", [&] {
     if (auto database = Database::find(settings.path)) database->opened();
-    connection->enable_wal();
+    connection->enable_wal({});
   });
   return connection;
 }

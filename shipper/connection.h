@@ -7,6 +7,7 @@
 #include <sqlite3.h>
 #include <sqlite3ext.h>
 
+#include "capture/capturer.h"
 #include "shipper/settings.h"
 
 namespace sqlstream {
@@ -69,6 +70,15 @@ class Connection {
   virtual void wal_emptying() noexcept = 0;
   /// … before it is deleted: told to every Connection of that database in this process. *waits*
   virtual void wal_deleting() noexcept = 0;
+
+  /// Captures what is committed, on the application's thread. `must`: what is not captured now is
+  /// about to be lost, so a failure gives the generation up. *waits*
+  virtual capture::Outcome capture(bool must) noexcept = 0;
+  /// Turns WAL mode on where a database has content and is not in it, unless the application chose
+  /// that; waits up to `patience` for others that are busy with it.
+  virtual void enable_wal(std::chrono::milliseconds patience) noexcept = 0;
+  /// The first region of the wal-index while this connection has it mapped, else null.
+  virtual const volatile void* wal_index() noexcept = 0;
 
   /// The state of this database as JSON, for PRAGMA sqlstream_status and sqlstream_status().
   virtual std::string status_json() noexcept = 0;

@@ -226,8 +226,8 @@ capture::Outcome Database::capture(Mapping& own,
   capture::Source source;
   source.regions = own.regions;
   source.map_more = map_more;
-  const auto wait = must && !waited_out_.load() ? std::chrono::nanoseconds(kLongestWait)
-                                                : std::chrono::nanoseconds(0);
+  const auto wait = must && waited_out_.load() ? std::chrono::nanoseconds(0)
+                                               : std::chrono::nanoseconds(kLongestWait);
   std::unique_lock lock(capture_mutex_, std::defer_lock);
   if (!lock.try_lock_for(wait)) {
     if (must) {

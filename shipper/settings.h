@@ -30,6 +30,10 @@ struct DatabaseSettings {
   std::chrono::nanoseconds shutdown_timeout = std::chrono::seconds(5);
   bool restore_if_missing = false;              ///< before it is created, restore it
   std::optional<ReplicaSettings> restore_from;  ///< … from here; else from the replicas
+  /// Of the WAL, for `sqlstream replicate`: from where on it is checkpointed, and from where on
+  /// writers are held off meanwhile.
+  std::uint32_t min_checkpoint_pages = 1000;
+  std::uint32_t max_checkpoint_pages = 10000;
 };
 
 }  // namespace sqlstream

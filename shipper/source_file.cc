@@ -94,7 +94,7 @@ std::optional<capture::DatabaseShape> read_shape(const SourceFile& file) {
                                 (*header)[kReadVersionAt] == kWalVersion};
 }
 
-bool turn_wal_on(const Host& host, const std::string& path) {
+bool turn_wal_on(const Host& host, const std::string& path, std::chrono::milliseconds patience) {
   const auto& api = *host.api;
   sqlite3* db = nullptr;
   bool is_wal = false;
@@ -103,6 +103,7 @@ bool turn_wal_on(const Host& host, const std::string& path) {
     int ignored = 0;
     api.db_config(db, SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1, &ignored);
     api.wal_autocheckpoint(db, 0);
+    api.busy_timeout(db, static_cast<int>(patience.count()));
     sqlite3_stmt* statement = nullptr;
     if (api.prepare_v2(db, "PRAGMA journal_mode=WAL", -1, &statement, nullptr) == SQLITE_OK &&
         api.step(statement) == SQLITE_ROW) {

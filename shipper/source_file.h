@@ -1,5 +1,6 @@
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -37,8 +38,8 @@ class SourceFile {
 /// database in it.
 std::optional<capture::DatabaseShape> read_shape(const SourceFile& file);
 
-/// Turns WAL mode on over a brief connection of its own, which neither checkpoints nor waits. False
-/// when the database is busy now or WAL is not possible there.
-bool turn_wal_on(const Host& host, const std::string& path);
+/// Turns WAL mode on over a brief connection of its own, which does not checkpoint, and waits up to
+/// `patience` for others. False when the database is busy now or WAL is not possible there.
+bool turn_wal_on(const Host& host, const std::string& path, std::chrono::milliseconds patience);
 
 }  // namespace sqlstream

@@ -59,6 +59,16 @@ const std::vector<Command> kCommands = {
      kListFlags,
      {"/srv/app.db", "-replica s3 /srv/app.db", "s3://mybucket/app.db"},
      Completion::file},
+    {"replicate",
+     "[DB_PATH REPLICA_URL...]",
+     "replicate databases that other programs write",
+     "Replicates the databases of the configuration file, or the one named with its replicas, for "
+     "programs that do not open them through sqlstream. Ends at SIGTERM or SIGINT, when what is "
+     "committed is shipped; with -exec when that program ends, and as it does.",
+     with_config(
+         {{"exec", "CMD", "run a program, and replicate until it ends", Completion::program}}),
+     {"", "-exec 'app --port 8080'", "/srv/app.db s3://mybucket/app.db"},
+     Completion::file},
     {"restore",
      kSource,
      "restore a database from a replica",

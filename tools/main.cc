@@ -6,6 +6,7 @@
 #include "tools/config_command.h"
 #include "tools/list_command.h"
 #include "tools/process.h"
+#include "tools/replicate_command.h"
 #include "tools/restore_command.h"
 #include "tools/run_command.h"
 #include "tools/status_command.h"
@@ -22,6 +23,7 @@ bool asks_for_help(const std::string& word) {
 int run_named(const std::string& name, const ParsedFlags& flags) {
   if (name == "config") return config_command(flags);
   if (name == "databases") return databases_command(flags);
+  if (name == "replicate") return replicate_command(flags);
   if (name == "restore") return restore_command(flags);
   if (name == "run") return run_command(flags);
   if (name == "status") return status_command(flags);

@@ -1,31 +1,23 @@
 #include "tools/run_command.h"
 
 #include <algorithm>
-#include <array>
-#include <cerrno>
 #include <climits>
-#include <csignal>
 #include <cstdio>
 #include <cstdlib>
-#include <cstring>
 #include <filesystem>
 #include <optional>
-#include <spawn.h>
 #include <sys/stat.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include "base/error.h"
 #include "config/config.h"
+#include "tools/child.h"
 #include "tools/program_file.h"
 
 namespace sqlstream::tools {
 namespace {
 
 namespace fs = std::filesystem;
-
-// What a supervisor may send to us and means for the program.
-constexpr std::array kForwarded{SIGTERM, SIGINT, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2};
 
 // Installed: <prefix>/bin and <prefix>/<libdir>. In a build folder: tools and vfs.
 std::string find_preload_library() {
@@ -78,52 +70,6 @@ std::vector<std::string> environment_with(
   return result;
 }
 
-std::vector<char*> pointers(std::vector<std::string>& words) {
-  std::vector<char*> result;
-  result.reserve(words.size() + 1);
-  for (auto& word : words) result.push_back(word.data());
-  result.push_back(nullptr);
-  return result;
-}
-
-pid_t spawn(const std::string& file, std::vector<std::string> words,
-            std::vector<std::string> environment, const sigset_t& mask) {
-  posix_spawnattr_t attributes;
-  ::posix_spawnattr_init(&attributes);
-  sigset_t defaults;
-  ::sigemptyset(&defaults);
-  ::sigaddset(&defaults, SIGPIPE);  // the command line ignores it
-  ::posix_spawnattr_setsigmask(&attributes, &mask);
-  ::posix_spawnattr_setsigdefault(&attributes, &defaults);
-  ::posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF);
-  pid_t child = -1;
-  const auto argv = pointers(words);
-  const auto envp = pointers(environment);
-  const int error =
-      ::posix_spawn(&child, file.c_str(), nullptr, &attributes, argv.data(), envp.data());
-  ::posix_spawnattr_destroy(&attributes);
-  if (error != 0) throw Error("cannot run " + file + ": " + std::strerror(error));
-  return child;
-}
-
-// Until the child has ended: its exit code, or 128 + signal as a shell has it.
-int wait_forwarding(pid_t child, const sigset_t& signals) {
-  while (true) {
-    siginfo_t info{};
-    const int number = ::sigwaitinfo(&signals, &info);
-    if (number < 0) continue;
-    if (number != SIGCHLD) {
-      // What a terminal sends goes to the whole group: the child has it already.
-      if (info.si_code <= 0) ::kill(child, number);
-      continue;
-    }
-    int status = 0;
-    if (::waitpid(child, &status, WNOHANG) != child) continue;
-    if (WIFEXITED(status)) return WEXITSTATUS(status);
-    if (WIFSIGNALED(status)) return 128 + WTERMSIG(status);
-  }
-}
-
 }  // namespace
 
 int run_command(const ParsedFlags& flags) {
@@ -153,14 +99,8 @@ int run_command(const ParsedFlags& flags) {
   const Mark mark;
   if (mark.usable()) set.emplace_back("SQLSTREAM_RUN_MARK", mark.file());
 
-  sigset_t signals;
-  sigset_t before;
-  ::sigemptyset(&signals);
-  ::sigaddset(&signals, SIGCHLD);
-  for (const int number : kForwarded) ::sigaddset(&signals, number);
-  ::pthread_sigmask(SIG_BLOCK, &signals, &before);
-  const pid_t child = spawn(*file, child_words, environment_with(set), before);
-  const int code = wait_forwarding(child, signals);
+  const ChildSignals signals;
+  const int code = signals.wait(start_child(*file, child_words, environment_with(set), signals));
   if (mark.usable() && !mark.left()) {
     std::fprintf(stderr,
                  "sqlstream: %s opened no database through sqlstream, so nothing was replicated; "

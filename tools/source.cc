@@ -48,6 +48,10 @@ std::string no_config() {
 
 }  // namespace
 
+void log_to_stdout() {
+  log::set_sink(log::descriptor_sink(1));
+}
+
 config::Config load_config(const ParsedFlags& flags) {
   const auto environment = config::process_environment();
   log_to_stderr(flags);

@@ -15,6 +15,9 @@ namespace sqlstream::tools {
 /// always to stderr; with -v at the level debug). Throws Error also when there is none.
 config::Config load_config(const ParsedFlags& flags);
 
+/// The log goes to stdout, as Litestream's does.
+void log_to_stdout();
+
 /// What a command's argument names.
 struct Source {
   std::vector<ReplicaSettings> replicas;  ///< at least one

@@ -23,10 +23,6 @@
 namespace sqlstream {
 namespace {
 
-/// Answered by the shim only: writes an OpenDatabase*. A file control (and not
-/// SQLITE_FCNTL_FILE_POINTER) because it also gets through a VFS stacked on top of this one.
-constexpr int kFcntlOpenDatabase = 0x73716c73;
-
 // What SQLite's wal.c locks, as slots of the wal-index.
 constexpr int kWriteLock = 0;
 constexpr int kFirstReadLock = 4;
@@ -386,6 +382,15 @@ void start_engine_once() {
   });
 }
 
+// Never destroyed: a program that ends may still open databases.
+SettingsSource& settings_source() {
+  static auto* const source =
+      new SettingsSource([](const std::string& path, const std::string& replica) {
+        return config::settings_for(path, replica, config::process_environment());
+      });
+  return *source;
+}
+
 /// How a main database is to be opened.
 struct Plan {
   std::string path;
@@ -448,8 +453,7 @@ Plan plan_for(const sqlite3_api_routines& api, const char* name) {
   try {
     plan.path = config::canonical_path(name);
     const char* replica = api.uri_parameter(name, "replica");
-    plan.settings =
-        config::settings_for(plan.path, replica ? replica : "", config::process_environment());
+    plan.settings = settings_source()(plan.path, replica ? replica : "");
     read_restore_parameters(api, name, plan);
     if (!plan.replicated()) {
       plan.unreplicated_reason =
@@ -669,6 +673,10 @@ void make_vfs(Shim& shim) {
     vfs.xGetSystemCall = base.xGetSystemCall ? vfs_get_system_call : nullptr;
     vfs.xNextSystemCall = base.xNextSystemCall ? vfs_next_system_call : nullptr;
   }
+}
+
+void use_settings(SettingsSource source) {
+  settings_source() = std::move(source);
 }
 
 std::string OpenDatabase::status_json() const {

@@ -1,8 +1,10 @@
 #pragma once
 
+#include <functional>
 #include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 
 #include "shipper/connection.h"
@@ -41,6 +43,19 @@ struct OpenDatabase {
   /// The state as JSON.
   std::string status_json() const;
 };
+
+/// Answered by the shim only: writes an OpenDatabase*. A file control (and not
+/// SQLITE_FCNTL_FILE_POINTER) because it also gets through a VFS stacked on top of this one.
+inline constexpr int kFcntlOpenDatabase = 0x73716c73;
+
+/// Where a database's settings come from: `path` is canonical, `replica` the URI parameter (empty:
+/// none). Empty: it is not replicated. Throws Error.
+using SettingsSource = std::function<std::optional<DatabaseSettings>(const std::string& path,
+                                                                     const std::string& replica)>;
+
+/// Replaces config::settings_for(), for a program that knows its databases. To be called before
+/// the first of them is opened.
+void use_settings(SettingsSource source);
 
 /// What `schema` of `db` was opened as; null if it is not a file opened through the shim of this
 /// library. To be called on a thread that may use `db`; valid until that database is closed.

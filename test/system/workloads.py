@@ -3,6 +3,10 @@
     python3 workloads.py EXTENSION DATABASE REPLICA_URL WORKLOAD [SEED]
 
 prints what sqlstream_wait() said at the end and exits 0 when all that was committed is shipped.
+
+    python3 workloads.py - DATABASE - WORKLOAD [SEED]
+
+is the same without sqlstream inside.
 """
 
 import json
@@ -49,6 +53,16 @@ class App:
             ["sqlite3", "-cmd", ".timeout 20000", self.database, sql],
             check=True, capture_output=True, text=True, stdin=subprocess.DEVNULL,
         ).stdout
+
+
+class PlainApp(App):
+    """An application without sqlstream."""
+
+    def __init__(self, database):
+        self.extension, self.database, self.replica = "-", database, "-"
+
+    def uri(self, database=None, replica=None):
+        return f"file:{urllib.parse.quote(database or self.database)}"
 
 
 def fill(db, rows, size=100):
@@ -396,12 +410,16 @@ def main():
     extension, database, replica, name = sys.argv[1:5]
     seed = int(sys.argv[5]) if len(sys.argv) > 5 else 1
     random.seed(seed)
-    app = App(extension, database, replica)
+    plain = extension == "-"
+    app = PlainApp(database) if plain else App(extension, database, replica)
     db = app.open()
     workload, _, option = name.partition(":")
     for pragma in filter(None, [SETUP.get(workload), *option.split(",")]):
         db.execute(pragma if pragma.startswith("pragma") else "pragma " + pragma).fetchall()
     db = globals()[workload](app, db) or db
+    if plain:
+        db.close()
+        return 0
     shipped = db.execute("select sqlstream_wait(30000)").fetchone()[0]
     print(json.dumps({"shipped": shipped,
                       "status": json.loads(db.execute("pragma sqlstream_status").fetchone()[0])}))

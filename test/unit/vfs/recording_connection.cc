@@ -54,6 +54,9 @@ class RecordingConnection : public Connection {
   }
   void wal_emptying() noexcept override { record("wal_emptying"); }
   void wal_deleting() noexcept override { record("wal_deleting"); }
+  capture::Outcome capture(bool) noexcept override { return capture::Outcome::up_to_date; }
+  void enable_wal(std::chrono::milliseconds) noexcept override {}
+  const volatile void* wal_index() noexcept override { return nullptr; }
   std::string status_json() noexcept override { return R"({"recorded":")" + name_ + R"("})"; }
   bool wait_shipped(std::chrono::milliseconds limit) noexcept override {
     record("wait_shipped " + name_ + ' ' + std::to_string(limit.count() > 0));
