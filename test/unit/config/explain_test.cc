@@ -44,6 +44,7 @@ dbs:
   CHECK(settings["  level"] == "debug < /c.yml:2");
   CHECK(settings["  type"] == "text < default");
   CHECK(settings["/none/a.db  shutdown-timeout"] == "1m30s < /c.yml:5");
+  CHECK(settings["/none/a.db  min-checkpoint-page-count"] == "1000 < default");
   CHECK(settings["/none/a.db  outbox-dir"] == "beside the database < default");
   CHECK(settings["/none/a.db s3 bucket"] == "bkt < /c.yml:7");
   CHECK(settings["/none/a.db s3 path"] == "x < /c.yml:7");

@@ -59,10 +59,13 @@ TEST_CASE("a Litestream configuration is read") {
   const auto config = read(R"(
 access-key-id: AKID
 secret-access-key: hush
+exec: app --port 8080
 dbs:
   - path: /srv/none/app.db
     monitor-interval: 1s
     checkpoint-interval: 1m
+    min-checkpoint-page-count: 500
+    max-checkpoint-page-count: 5000
     replicas:
       - url: s3://bkt/app
         retention: 48h
@@ -87,9 +90,12 @@ dbs:
     replica:
       path: /backup/two
 )");
+  CHECK(config.exec == "app --port 8080");
   REQUIRE(config.databases.size() == 2);
   const auto& database = config.databases[0];
   CHECK(database.path == "/srv/none/app.db");
+  CHECK(database.min_checkpoint_pages == 500);
+  CHECK(database.max_checkpoint_pages == 5000);
   REQUIRE(database.replicas.size() == 3);
   const auto& first = database.replicas[0];
   CHECK(first.name == "s3");
@@ -309,6 +315,11 @@ TEST_CASE("what cannot be is refused with its line") {
   CHECK(contains(refusal("dbs: [{path: /none/a, path: /none/b}]"), "path is given twice"));
   CHECK(contains(refusal("dbs: [{path: /none/a, outbox-max-size: big}]"), "outbox-max-size"));
   CHECK(contains(refusal("dbs: [{path: /none/a, shutdown-timeout: -1s}]"), "shutdown-timeout"));
+  for (const char* pages : {"0", "-1", "1k", "99999999999", "''"}) {
+    const std::string text =
+        std::string("dbs: [{path: /none/a, max-checkpoint-page-count: ") + pages;
+    CHECK(contains(refusal(text + "}]"), "number of pages"));
+  }
 
   CHECK(contains(refusal(with("type: sftp\n        host: x")), "line 4: replicas of type sftp"));
   CHECK(contains(refusal(with("type: abs")), "not supported"));
