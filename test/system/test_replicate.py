@@ -392,6 +392,8 @@ def test_stopped_for_a_while(world):
 
 
 def test_beside_an_application_with_the_extension(world):
+    """One that opens the database between a reset and its capture cannot prove it, and begins a new
+    generation: one or several, the replica is whole."""
     process = world.replicate()
     world.plain("inserts")
     writers = [
@@ -408,7 +410,6 @@ def test_beside_an_application_with_the_extension(world):
         writer.join()
     world.end(process)
     world.check()
-    assert len(world.generations()) == 1, process.said()
 
 
 PYTHON_WITH_EXTENSIONS = "/usr/bin/python3"
