@@ -118,12 +118,13 @@ void WalReplay::begin(const replica::Segment& segment, const std::optional<Metad
       throw SegmentMissing("the end of the index before");
     }
   }
-  if (!new_index && position.offset < decoder_.offset()) {
-    throw Error("it overlaps the segment before it");
-  }
-  if (new_index ? position.offset != 0 : position.offset != decoder_.offset()) {
+  // Litestream 0.3.13 now and then ships again what the segment before already ended with.
+  const bool overlaps = !new_index && position.offset < decoder_.offset();
+  if (overlaps && metadata) throw Error("it overlaps the segment before it");
+  if (new_index ? position.offset != 0 : position.offset > decoder_.offset()) {
     throw SegmentMissing("a part of the index");
   }
+  known_bytes_ = overlaps ? decoder_.offset() - position.offset : 0;
   if (metadata && metadata->kind != Metadata::Kind::segment) throw Error("it is not a WAL segment");
   if (new_index) {
     pending_.drop();  // as SQLite does with a transaction that was never committed
@@ -155,6 +156,9 @@ void WalReplay::take(const wal::Decoder::Frame& frame) {
 
 void WalReplay::write(ByteView stored) {
   decompressor_.write(stored, [this](ByteView data) {
+    const auto known = std::min<std::uint64_t>(known_bytes_, data.size());
+    known_bytes_ -= known;
+    data = data.subspan(known);
     while (true) {
       const bool had_header = decoder_.header().has_value();
       const auto frame = decoder_.next(data);

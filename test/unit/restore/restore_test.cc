@@ -10,6 +10,7 @@
 #include <boost/asio/io_context.hpp>
 #include <doctest/doctest.h>
 
+#include "format/lz4_frame.h"
 #include "format/names.h"
 #include "restore/target_file.h"
 #include "test/unit/config/temp_folder.h"
@@ -186,6 +187,47 @@ TEST_CASE("a transaction without its commit is not applied") {
     CHECK(f.restored(before));
     CHECK(result.position == history.points()[1].position);
     CHECK(result.commit_time == history.points()[1].time);
+  }
+}
+
+TEST_CASE("what Litestream shipped twice is replayed once") {
+  test::Random random("shipped twice");
+  for (const bool ours : {false, true}) {
+    Fixture f;
+    History history(f.replica, {7}, 1024, ours, kBegin);
+    for (int i = 1; i <= 3; ++i) {
+      history.batch(random_images(random, 1024, 40), 40, 1, kBegin + std::chrono::seconds(i));
+    }
+    const auto& keys = history.keys();
+    const std::string first = history.path(keys[keys.size() - 3]);
+    const std::string second = history.path(keys[keys.size() - 2]);
+    // The first segment again, with the second's frames behind its own.
+    const auto raw = [](const std::string& path) {
+      Bytes data;
+      lz4::Decompressor decompressor;
+      decompressor.write(test::read_file(path), [&](ByteView piece) {
+        data.insert(data.end(), piece.begin(), piece.end());
+      });
+      return data;
+    };
+    Bytes both = raw(first);
+    const Bytes more = raw(second);
+    both.insert(both.end(), more.begin(), more.end());
+    Bytes stored;
+    lz4::Compressor compressor;
+    compressor.write(both, stored);
+    compressor.finish(stored);
+    if (ours) {  // never ours: its metadata tells that something is wrong
+      const Bytes metadata = encode_metadata(*decode_metadata(test::read_file(first)));
+      stored.insert(stored.begin(), metadata.begin(), metadata.end());
+    }
+    test::write_file(first, stored);
+    if (ours) {
+      CHECK_FALSE(f.error().empty());
+      continue;
+    }
+    CHECK(f.restore().position == history.points().back().position);
+    CHECK(f.restored(history.image()));
   }
 }
 
