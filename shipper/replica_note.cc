@@ -1,6 +1,5 @@
 #include "shipper/replica_note.h"
 
-#include <algorithm>
 #include <array>
 #include <cstdio>
 #include <cstring>
@@ -17,7 +16,7 @@
 namespace sqlstream {
 namespace {
 
-constexpr std::uint64_t kMagic = 0x32444e4552535153;  // "SQSREND2"
+constexpr std::uint64_t kMagic = 0x33444e4552535153;  // "SQSREND3"
 
 struct DiskNote {
   std::uint64_t magic;
@@ -30,7 +29,8 @@ struct DiskNote {
   std::int64_t retention_due;
   std::int64_t error_since;
   std::int64_t pid;
-  std::array<char, 512> error;  // ends with a zero
+  std::array<char, 512> error;  // these end with a zero
+  std::array<char, 512> writer;
   std::uint64_t hash;
 };
 static_assert(std::is_trivially_copyable_v<DiskNote>);
@@ -71,8 +71,9 @@ std::optional<ReplicaNote> load_replica_note(const std::string& outbox, const st
   note.retention_due = to_time(disk.retention_due);
   note.error_since = to_time(disk.error_since);
   note.pid = static_cast<pid_t>(disk.pid);
-  disk.error.back() = '\0';
+  disk.error.back() = disk.writer.back() = '\0';
   note.error = disk.error.data();
+  note.writer = disk.writer.data();
   return note;
 }
 
@@ -95,9 +96,9 @@ void save_replica_note(const std::string& outbox, const std::string& url, const 
   disk->retention_due = ns(note.retention_due);
   disk->error_since = ns(note.error_since);
   disk->pid = note.pid;
-  disk->error = {};
-  std::copy_n(note.error.data(), std::min(note.error.size(), disk->error.size() - 1),
-              disk->error.data());
+  disk->error = disk->writer = {};
+  note.error.copy(disk->error.data(), disk->error.size() - 1);
+  note.writer.copy(disk->writer.data(), disk->writer.size() - 1);
   disk->hash = XXH3_64bits(bytes.data(), offsetof(DiskNote, hash));
   if (::pwrite(fd.get(), bytes.data(), bytes.size(), 0) != static_cast<ssize_t>(bytes.size())) {
     // As above: the store is asked.

@@ -22,11 +22,13 @@ struct ReplicaNote {
   std::string error;                       ///< of the store, as last seen; empty: none
   Time error_since{};
   pid_t pid = 0;  ///< of the process that wrote this
+  /// Its host and the database's path: an outbox that was copied along with a database is not ours.
+  std::string writer;
 };
 
 /// The note of the replica at `url`. Empty when there is none, or it is torn. Takes no lock.
 std::optional<ReplicaNote> load_replica_note(const std::string& outbox, const std::string& url);
-/// One write. What cannot be written is left: it is a hint. A long error is cut.
+/// One write. What cannot be written is left: it is a hint. Long texts are cut.
 void save_replica_note(const std::string& outbox, const std::string& url, const ReplicaNote& note,
                        mode_t mode);
 

@@ -14,6 +14,7 @@
 #include "base/log.h"
 #include "format/names.h"
 #include "restore/plan.h"
+#include "shipper/guard.h"
 #include "shipper/maintenance.h"
 #include "shipper/snapshot_upload.h"
 
@@ -45,6 +46,8 @@ Replicator::Replicator(Database& database, std::size_t number)
       reader_(database.outbox_directory()) {
   note_ = load_replica_note(database.outbox_directory(), store_->url()).value_or(ReplicaNote{});
   note_.pid = ::getpid();
+  guarded_ = note_.end && note_.writer == writer();
+  note_.writer = writer();
   end_ = note_.end;
   if (end_) {
     status_.generation = end_->generation;
@@ -90,6 +93,11 @@ std::optional<Generation> Replicator::shipping() const {
 void Replicator::look_again() {
   located_ = false;
   notify();
+}
+
+// As far as the note has room for it.
+std::string Replicator::writer() const {
+  return (host_ + ':' + database_.path()).substr(0, 500);
 }
 
 void Replicator::hold(bool held) {
@@ -251,6 +259,11 @@ std::shared_ptr<const Batch> Replicator::next_batch(std::uint64_t last) {
 // Finds where the replica ends and puts the reader behind it. False when the replica does not have
 // the generation's snapshot: it begins there.
 asio::awaitable<bool> Replicator::locate(const capture::Tail& tail) {
+  if (!guarded_) {
+    const Writer self{host_, database_.path()};
+    co_await guard_replica(*store_, settings_, self);
+    guarded_ = true;
+  }
   std::optional<ReplicaEnd> found;
   if (end_) {
     const auto snapshots = co_await replica::list_snapshots(*store_, end_->generation);

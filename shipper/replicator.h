@@ -92,6 +92,7 @@ class Replicator {
   asio::awaitable<void> advance(ReplicaEnd end, Time commit_time);
   asio::awaitable<void> roll();
   void forget_end();
+  std::string writer() const;
   void settle(std::uint64_t sequence);
 
   Database& database_;
@@ -113,6 +114,7 @@ class Replicator {
   std::unique_ptr<Maintenance> maintenance_;
   bool located_ = false;  // end_ was compared with the store, and reader_ stands behind it
   bool stopping_ = false;
+  bool guarded_ = false;  // the replica is known to be this database's
   ReplicaStatus status_;
   std::chrono::steady_clock::time_point last_put_{};
 };
