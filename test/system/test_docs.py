@@ -11,9 +11,11 @@ import itertools
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import sqlite3
+import textwrap
 import time
 import urllib.request
 from contextlib import closing
@@ -27,11 +29,11 @@ import pytest
 import harness
 
 DOC = harness.ROOT / "doc"
-GUIDES = ["rails.md", "restore.md", "stores.md"]
 TIME = re.compile(r"\b2026-\d\d-\d\dT[\d:.]+(?:Z|[+-]\d\d:\d\d)")
 GENERATION = "6d035c34639a8e8f"
 # Programs of the documents that do not exist in a test: each runs the command of ours that it is given, if any.
 WRAPPER = """#!/bin/bash
+[[ $1 == build ]] && exit
 while (($#)); do
   case $1 in
     sqlstream | litestream | sqlite3) exec "$@" ;;
@@ -63,6 +65,17 @@ class Block:
         found = re.match(r"(?:#!.*\n)?(?:#|//) ((?:/|\w+/)[\w./@-]+)\n", self.text)
         return found and found[1]
 
+    @property
+    def script(self):
+        """What of it is to be run: a script, or the commands that a container or unit starts."""
+        if self.language == "sh" and not self.file:
+            return self.text
+        if self.language == "dockerfile":
+            return "".join(shlex.join(json.loads(words)) + "\n" for words in re.findall(r"^CMD (.*)$", self.text, re.M))
+        if self.language == "ini":
+            return "".join(f"{line}\n" for line in re.findall(r"^ExecStart(?:Pre)?=(.*)$", self.text, re.M))
+        return ""
+
     def __str__(self):
         return f"{self.document}, {self.heading!r}:\n{self.text}"
 
@@ -70,11 +83,11 @@ class Block:
 def blocks(document):
     heading, found = "", []
     text = (harness.ROOT / document).read_text()
-    for match in re.finditer(r"^(#+ [^\n]*)$|^```(\w*)\n(.*?)^```$", text, re.M | re.S):
+    for match in re.finditer(r"^(#+ [^\n]*)$|^( *)```(\w*)\n(.*?)^\2```$", text, re.M | re.S):
         if match[1]:
             heading = match[1].lstrip("# ")
         else:
-            found.append(Block(document, heading, match[2], match[3]))
+            found.append(Block(document, heading, match[3], textwrap.dedent(match[4])))
     return found
 
 
@@ -87,19 +100,23 @@ class Reader:
         self.database = folder / "srv/app/app.db"
         self.said, self.moment, self.count = folder / "said", "", 0
         programs = folder / "bin"
-        for each in (programs, self.database.parent, folder / "etc", folder / "work"):
+        for each in (programs, self.database.parent, folder / "etc", folder / "rails/storage", folder / "work"):
             each.mkdir(parents=True)
         for program in (build.sqlstream, build.sqlstream_restore, stock):
             recorder = RECORDER.replace("PROGRAM", str(program)).replace("SAID", str(self.said))
             self.program(programs / program.name, recorder)
-        for name in ("docker", "kamal", "sudo", "systemctl"):
+        for name in ("docker", "kamal", "sudo"):
             self.program(programs / name, WRAPPER)
+        self.program(programs / "systemctl", "#!/bin/sh\n")
         self.env = minio.env(
             PATH=f"{programs}:{os.environ['PATH']}",
             LD_LIBRARY_PATH=build.dir / "vfs",
             AWS_ENDPOINT_URL_S3=minio.endpoint,
             SQLSTREAM_CONFIG=folder / "etc/sqlstream.yml",
         )
+        server = f'#!/bin/sh\nsqlite3 {self.database} "INSERT INTO note(text) VALUES (\'served\')"\n'
+        for place in ("bin/server", "/srv/app/bin/server"):
+            self.write(place, server)
         self.write("/etc/sqlstream.yml", "dbs:\n  - path: /srv/app/app.db\n    replicas: [{url: s3://mybucket/app.db}]\n")
         self.sql("CREATE TABLE note(id INTEGER PRIMARY KEY, text TEXT)", "INSERT INTO note(text) VALUES ('first')")
         time.sleep(0.002)
@@ -110,10 +127,12 @@ class Reader:
     @staticmethod
     def program(file, text):
         file.write_text(text)
-        file.chmod(0o755)
+        if text.startswith("#!"):
+            file.chmod(0o755)
 
     def mapped(self, text):
         text = re.sub(r"(?<![\w}])/(srv|etc|rails)/", rf"{self.folder}/\1/", text)
+        text = text.replace("/usr/bin/sqlstream", str(self.folder / "bin/sqlstream"))
         text = re.sub(r"mybucket\.[\w.-]+(?=/)", f"{self.bucket}.localhost:{self.minio.port}", text)
         text = re.sub(r"https://[\w.-]+(:9000)?", self.minio.endpoint, text)
         text = re.sub(r"\bmybucket\b", self.bucket, text)
@@ -141,10 +160,10 @@ class Reader:
     def follow(self, block):
         if block.file:
             self.write(block.file, block.text)
-        elif block.language == "sh":
+        if block.script:
             try:
                 self.count += 1
-                self.run(None, "bash", "-euo", "pipefail", "-c", self.mapped(block.text))
+                self.run(None, "bash", "-euo", "pipefail", "-c", self.mapped(block.script))
             except AssertionError as error:
                 raise AssertionError(f"{block}\n{error}") from None
             finally:
@@ -206,7 +225,34 @@ def check_rails(reader, after):
     assert verified["Prefix"] == "production/generations/"
 
 
-CHECKS = {"rails.md": check_rails, "restore.md": check_restore, "stores.md": check_stores}
+def check_docker(reader, after):
+    assert after["An image"] == ["first", "second", "served"]
+    assert reader.notes(reader.folder / "srv/app/then.db") == ["first"]
+
+
+def check_systemd(reader, after):
+    assert after["In the program"] == after["Beside the program"] == ["first", "second", "served"]
+
+
+def check_litestream(reader, after):
+    assert reader.notes("restored.db") == ["first", "second"]
+    assert reader.notes("again.db") == ["first", "second"]
+    assert not list(reader.database.parent.glob(".app.db-*stream"))
+
+
+def check_troubleshooting(reader, after):
+    assert "replicating" in reader.run(None, "sqlstream", "status").stdout
+
+
+CHECKS = {
+    "docker.md": check_docker,
+    "litestream.md": check_litestream,
+    "rails.md": check_rails,
+    "restore.md": check_restore,
+    "stores.md": check_stores,
+    "systemd.md": check_systemd,
+    "troubleshooting.md": check_troubleshooting,
+}
 
 
 @pytest.fixture
@@ -214,7 +260,7 @@ def reader(build, minio, litestream, tmp_path):
     return Reader(build, minio, tmp_path, litestream.binary)
 
 
-@pytest.mark.parametrize("guide", GUIDES)
+@pytest.mark.parametrize("guide", CHECKS)
 def test_each_command_of(reader, guide):
     after = {}  # what the database holds after each section
     for heading, parts in itertools.groupby(blocks(f"doc/{guide}"), lambda block: block.heading):
@@ -225,6 +271,43 @@ def test_each_command_of(reader, guide):
         after[heading] = reader.notes(reader.database)
     assert reader.count > 0
     CHECKS[guide](reader, after)
+
+
+def test_the_commands_of_the_readme_that_do_not_end(reader):
+    """Those of `sqlstream replicate`; test_readme.py runs the others."""
+    readme = (harness.ROOT / "README.md").read_text()
+    commands = re.findall(r"^    (sqlstream replicate .*)$", readme, re.M)
+    assert len(commands) == 3
+    reader.write("/etc/litestream.yml", "dbs:\n  - path: /srv/app/app.db\n    replicas: [{url: s3://mybucket/app.db}]\n")
+    reader.program(reader.folder / "bin/app", (reader.folder / "work/bin/server").read_text())
+    for command in commands:
+        reader.follow(Block("README.md", "Using it", "sh", command + "\n"))
+    reader.run(None, "sqlstream", "restore", "-o", "x.db", reader.mapped("s3://mybucket/app.db"))
+    assert reader.notes("x.db") == ["first", "second", "served"]
+
+
+def test_no_guide_is_forgotten():
+    with_commands = {file.name for file in DOC.glob("*.md") if any(block.script for block in blocks(f"doc/{file.name}"))}
+    assert with_commands == set(CHECKS)
+    # A block in another language would be run by nobody, and neither would a command in an indented one.
+    for file in DOC.glob("*.md"):
+        known = {"sh", "yaml", "ini", "dockerfile", "ruby", "json", "text"}
+        assert {block.language for block in blocks(f"doc/{file.name}")} <= known, file
+        assert not re.search(r"^    +(sqlstream|litestream) ", re.sub(r"^( *)```.*?^\1```$", "", file.read_text(), flags=re.M | re.S), re.M), file
+
+
+def anchor(heading):
+    """As GitHub makes it."""
+    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+
+
+@pytest.mark.parametrize("file", sorted(DOC.glob("*.md")), ids=lambda file: file.name)
+def test_links_lead_somewhere(file):
+    for path, heading in re.findall(r"\]\((?!https?:)([^)#]*)#?([^)]*)\)", file.read_text()):
+        target = (DOC / path).resolve() if path else file
+        assert target.is_file(), path
+        headings = {anchor(line.lstrip("# ")) for line in target.read_text().splitlines() if line.startswith("#")}
+        assert not heading or heading in headings, f"{path}#{heading}"
 
 
 def test_a_wrong_flag_is_noticed(reader):
@@ -326,7 +409,6 @@ def test_rails_loader_in_the_workers_of_puma(reader, processes):
         if block.language in ("ruby", "yaml"):
             reader.follow(block)
     database = reader.folder / "rails/storage/production.sqlite3"
-    database.parent.mkdir(parents=True)
     work, port = reader.folder / "work", harness.free_port()
     (work / "config.ru").write_text(RACK)
     server = harness.Process(
@@ -379,3 +461,163 @@ def test_platforms_names_what_the_built_files_ask_for(build):
     system = r"lib(c|m|gcc_s|stdc\+\+|sqlite3)\.so\.\d+|ld-linux.*"
     named = set(re.findall(r"`(lib[\w.-]+)`", text))
     assert named == {library for library in libraries if not re.fullmatch(system, library)}
+
+
+def instructions(dockerfile):
+    """Of each stage, its lines as (instruction, rest)."""
+    stages = []
+    for line in dockerfile.replace("\\\n", " ").splitlines():
+        if line and not line.startswith("#"):
+            word, rest = line.split(maxsplit=1)
+            if word == "FROM":
+                stages.append([])
+            stages[-1].append((word, " ".join(rest.split())))
+    return stages
+
+
+def packages_of(stage):
+    (line,) = [rest for word, rest in stage if word == "RUN" and "apt-get install" in rest]
+    return set(re.search(r"--no-install-recommends ([^&]*)", line)[1].split())
+
+
+def test_the_image_is_built_as_quickstart_builds(build, tmp_path):
+    build_stage, image = instructions((harness.ROOT / "Dockerfile").read_text())
+    runs = [rest for word, rest in build_stage if word == "RUN"]
+    assert runs[0] == '. .ci/packages.sh && install_packages "${BUILD_PACKAGES[@]}"'
+    quickstart = " ".join((harness.ROOT / "quickstart").read_text().replace("\\\n", " ").split())
+    assert 'install_packages "${BUILD_PACKAGES[@]}"' in quickstart and "meson setup build" in quickstart
+    targets = re.search(r'ninja -C build -j "\$\(nproc\)" ((?:[\w/.-]+ ?)+)', quickstart)[1].split()[:4]
+    assert runs[1:3] == ["meson setup build --prefix=/usr", f"ninja -C build {' '.join(targets)}"]
+    # The last step, with the build under test: exactly what the image takes.
+    meson = shutil.which("meson")
+    if meson is None:
+        pytest.skip("meson is not installed")
+    install = runs[3].replace("-C build", f"-C {build.dir}").replace("/out", str(tmp_path))
+    harness.run([meson, *shlex.split(install)[1:]])
+    assert {file.name for file in tmp_path.rglob("*") if file.is_file()} == {Path(target).name for target in targets}
+    assert ("COPY", "--from=build /out/ /") in image
+
+
+def test_images_have_the_libraries_that_are_needed(build):
+    if "Debian GNU/Linux 12" not in Path("/etc/os-release").read_text():
+        pytest.skip("the image's packages are those of Debian 12")
+    needed = {"ca-certificates"}
+    for file in (build.extension, build.preload, build.sqlstream, build.sqlstream_restore):
+        for path in re.findall(r"=> (/\S+)", harness.run(["ldd", file]).stdout):
+            if Path(path).name in harness.run(["objdump", "-p", file]).stdout:
+                owner = harness.run(["dpkg", "-S", f"*/{Path(path).parent.name}/{Path(path).name}"]).stdout
+                needed.add(owner.split(":")[0])
+    of_every_image = {"libc6", "libgcc-s1"}
+    (dockerfile,) = [block.text for block in blocks("doc/docker.md") if block.language == "dockerfile"]
+    for text in ((harness.ROOT / "Dockerfile").read_text(), dockerfile):
+        assert packages_of(instructions(text)[-1]) == needed - of_every_image
+
+
+def test_systemd_accepts_the_units(reader):
+    if shutil.which("systemd-analyze") is None:
+        pytest.skip("systemd-analyze is not installed: Debian's package systemd")
+    units = [block for block in blocks("doc/systemd.md") if block.language == "ini"]
+    assert len(units) == 4
+    files = []
+    for unit in units:
+        reader.write(unit.file, unit.text)
+        files.append(reader.folder / unit.file.lstrip("/"))
+    said = harness.run(["systemd-analyze", "verify", "--man=no", *files], check=False)
+    ours = [line for line in said.stderr.splitlines() if any(file.name in line for file in files)]
+    assert (said.returncode, ours) == (0, [])
+
+
+class Stock:
+    """The real Litestream beside sqlstream, on the same database, in the same bucket."""
+
+    def __init__(self, reader, litestream, path, **options):
+        self.reader, self.litestream, self.path = reader, litestream, path
+        self.replica = {**reader.minio.litestream_replica(reader.bucket, path), "sync-interval": "50ms", **options}
+        self.files = itertools.count()
+
+    def replicate(self):
+        return self.litestream.replicate(self.reader.database, self.replica)
+
+    def notes(self):
+        """What it restores from its replica; None while there is nothing."""
+        output = self.reader.folder / f"stock-{next(self.files)}.db"
+        said = self.litestream.restore(output, self.replica, check=False)
+        return self.reader.notes(output) if said.returncode == 0 else None
+
+    def indexes(self):
+        return {key.split("/")[-1].split("_")[0] for key in self.reader.minio.keys(self.reader.bucket, self.path) if "/wal/" in key}
+
+
+def generations_of(reader):
+    return {key.split("/")[2] for key in reader.minio.keys(reader.bucket, "app.db/")}
+
+
+def restored_notes(reader):
+    reader.follow(Block("", "", "sh", "sqlstream restore -o ours.db s3://mybucket/app.db\n"))
+    return reader.notes("ours.db")
+
+
+def test_a_litestream_that_still_runs_on_another_path(reader, litestream):
+    """Nothing is lost, also when it makes a checkpoint."""
+    stock = Stock(reader, litestream, "other")
+    with stock.replicate() as process:
+        harness.wait_until(lambda: stock.notes() == ["first", "second"], f"a replica: {process.said()}")
+        reader.sql("CREATE TABLE large(x)", "INSERT INTO large VALUES (zeroblob(5000000))", "DROP TABLE large")
+        harness.wait_until(lambda: "00000001" in stock.indexes(), f"a checkpoint: {process.said()}")
+        reader.sql("INSERT INTO note(text) VALUES ('third')")
+        harness.wait_until(lambda: stock.notes() == ["first", "second", "third"], f"the row: {process.said()}")
+    assert restored_notes(reader) == ["first", "second", "third"]
+
+
+def test_a_litestream_that_still_runs_on_the_same_path(reader, litestream):
+    """Both restore; a moment that both cover must be chosen; its retention deletes what is not its own."""
+    (ours,) = generations_of(reader)
+    stock = Stock(reader, litestream, "app.db")
+    with stock.replicate() as process:
+        harness.wait_until(lambda: len(generations_of(reader)) > 1, f"a generation: {process.said()}")
+        reader.sql("INSERT INTO note(text) VALUES ('third')")
+        harness.wait_until(lambda: stock.notes() == ["first", "second", "third"], f"the row: {process.said()}")
+    assert restored_notes(reader) == ["first", "second", "third"]
+    kept = generations_of(reader)
+    assert ours in kept and len(kept) > 1
+    time.sleep(1.1)  # all snapshots are older than its retention now
+    stock.replica.update({"retention": "1s", "retention-check-interval": "100ms"})
+    with stock.replicate() as process:
+        harness.wait_until(lambda: ours not in generations_of(reader), f"a deletion: {process.said()}")
+
+
+def test_a_moment_from_litestream_and_one_from_sqlstream(reader, litestream):
+    """Moved on the same path with Litestream stopped before: every moment of both can be restored, and it moves back."""
+    database = reader.folder / "srv/app/moved.db"
+    replica = {**reader.minio.litestream_replica(reader.bucket, "moved"), "sync-interval": "50ms"}
+    moments = []
+
+    def sqlite(statement):
+        harness.run(["sqlite3", database, "PRAGMA journal_mode=WAL", statement])
+
+    def replicate_until(*expected):
+        with litestream.replicate(database, replica) as process:
+            for number in itertools.count():
+                output = reader.folder / f"{len(expected)}-{number}.db"
+                if litestream.restore(output, replica, check=False).returncode == 0 and reader.notes(output) == list(expected):
+                    break
+            process.stop()
+        moments.append(now())
+
+    def now():
+        time.sleep(0.01)
+        return datetime.datetime.now(datetime.timezone.utc).isoformat()
+
+    sqlite("CREATE TABLE note(id INTEGER PRIMARY KEY, text TEXT); INSERT INTO note(text) VALUES ('stock')")
+    replicate_until("stock")
+    time.sleep(1.1)  # MinIO's times are whole seconds in a listing
+    reader.write("/etc/sqlstream.yml", "dbs:\n  - path: /srv/app/moved.db\n    replicas: [{url: s3://mybucket/moved}]\n")
+    reader.sql("INSERT INTO note(text) VALUES ('ours')", database=database)
+    moments.append(now())
+    time.sleep(1.1)
+    sqlite("INSERT INTO note(text) VALUES ('back')")
+    replicate_until("stock", "ours", "back")
+    for number, expected in enumerate((["stock"], ["stock", "ours"], ["stock", "ours", "back"])):
+        output = f"moment-{number}.db"
+        reader.run(None, "sqlstream", "restore", "-timestamp", moments[number], "-o", output, reader.mapped("s3://mybucket/moved"))
+        assert reader.notes(output) == expected
