@@ -76,10 +76,16 @@ ForkClosedFd::~ForkClosedFd() {
 
 void ForkClosedFd::open(const std::function<int()>& make) {
   const std::lock_guard lock(list_mutex());
-  reset(make());
+  replace(make());
 }
 
 void ForkClosedFd::reset(int fd) noexcept {
+  const std::lock_guard lock(list_mutex());
+  replace(fd);
+}
+
+// Forks are held off: a child made between the two steps would keep a copy of the old one.
+void ForkClosedFd::replace(int fd) noexcept {
   const int old = fd_.exchange(fd);
   if (old >= 0) ::close(old);
 }

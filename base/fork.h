@@ -41,6 +41,7 @@ class ForkClosedFd {
 
  private:
   friend void close_fork_closed_fds() noexcept;
+  void replace(int fd) noexcept;
   std::atomic<int> fd_{-1};
   ForkClosedFd* next_ = nullptr;
   ForkClosedFd* previous_ = nullptr;
