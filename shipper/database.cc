@@ -558,19 +558,23 @@ asio::awaitable<void> Database::bound_outbox(Self self) {
       if (size < limit / 2) fold_at = 0;
       continue;
     }
+    for (const auto& replicator : self->replicators_) replicator->make_room();
     self->folding_ = true;
     while (std::any_of(self->replicators_.begin(), self->replicators_.end(),
                        [](const auto& replicator) { return replicator->reading(); })) {
       co_await self->fold_signal_.wait_until(steady_clock::now() + kSoon);
     }
     std::vector<OutboxUse> uses;
-    for (const auto& replicator : self->replicators_) uses.push_back(replicator->use());
+    for (const auto& replicator : self->replicators_) {
+      for (const OutboxUse& use : replicator->uses()) uses.push_back(use);
+    }
+    std::uint64_t left = size;
     try {
       co_await on_worker([&] { self->fold_outbox(uses); });
+      left = co_await on_worker([&] { return self->outbox_size(); });
     } catch (const std::exception& e) {
       log::warn(std::string("cannot fold the outbox: ") + e.what(), {{"db", self->path()}});
     }
-    const std::uint64_t left = co_await on_worker([&] { return self->outbox_size(); });
     if (left < size) {
       log::info("outbox folded", {{"db", self->path()},
                                   {"before", std::to_string(size)},
@@ -579,7 +583,7 @@ asio::awaitable<void> Database::bound_outbox(Self self) {
     fold_at = left + limit / 8;
     ++self->folds_;
     self->folding_ = false;
-    for (const auto& replicator : self->replicators_) replicator->notify();
+    for (const auto& replicator : self->replicators_) replicator->folded();
   }
 }
 
@@ -590,7 +594,11 @@ std::uint64_t Database::outbox_size() {
 
 void Database::fold_outbox(const std::vector<OutboxUse>& uses) {
   const auto place = capture::OutboxPlace::of(path(), settings_.outbox_dir);
-  for (const auto& run : plan_folds(log_files(), uses)) {
+  auto files = log_files();
+  // Behind the current one: what another process is beginning, or died while it began it.
+  const std::uint64_t current = known_log_.load();
+  std::erase_if(files, [&](std::uint64_t first) { return first > current; });
+  for (const auto& run : plan_folds(files, uses)) {
     fold(place.directory, run, place.file_mode);
   }
 }

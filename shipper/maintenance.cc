@@ -13,6 +13,8 @@
 namespace sqlstream {
 namespace {
 
+using std::chrono::steady_clock;
+
 // Replaying more than this many times a snapshot's bytes costs more than another snapshot.
 constexpr std::uint64_t kWorth = 4;
 constexpr std::uint64_t kLeastBytes = 64ULL << 20;
@@ -53,9 +55,21 @@ std::optional<Time> Maintenance::retention_due() const {
   return due;
 }
 
+// What was noted may lie in the future, if the clock was set back since.
+void Maintenance::set_clock_right() {
+  auto& note = replicator_.note();
+  const auto& settings = replicator_.settings();
+  const Time time = now();
+  note.snapshot_time = std::min(note.snapshot_time, time);
+  if (settings.retention.count() <= 0) return;
+  const auto latest = settings.retention + settings.retention_check_interval;
+  note.retention_due = std::min(note.retention_due, time + latest);
+}
+
 asio::awaitable<void> Maintenance::run() {
   std::chrono::nanoseconds pause = kFirstPause;
   while (!replicator_.stopping()) {
+    set_clock_right();
     const auto snapshot = snapshot_due();
     const auto retention = retention_due();
     // A store that is away gets no further requests.
@@ -63,11 +77,11 @@ asio::awaitable<void> Maintenance::run() {
       co_await signal_.wait();
       continue;
     }
-    const Time next = std::max(
-        std::min(snapshot.value_or(Time::max()), retention.value_or(Time::max())), not_before_);
-    const Time time = now();
+    const Time due = std::min(snapshot.value_or(Time::max()), retention.value_or(Time::max()));
+    const auto time = steady_clock::now();
+    const auto next = std::max(time + (due - now()), not_before_);
     if (time < next) {
-      co_await signal_.wait_until(std::chrono::steady_clock::now() + (next - time));
+      co_await signal_.wait_until(next);
       continue;
     }
     std::string error;
@@ -82,6 +96,7 @@ asio::awaitable<void> Maintenance::run() {
     } catch (const std::exception& e) {
       error = e.what();
     }
+    if (std::exchange(writing_, false)) replicator_.notify();
     if (error.empty()) {
       last_error_.clear();
       continue;
@@ -92,8 +107,8 @@ asio::awaitable<void> Maintenance::run() {
                 {{"db", replicator_.database().path()}, {"replica", replicator_.settings().name}});
     }
     replicator_.hold(false);
-    replicator_.database().keep_from(replicator_.number(), UINT64_MAX);
-    not_before_ = now() + pause;
+    co_await release_outbox();
+    not_before_ = steady_clock::now() + pause;
     pause = std::min<std::chrono::nanoseconds>(pause * 2, kLongestPause);
   }
 }
@@ -102,22 +117,73 @@ asio::awaitable<void> Maintenance::write_snapshot() {
   auto& database = replicator_.database();
   const auto generation = replicator_.shipping();
   const auto tail = database.tail();
-  const std::function<bool()> wanted = [&] {
-    return !replicator_.stopping() && database.generation_alive();
-  };
   // The outbox may be of another generation already.
   if (!generation || !tail || tail->generation != *generation) co_return;
+  writing_ = true;
+  const auto copy = co_await copy_database(*generation);
+  if (copy == nullptr) {
+    not_before_ = steady_clock::now() + kImpossible;
+    co_return;
+  }
+  // A snapshot that lands when another generation has begun would pass for newer than that one.
+  const std::function<bool()> wanted = [&] {
+    const auto known = database.tail();
+    return !replicator_.stopping() && database.generation_alive() && known &&
+           known->generation == *generation;
+  };
+  while (replicator_.rolling() && wanted()) co_await signal_.wait();
+  const auto index = replicator_.rolled();
+  if (!index || !wanted()) {
+    not_before_ = steady_clock::now() + kImpossible;
+    co_return;
+  }
 
+  const Metadata metadata = replicator_.snapshot_metadata(*copy);
+  auto& note = replicator_.note();
+  const std::uint64_t bytes_before = note.bytes_since_snapshot;
+  std::optional<std::uint64_t> stored;
+  bool there = false;
+  try {
+    stored = co_await upload_snapshot(replicator_.store(), *copy, *index, metadata,
+                                      replicator_.settings().name, wanted);
+  } catch (const StoreError& e) {
+    if (e.kind() != StoreError::Kind::exists) throw;
+    there = true;
+  }
+  if (there) {
+    // From an upload whose answer was lost, or whose process died: what an index begins with does
+    // not change.
+    for (const auto& snapshot :
+         co_await replica::list_snapshots(replicator_.store(), *generation)) {
+      if (snapshot.index == *index) stored = snapshot.size;
+    }
+  }
+  if (!stored) co_return;
+  note.bytes_since_snapshot -= std::min(bytes_before, note.bytes_since_snapshot);
+  replicator_.snapshot_written(*stored);
+  co_await replicator_.save_note();
+}
+
+// The state at the end of a batch, behind which the index is to end; null when that is not possible
+// now.
+asio::awaitable<std::unique_ptr<SnapshotCopy>> Maintenance::copy_database(Generation generation) {
+  auto& database = replicator_.database();
+  const auto tail = database.tail();
+  if (!tail) co_return nullptr;
+  room_wanted_ = false;
+  const std::function<bool()> wanted = [&] {
+    return !replicator_.stopping() && database.generation_alive() && !room_wanted_;
+  };
   std::unique_ptr<SnapshotCopy> copy;
   {
     // What it needs is in the replica already, and would be deleted.
     database.keep_from(replicator_.number(), tail->wal_first);
-    const auto reading = co_await replicator_.begin_reading();
+    const auto reading = co_await replicator_.begin_reading(signal_);
     copy = co_await begin_snapshot(database, replicator_.number(), wanted);
     if (copy != nullptr) {
       replicator_.hold(true);
       const bool ended = co_await on_worker([&] { return copy->end(); });
-      if (ended && copy->generation() == *generation) {
+      if (ended && copy->generation() == generation) {
         replicator_.roll_behind(copy->at().sequence);
       } else {
         copy.reset();
@@ -125,25 +191,24 @@ asio::awaitable<void> Maintenance::write_snapshot() {
       replicator_.hold(false);
     }
     if (copy != nullptr) co_await on_worker([&] { copy->apply(); });
-    database.keep_from(replicator_.number(), UINT64_MAX);
   }
-  if (copy == nullptr) {
-    not_before_ = now() + kImpossible;
-    co_return;
+  co_await release_outbox();
+  if (copy == nullptr && room_wanted_) {
+    throw Error("the outbox is filling while a snapshot is copied; raise outbox-max-size");
   }
-  while (replicator_.rolling() && wanted()) co_await signal_.wait();
-  const auto index = replicator_.rolled();
-  if (!index || !wanted()) co_return;
+  co_return copy;
+}
 
-  const Metadata metadata = replicator_.snapshot_metadata(*copy);
-  auto& note = replicator_.note();
-  const std::uint64_t bytes_before = note.bytes_since_snapshot;
-  const auto stored = co_await upload_snapshot(replicator_.store(), *copy, *index, metadata,
-                                               replicator_.settings().name, wanted);
-  if (!stored) co_return;
-  note.bytes_since_snapshot -= std::min(bytes_before, note.bytes_since_snapshot);
-  replicator_.snapshot_written(*stored);
-  co_await replicator_.save_note();
+// And what was held back alone for a snapshot is deleted, which may be all that a full outbox
+// waits for.
+asio::awaitable<void> Maintenance::release_outbox() {
+  auto& database = replicator_.database();
+  database.keep_from(replicator_.number(), UINT64_MAX);
+  try {
+    co_await on_worker([&] { database.trim(); });
+  } catch (const std::exception& e) {
+    log::warn(e.what(), {{"db", database.path()}});
+  }
 }
 
 asio::awaitable<void> Maintenance::enforce_retention() {

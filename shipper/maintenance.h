@@ -1,15 +1,18 @@
 #pragma once
 
 #include <chrono>
+#include <memory>
 #include <optional>
 #include <string>
 
 #include "base/clock.h"
+#include "format/position.h"
 #include "shipper/engine.h"
 
 namespace sqlstream {
 
 class Replicator;
+class SnapshotCopy;
 
 /// When a replica needs a new snapshot within its generation. Pure.
 struct SnapshotRule {
@@ -31,16 +34,25 @@ class Maintenance {
   asio::awaitable<void> run();
   /// The replicator moved on.
   void notify() { signal_.notify(); }
+  /// A copy in the making is given up: the outbox is filling with what it needs.
+  void make_room() { room_wanted_ = true; }
+  /// True while a later snapshot is being made or uploaded; its end is notified to the Replicator.
+  bool writing() const { return writing_; }
 
  private:
+  void set_clock_right();
   std::optional<Time> snapshot_due() const;
   std::optional<Time> retention_due() const;
   asio::awaitable<void> write_snapshot();
+  asio::awaitable<std::unique_ptr<SnapshotCopy>> copy_database(Generation generation);
+  asio::awaitable<void> release_outbox();
   asio::awaitable<void> enforce_retention();
 
   Replicator& replicator_;
   Signal signal_;
-  Time not_before_{};
+  std::chrono::steady_clock::time_point not_before_{};
+  bool writing_ = false;
+  bool room_wanted_ = false;
   std::string last_error_;
 };
 

@@ -77,11 +77,11 @@ std::optional<ReplicaNote> load_replica_note(const std::string& outbox, const st
   return note;
 }
 
-void save_replica_note(const std::string& outbox, const std::string& url, const ReplicaNote& note,
+bool save_replica_note(const std::string& outbox, const std::string& url, const ReplicaNote& note,
                        mode_t mode) {
   const UniqueFd fd(
       ::open(note_path(outbox, url).c_str(), O_WRONLY | O_CREAT | O_CLOEXEC | O_NOFOLLOW, mode));
-  if (!fd) return;
+  if (!fd) return false;
   ::fchmod(fd.get(), mode);
   // Through bytes that were zero, so that padding hashes the same.
   alignas(DiskNote) std::array<std::uint8_t, sizeof(DiskNote)> bytes{};
@@ -100,9 +100,7 @@ void save_replica_note(const std::string& outbox, const std::string& url, const 
   note.error.copy(disk->error.data(), disk->error.size() - 1);
   note.writer.copy(disk->writer.data(), disk->writer.size() - 1);
   disk->hash = XXH3_64bits(bytes.data(), offsetof(DiskNote, hash));
-  if (::pwrite(fd.get(), bytes.data(), bytes.size(), 0) != static_cast<ssize_t>(bytes.size())) {
-    // As above: the store is asked.
-  }
+  return ::pwrite(fd.get(), bytes.data(), bytes.size(), 0) == static_cast<ssize_t>(bytes.size());
 }
 
 }  // namespace sqlstream

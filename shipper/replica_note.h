@@ -28,8 +28,8 @@ struct ReplicaNote {
 
 /// The note of the replica at `url`. Empty when there is none, or it is torn. Takes no lock.
 std::optional<ReplicaNote> load_replica_note(const std::string& outbox, const std::string& url);
-/// One write. What cannot be written is left: it is a hint. Long texts are cut.
-void save_replica_note(const std::string& outbox, const std::string& url, const ReplicaNote& note,
+/// One write. False when it could not be written. Long texts are cut.
+bool save_replica_note(const std::string& outbox, const std::string& url, const ReplicaNote& note,
                        mode_t mode);
 
 }  // namespace sqlstream

@@ -62,13 +62,23 @@ Replicator::Replicator(Database& database, std::size_t number)
 
 Replicator::~Replicator() = default;
 
-asio::awaitable<std::unique_ptr<Replicator::Reading>> Replicator::begin_reading() {
-  while (database_.folding()) co_await signal_.wait();
+asio::awaitable<std::unique_ptr<Replicator::Reading>> Replicator::begin_reading(Signal& signal) {
+  while (database_.folding()) co_await signal.wait();
   co_return std::make_unique<Reading>(readers_);
 }
 
-OutboxUse Replicator::use() const {
-  OutboxUse use;
+void Replicator::folded() {
+  notify();
+  maintenance_->notify();
+}
+
+void Replicator::make_room() {
+  maintenance_->make_room();
+}
+
+std::vector<OutboxUse> Replicator::uses() const {
+  std::vector<OutboxUse> uses(1);
+  OutboxUse& use = uses.front();
   if (snapshot_at_ != 0) {
     use.end = snapshot_at_;
   } else if (end_) {
@@ -76,7 +86,9 @@ OutboxUse Replicator::use() const {
     use.first = end_->sequence + 1;
     use.last = std::max(in_flight_, end_->open_batch);
   }
-  return use;
+  // A segment must be able to end there.
+  if (roll_at_ != 0) uses.push_back({roll_at_, 0, 0});
+  return uses;
 }
 
 void Replicator::stop() {
@@ -117,8 +129,15 @@ asio::awaitable<void> Replicator::run() {
     maintaining = false;
     notify();
   });
-  co_await ship();
+  std::exception_ptr failed;
+  try {
+    co_await ship();
+  } catch (...) {
+    failed = std::current_exception();
+    stop();
+  }
   while (maintaining) co_await signal_.wait();
+  if (failed) std::rethrow_exception(failed);
 }
 
 asio::awaitable<void> Replicator::ship() {
@@ -179,7 +198,7 @@ asio::awaitable<void> Replicator::step() {
   std::string damage;
   try {
     {
-      const auto reading = co_await begin_reading();
+      const auto reading = co_await begin_reading(signal_);
       if (folds_ != database_.folds() && !co_await seek(end_->sequence)) {
         located_ = false;
         co_return;
@@ -211,6 +230,7 @@ asio::awaitable<void> Replicator::step() {
 void Replicator::forget_end() {
   end_.reset();
   roll_at_ = 0;
+  rolled_.reset();
   maintenance_->notify();
 }
 
@@ -220,8 +240,8 @@ asio::awaitable<void> Replicator::roll() {
   if (end_->sequence == roll_at_) {
     if (end_->position.offset > 0) end_->position = {end_->position.index + 1, 0};
     note_.end = end_;
-    co_await save_note();
-    rolled_ = end_->position.index;
+    const bool noted = co_await save_note();
+    if (noted) rolled_ = end_->position.index;
   }
   roll_at_ = 0;
   maintenance_->notify();
@@ -268,7 +288,7 @@ asio::awaitable<bool> Replicator::locate(const capture::Tail& tail) {
   if (end_) {
     const auto snapshots = co_await replica::list_snapshots(*store_, end_->generation);
     if (!snapshots.empty()) {
-      found = co_await find_end(end_->generation, end_);
+      found = co_await find_end(end_->generation, end_, snapshots);
     } else if (end_->generation == tail.generation) {
       // It was there: the note is only written behind it.
       forget_end();
@@ -281,9 +301,9 @@ asio::awaitable<bool> Replicator::locate(const capture::Tail& tail) {
   }
   if (!found && (!end_ || end_->generation != tail.generation)) {
     forget_end();
-    found = co_await find_end(tail.generation, {});
+    auto snapshots = co_await replica::list_snapshots(*store_, tail.generation);
+    if (!snapshots.empty()) found = co_await find_end(tail.generation, {}, std::move(snapshots));
   }
-  in_flight_ = 0;
   if (!found) {
     forget_end();
     co_return false;
@@ -292,7 +312,7 @@ asio::awaitable<bool> Replicator::locate(const capture::Tail& tail) {
   std::string why =
       "the replica holds batch " + std::to_string(found->sequence) + ", which the outbox does not";
   if (found->sequence <= tail.last.sequence) {
-    const auto reading = co_await begin_reading();
+    const auto reading = co_await begin_reading(signal_);
     stands = co_await seek(found->sequence);
     // Where another generation has begun behind it, the replica has all of its own.
     if (stands && found->chain != 0 && reader_.generation() == found->generation &&
@@ -310,13 +330,16 @@ asio::awaitable<bool> Replicator::locate(const capture::Tail& tail) {
     co_return false;
   }
   end_ = found;
+  // Till here, what was in the making when an answer was lost was kept from folds.
+  in_flight_ = snapshot_at_ = 0;
   located_ = true;
   co_await advance(*end_, status_.commit_time);
   co_return true;
 }
 
-asio::awaitable<std::optional<ReplicaEnd>> Replicator::find_end(Generation generation,
-                                                                std::optional<ReplicaEnd> known) {
+asio::awaitable<std::optional<ReplicaEnd>> Replicator::find_end(
+    Generation generation, std::optional<ReplicaEnd> known,
+    std::vector<replica::Snapshot> snapshots) {
   // With a note of where it ended, one request shows whether an answer was lost after it.
   std::optional<Position> after;
   if (known && known->position.offset > 0) {
@@ -325,9 +348,9 @@ asio::awaitable<std::optional<ReplicaEnd>> Replicator::find_end(Generation gener
     after = Position{known->position.index - 1, UINT32_MAX};  // it had rolled: there is nothing yet
   }
   const auto segments = co_await replica::list_segments(*store_, generation, after);
-  if (segments.empty() && known) co_return known;
-  const auto snapshots = co_await replica::list_snapshots(*store_, generation);
-  if (snapshots.empty()) co_return std::nullopt;
+  // Not where a snapshot has landed behind it: the note is older, from before a crash of the
+  // machine. What is written in an index before a snapshot's is not restored.
+  if (segments.empty() && known && snapshots.back().index <= known->position.index) co_return known;
   if (!after) {
     note_.snapshot_time = snapshots.back().created;
     note_.snapshot_size = snapshots.back().size;
@@ -371,13 +394,15 @@ asio::awaitable<std::optional<ReplicaEnd>> Replicator::find_end(Generation gener
 }
 
 asio::awaitable<bool> Replicator::write_snapshot(const capture::Tail& tail) {
+  // A later snapshot of the generation before must not land behind this one.
+  while (maintenance_->writing() && !stopping_) co_await signal_.wait();
   if (!database_.generation_alive()) co_return false;
   const std::function<bool()> wanted = [this] {
     return !stopping_ && database_.generation_alive();
   };
   std::unique_ptr<SnapshotCopy> copy;
   {
-    const auto reading = co_await begin_reading();
+    const auto reading = co_await begin_reading(signal_);
     copy = co_await begin_snapshot(database_, number_, wanted);
     if (copy == nullptr || !co_await on_worker([&] { return copy->end(); })) co_return false;
     snapshot_at_ = copy->at().sequence;
@@ -403,10 +428,10 @@ asio::awaitable<bool> Replicator::write_snapshot(const capture::Tail& tail) {
   end.chain = copy->at().chain;
   end_ = end;
   {
-    const auto reading = co_await begin_reading();
+    const auto reading = co_await begin_reading(signal_);
     located_ = co_await seek(end.sequence);
   }
-  snapshot_at_ = 0;
+  in_flight_ = snapshot_at_ = 0;
   note_.bytes_since_snapshot = 0;
   snapshot_written(*stored);
   co_await advance(end, metadata.last_commit);
@@ -490,10 +515,23 @@ asio::awaitable<void> Replicator::advance(ReplicaEnd end, Time commit_time) {
   co_await on_worker([&] { database_.trim(); });
 }
 
-asio::awaitable<void> Replicator::save_note() {
-  co_await on_worker([&] {
-    const auto place = capture::OutboxPlace::of(database_.path(), database_.settings().outbox_dir);
-    save_replica_note(place.directory, store_->url(), note_, place.file_mode);
+asio::awaitable<bool> Replicator::save_note() {
+  // A copy: note_ changes while a worker writes. Two may be written at once, and the older one must
+  // not stay.
+  const ReplicaNote note = note_;
+  const std::uint64_t number = ++notes_;
+  co_return co_await on_worker([&] {
+    const std::lock_guard lock(saving_);
+    if (number < saved_notes_) return true;
+    try {
+      const auto place =
+          capture::OutboxPlace::of(database_.path(), database_.settings().outbox_dir);
+      if (!save_replica_note(place.directory, store_->url(), note, place.file_mode)) return false;
+    } catch (const Error&) {
+      return false;  // the database was deleted
+    }
+    saved_notes_ = number;
+    return true;
   });
 }
 

@@ -3,8 +3,10 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "shipper/batch.h"
 #include "shipper/database.h"
@@ -47,10 +49,14 @@ class Replicator {
    private:
     int& readers_;
   };
-  asio::awaitable<std::unique_ptr<Reading>> begin_reading();
+  /// `signal`: the caller's own, which is notified at the end of a fold.
+  asio::awaitable<std::unique_ptr<Reading>> begin_reading(Signal& signal);
   bool reading() const { return readers_ > 0; }
   /// What of the outbox must not be folded now. Not while reading().
-  OutboxUse use() const;
+  std::vector<OutboxUse> uses() const;
+  void folded();
+  /// The outbox is half full: a later snapshot's copy holds back nothing any more.
+  void make_room();
 
   // --- For Maintenance.
   Database& database() { return database_; }
@@ -62,7 +68,8 @@ class Replicator {
   /// Has the replica's end asked for anew.
   void look_again();
   ReplicaNote& note() { return note_; }
-  asio::awaitable<void> save_note();
+  /// Never fails: a note is a hint. False when it could not be written.
+  asio::awaitable<bool> save_note();
   /// While held, no batch is begun; the one in progress goes on.
   void hold(bool held);
   /// Ends the index behind the batch `sequence`, which is not in the replica yet or its last one.
@@ -83,7 +90,8 @@ class Replicator {
   asio::awaitable<bool> seek(std::uint64_t sequence);
   asio::awaitable<bool> locate(const capture::Tail& tail);
   asio::awaitable<std::optional<ReplicaEnd>> find_end(Generation generation,
-                                                      std::optional<ReplicaEnd> known);
+                                                      std::optional<ReplicaEnd> known,
+                                                      std::vector<replica::Snapshot> snapshots);
   asio::awaitable<bool> write_snapshot(const capture::Tail& tail);
   asio::awaitable<bool> write_batch(std::shared_ptr<const Batch> batch);
   asio::awaitable<bool> put(SegmentObject& object);
@@ -111,6 +119,9 @@ class Replicator {
   std::uint64_t roll_at_ = 0;  // the index ends behind this batch; 0: nowhere
   std::optional<std::uint32_t> rolled_;
   ReplicaNote note_;
+  std::uint64_t notes_ = 0;        // handed to save_note()
+  std::mutex saving_;              // workers save notes in the order they were handed over
+  std::uint64_t saved_notes_ = 0;  // saving_
   std::unique_ptr<Maintenance> maintenance_;
   bool located_ = false;  // end_ was compared with the store, and reader_ stands behind it
   bool stopping_ = false;

@@ -4,6 +4,7 @@ more, while an application writes."""
 import random
 import re
 import shutil
+import signal
 import time
 
 import pytest
@@ -155,3 +156,91 @@ def test_a_replica_deleted_while_shipping_is_whole_again_with_the_next_snapshot(
         app.end()
     build.restore(tmp_path / "restored.db", f"file://{replica}")
     harness.compare_databases(tmp_path / "app.db", tmp_path / "restored.db")
+
+
+def notes_of(tmp_path):
+    return {path: path.read_bytes() for path in tmp_path.glob(".app.db-sqlstream/replica-*")}
+
+
+def test_a_note_from_before_a_later_snapshot_is_not_believed(build, litestream, tmp_path):
+    """The note of where the replica ends is not fsynced: a crash of the machine takes it back to
+    what it was before the last snapshot, behind which nothing may be written any more."""
+    replica = tmp_path / "replica"
+    path = config(tmp_path, f"path: {replica}")
+    env = harness.clean_environment(SQLSTREAM_CONFIG=str(path))
+    with Session(build, tmp_path / "app.db", "", env) as app:
+        app.do("create table t(x)")
+        assert app.shipped() == 1
+        app.do("insert into t values (0)")
+        assert app.shipped() == 1
+        app.kill()
+    notes = notes_of(tmp_path)
+    config(tmp_path, f"path: {replica}", snapshot_interval="100ms")
+    with Session(build, tmp_path / "app.db", "", env) as app:
+        app.do("select * from t")
+        harness.wait_until(lambda: snapshots_of(replica) == [0, 1], "a later snapshot")
+        app.kill()
+    assert notes and notes != notes_of(tmp_path)
+    for note, content in notes.items():
+        note.write_bytes(content)
+    config(tmp_path, f"path: {replica}")
+    with Session(build, tmp_path / "app.db", "", env) as app:
+        app.do("insert into t values (1)")
+        assert app.shipped() == 1
+        app.do("close")
+        app.end()
+    assert len(generations(replica)) == 1
+    check_restores(build, litestream, tmp_path / "app.db", f"file://{replica}", replica, tmp_path)
+
+
+def test_a_fold_keeps_the_place_where_the_index_is_to_end(build, litestream, minio, tmp_path):
+    """The store stops answering while a later snapshot waits for the segments before it."""
+    bucket = minio.bucket()
+    url = minio.url(bucket, "app")
+    path = config(tmp_path, f"url: {url}", sync_interval="50ms", snapshot_interval="2s")
+    path.write_text(path.read_text() + "  outbox-max-size: 64MiB\n")
+    env = minio.env(SQLSTREAM_CONFIG=str(path))
+    database = tmp_path / "app.db"
+    with Session(build, database, "", env) as app:
+        app.do("create table t(x)")
+        app.do("insert into t values (0)")
+        assert app.shipped() == 1
+        app.do("insert into t values (1)")
+        assert app.shipped() == 1
+        minio.process.signal(signal.SIGSTOP)
+        try:
+            for _ in range(8):
+                app.do("insert into t values (randomblob(3000000))")
+                app.status()
+            time.sleep(3)
+            for _ in range(12):
+                app.do("insert into t values (randomblob(3000000))")
+                app.status()
+            time.sleep(1)
+        finally:
+            minio.process.signal(signal.SIGCONT)
+        assert app.shipped() == 1
+        app.do("close")
+        app.end()
+    check_restores(build, litestream, database, url, minio.litestream_replica(bucket, "app"),
+                   tmp_path, env=env)
+
+
+def test_a_deleted_database_is_shipped_to_its_end(build, tmp_path):
+    """Its outbox is still there, and so is what a store that was away did not get."""
+    replica, away = tmp_path / "replica", tmp_path / "away"
+    database = tmp_path / "app.db"
+    with Session(build, database, f"file://{replica}") as app:
+        app.do("create table t(x)")
+        assert app.shipped() == 1
+        replica.rename(away)
+        replica.write_text("in the way")
+        app.do("insert into t values (1)")
+        harness.wait_until(lambda: app.status()["replicas"][0].get("error"), "an error")
+        database.unlink()
+        replica.unlink()
+        away.rename(replica)
+        harness.wait_until(lambda: indexes_of(replica), "the insert")
+        app.end()
+    build.restore(tmp_path / "restored.db", f"file://{replica}")
+    assert harness.run(["sqlite3", tmp_path / "restored.db", "select * from t"]).stdout == "1\n"
