@@ -42,11 +42,12 @@ while (($#)); do
   shift
 done
 """
-# Notes what is not a success, also where a script goes on. Without -exec, `replicate` would never end.
+# Notes what is said, also where a script goes on. Without -exec, `replicate` would never end: one signal, since a
+# second one would make it give up.
 RECORDER = """#!/bin/bash
 case "$1 $*" in
   "replicate "*-exec*) limit=() ;;
-  "replicate "*) limit=(timeout --preserve-status -s TERM 5) ;;
+  "replicate "*) limit=(timeout --foreground --preserve-status -s TERM 5) ;;
 esac
 "${limit[@]}" PROGRAM "$@" 2> >(tee -a SAID >&2)
 """
