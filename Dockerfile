@@ -5,7 +5,7 @@ WORKDIR /src
 COPY .ci/packages.sh .ci/
 RUN . .ci/packages.sh && install_packages "${BUILD_PACKAGES[@]}"
 COPY . .
-RUN meson setup build --prefix=/usr
+RUN meson setup build --prefix=/usr --libdir=lib
 RUN ninja -C build vfs/sqlstream.so vfs/sqlstream-preload.so tools/sqlstream tools/sqlstream-restore
 RUN meson install -C build --no-rebuild --strip --tags runtime --destdir /out
 

@@ -27,6 +27,7 @@ import botocore.config
 import pytest
 
 import harness
+from test_readme import sources
 
 DOC = harness.ROOT / "doc"
 TIME = re.compile(r"\b2026-\d\d-\d\dT[\d:.]+(?:Z|[+-]\d\d:\d\d)")
@@ -488,7 +489,7 @@ def test_the_image_is_built_as_quickstart_builds(build, tmp_path):
     quickstart = " ".join((harness.ROOT / "quickstart").read_text().replace("\\\n", " ").split())
     assert 'install_packages "${BUILD_PACKAGES[@]}"' in quickstart and "meson setup build" in quickstart
     targets = re.search(r'ninja -C build -j "\$\(nproc\)" ((?:[\w/.-]+ ?)+)', quickstart)[1].split()[:4]
-    assert runs[1:3] == ["meson setup build --prefix=/usr", f"ninja -C build {' '.join(targets)}"]
+    assert runs[1:3] == ["meson setup build --prefix=/usr --libdir=lib", f"ninja -C build {' '.join(targets)}"]
     # The last step, with the build under test: exactly what the image takes.
     meson = shutil.which("meson")
     if meson is None:
@@ -497,6 +498,10 @@ def test_the_image_is_built_as_quickstart_builds(build, tmp_path):
     harness.run([meson, *shlex.split(install)[1:]])
     assert {file.name for file in tmp_path.rglob("*") if file.is_file()} == {Path(target).name for target in targets}
     assert ("COPY", "--from=build /out/ /") in image
+    # From where an application's image takes the files.
+    (application,) = [block.text for block in blocks("doc/docker.md") if block.language == "dockerfile"]
+    taken = set(re.findall(r"/usr/(?:bin|lib)/\S+", " ".join(re.findall(r"^COPY --from=sqlstream (.*)$", application, re.M))))
+    assert taken == {"/usr/bin/sqlstream", "/usr/lib/sqlstream.so", "/usr/lib/sqlstream-preload.so"}
 
 
 def test_images_have_the_libraries_that_are_needed(build):
@@ -528,6 +533,14 @@ def test_systemd_accepts_the_units(reader):
     said = harness.run(["systemd-analyze", "verify", "--man=no", *files], check=False)
     ours = [line for line in said.stderr.splitlines() if any(file.name in line for file in files)]
     assert (said.returncode, ours) == (0, [])
+
+
+def test_the_words_of_the_log_are_those_of_both(litestream):
+    (bullet,) = re.findall(r"^- the words of the log: (.*?)\n\n", (DOC / "litestream.md").read_text(), re.M | re.S)
+    words = re.findall(r"`([^`]*)`", bullet)
+    stock, ours = litestream.binary.read_bytes(), sources()
+    assert len(words) == 5
+    assert [word for word in words if word.encode() not in stock or f'"{word}"' not in ours] == []
 
 
 class Stock:
@@ -624,3 +637,32 @@ def test_a_moment_from_litestream_and_one_from_sqlstream(reader, litestream):
         output = f"moment-{number}.db"
         reader.run(None, "sqlstream", "restore", "-timestamp", moments[number], "-o", output, reader.mapped("s3://mybucket/moved"))
         assert reader.notes(output) == expected
+
+
+WRITE = """
+import os, sqlite3, sys
+db = sqlite3.connect(sys.argv[1], timeout=60, isolation_level=None)
+for i in range(200):
+    db.execute("INSERT INTO note(text) VALUES (?)", (sys.argv[2],))
+if sys.argv[2] == "killed":
+    os.kill(os.getpid(), 9)
+print(db.execute("SELECT sqlstream_wait(60000)").fetchone()[0])
+"""
+NAMESPACES = ["unshare", "--pid", "--fork", "--mount-proc", "--uts", "--ipc"]
+
+
+def test_two_containers_with_one_volume(reader):
+    """Each with processes and names of its own; the first is killed, the other goes on in the same generation."""
+    if harness.run([*NAMESPACES, "true"], check=False).returncode != 0:
+        pytest.skip("the test may not make namespaces (unshare), as containers have them")
+    generations = generations_of(reader)
+    program = ["/usr/bin/python3", "-c", WRITE, reader.database]
+    with harness.Process([*NAMESPACES, "sqlstream", "run", "--", *program, "killed"],
+                         env=reader.env, cwd=reader.folder, log=reader.folder / "killed.log") as killed:  # fmt: skip
+        said = reader.run(None, *NAMESPACES, "sqlstream", "run", "--", *program, "whole").stdout
+        assert killed.wait() == 128 + signal.SIGKILL, killed.said()
+    assert said == "1\n"
+    reader.run(None, "sqlstream", "sync", reader.database)
+    notes = restored_notes(reader)
+    assert (notes.count("killed"), notes.count("whole")) == (200, 200)
+    assert generations_of(reader) == generations
