@@ -298,6 +298,21 @@ def test_no_guide_is_forgotten():
         assert not re.search(r"^    +(sqlstream|litestream) ", re.sub(r"^( *)```.*?^\1```$", "", file.read_text(), flags=re.M | re.S), re.M), file
 
 
+def test_flags_in_the_text_are_known(build):
+    """Of the commands that are named in a sentence, and so run by nobody."""
+    helps, named = {}, 0
+    for file in [harness.ROOT / "README.md", *DOC.glob("*.md")]:
+        text = re.sub(r"^( *)```.*?^\1```$", "", file.read_text(), flags=re.M | re.S)
+        for command, rest in re.findall(r"`sqlstream\s+(?:help\s+)?([a-z]+)([^`]*)`", text):
+            if command not in helps:
+                helps[command] = harness.run([build.sqlstream, "help", command]).stdout
+                assert helps[command].startswith(f"usage: sqlstream {command}"), f"{file}: {command}"
+            for flag in re.findall(r"(?<=\s)-[a-z][\w-]*", rest.split(" -- ")[0]):
+                named += 1
+                assert re.search(rf"^  {flag}\b", helps[command], re.M), f"{file}: {command} {flag}"
+    assert named > 0
+
+
 def anchor(heading):
     """As GitHub makes it."""
     return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
