@@ -600,6 +600,24 @@ def test_a_litestream_that_still_runs_on_another_path(reader, litestream):
     assert restored_notes(reader) == ["first", "second", "third"]
 
 
+def test_replicate_beside_a_litestream_that_still_runs(reader, litestream):
+    """The application has plain SQLite and writes more than one checkpoint's worth."""
+    stock = Stock(reader, litestream, "other")
+    replicate = ["sqlstream", "replicate", reader.database, reader.mapped("s3://mybucket/app.db")]
+    with stock.replicate() as process, harness.Process(
+        [reader.build.sqlstream, *replicate[1:]], env=reader.env, log=reader.folder / "replicate.log"
+    ) as ours:
+        harness.wait_until(lambda: stock.notes() == ["first", "second"], f"a replica: {process.said()}")
+        harness.wait_until(lambda: "msg=following" in ours.said(), f"a beginning: {ours.said()}")
+        with closing(sqlite3.connect(reader.database, timeout=60, isolation_level=None)) as plain:
+            for number in range(40):
+                plain.execute("INSERT INTO note(text) VALUES (?)", ["x" * 300_000])
+        expected = reader.notes(reader.database)
+        harness.wait_until(lambda: stock.notes() == expected, f"the rows: {process.said()}")
+        assert ours.stop() == 0, ours.said()
+    assert len(expected) == 42 and restored_notes(reader) == expected
+
+
 def test_a_litestream_that_still_runs_on_the_same_path(reader, litestream):
     """Both restore; a moment that both cover must be chosen; its retention deletes what is not its own."""
     (ours,) = generations_of(reader)
