@@ -558,16 +558,25 @@ def test_the_words_of_the_log_are_those_of_both(litestream):
     assert [word for word in words if word.encode() not in stock or f'"{word}"' not in ours] == []
 
 
+def later():
+    """A moment between what was stored before and what comes, also for a store whose times are whole seconds."""
+    time.sleep(1.1)
+    moment = datetime.datetime.now(datetime.timezone.utc).isoformat()
+    time.sleep(1.1)
+    return moment
+
+
 class Stock:
     """The real Litestream beside sqlstream, on the same database, in the same bucket."""
 
-    def __init__(self, reader, litestream, path, **options):
+    def __init__(self, reader, litestream, path, database=None):
         self.reader, self.litestream, self.path = reader, litestream, path
-        self.replica = {**reader.minio.litestream_replica(reader.bucket, path), "sync-interval": "50ms", **options}
+        self.database = database or reader.database
+        self.replica = {**reader.minio.litestream_replica(reader.bucket, path), "sync-interval": "50ms"}
         self.files = itertools.count()
 
     def replicate(self):
-        return self.litestream.replicate(self.reader.database, self.replica)
+        return self.litestream.replicate(self.database, self.replica)
 
     def notes(self):
         """What it restores from its replica; None while there is nothing."""
@@ -624,9 +633,18 @@ def test_a_litestream_that_still_runs_on_the_same_path(reader, litestream):
     stock = Stock(reader, litestream, "app.db")
     with stock.replicate() as process:
         harness.wait_until(lambda: len(generations_of(reader)) > 1, f"a generation: {process.said()}")
-        reader.sql("INSERT INTO note(text) VALUES ('third')")
-        harness.wait_until(lambda: stock.notes() == ["first", "second", "third"], f"the row: {process.said()}")
-    assert restored_notes(reader) == ["first", "second", "third"]
+        for text in ("third", "fourth"):
+            reader.sql(f"INSERT INTO note(text) VALUES ('{text}')")
+            harness.wait_until(lambda: text in (stock.notes() or ()), f"the row: {process.said()}")
+            reader.moment = later() if text == "third" else reader.moment
+    assert restored_notes(reader) == ["first", "second", "third", "fourth"]
+    (reader.folder / "work/ours.db").unlink()
+    restore = ["sqlstream", "restore", "-o", "ours.db", reader.mapped("s3://mybucket/app.db"), "-timestamp", reader.moment]
+    refused = reader.run(None, *restore, check=False)
+    assert refused.returncode == 1 and "choose one of" in refused.stderr and "with -generation" in refused.stderr
+    chosen = re.search(r"choose one of (\w{16})", refused.stderr)[1]
+    reader.run(None, *restore, "-generation", chosen)
+    assert reader.notes("ours.db") == ["first", "second", "third"]
     kept = generations_of(reader)
     assert ours in kept and len(kept) > 1
     time.sleep(1.1)  # all snapshots are older than its retention now
@@ -638,32 +656,21 @@ def test_a_litestream_that_still_runs_on_the_same_path(reader, litestream):
 def test_a_moment_from_litestream_and_one_from_sqlstream(reader, litestream):
     """Moved on the same path with Litestream stopped before: every moment of both can be restored, and it moves back."""
     database = reader.folder / "srv/app/moved.db"
-    replica = {**reader.minio.litestream_replica(reader.bucket, "moved"), "sync-interval": "50ms"}
-    moments = []
+    stock, moments = Stock(reader, litestream, "moved", database), []
 
     def sqlite(statement):
         harness.run(["sqlite3", database, "PRAGMA journal_mode=WAL", statement])
 
     def replicate_until(*expected):
-        with litestream.replicate(database, replica) as process:
-            for number in itertools.count():
-                output = reader.folder / f"{len(expected)}-{number}.db"
-                if litestream.restore(output, replica, check=False).returncode == 0 and reader.notes(output) == list(expected):
-                    break
-            process.stop()
-        moments.append(now())
-
-    def now():
-        time.sleep(0.01)
-        return datetime.datetime.now(datetime.timezone.utc).isoformat()
+        with stock.replicate() as process:
+            harness.wait_until(lambda: stock.notes() == list(expected), f"the rows: {process.said()}")
+        moments.append(later())
 
     sqlite("CREATE TABLE note(id INTEGER PRIMARY KEY, text TEXT); INSERT INTO note(text) VALUES ('stock')")
     replicate_until("stock")
-    time.sleep(1.1)  # MinIO's times are whole seconds in a listing
     reader.write("/etc/sqlstream.yml", "dbs:\n  - path: /srv/app/moved.db\n    replicas: [{url: s3://mybucket/moved}]\n")
     reader.sql("INSERT INTO note(text) VALUES ('ours')", database=database)
-    moments.append(now())
-    time.sleep(1.1)
+    moments.append(later())
     sqlite("INSERT INTO note(text) VALUES ('back')")
     replicate_until("stock", "ours", "back")
     for number, expected in enumerate((["stock"], ["stock", "ours"], ["stock", "ours", "back"])):
