@@ -43,6 +43,8 @@ while (($#)); do
   shift
 done
 """
+CONFIG = "dbs:\n  - path: /srv/app/app.db\n    replicas: [{url: s3://mybucket/app.db}]\n"
+WRONG = re.compile(r"^.*(flag provided but not defined|flag needs an argument|unknown command|usage: ).*$", re.M)
 # Notes what is said, also where a script goes on. Without -exec, `replicate` would never end: one signal, since a
 # second one would make it give up.
 RECORDER = """#!/bin/bash
@@ -93,6 +95,10 @@ def blocks(document):
     return found
 
 
+def without_blocks(text):
+    return re.sub(r"^( *)```.*?^\1```$", "", text, flags=re.M | re.S)
+
+
 class Reader:
     """Somebody with an installed sqlstream, a bucket, and the database /srv/app/app.db replicated to it."""
 
@@ -119,7 +125,7 @@ class Reader:
         server = f'#!/bin/sh\nsqlite3 {self.database} "INSERT INTO note(text) VALUES (\'served\')"\n'
         for place in ("bin/server", "/srv/app/bin/server"):
             self.write(place, server)
-        self.write("/etc/sqlstream.yml", "dbs:\n  - path: /srv/app/app.db\n    replicas: [{url: s3://mybucket/app.db}]\n")
+        self.write("/etc/sqlstream.yml", CONFIG)
         self.sql("CREATE TABLE note(id INTEGER PRIMARY KEY, text TEXT)", "INSERT INTO note(text) VALUES ('first')")
         time.sleep(0.002)
         self.moment = datetime.datetime.now(datetime.timezone.utc).isoformat()
@@ -174,7 +180,7 @@ class Reader:
     def check_what_was_said(self, block):
         """A wrong flag shows the usage, whatever the script does with the failure."""
         said = self.said.read_text() if self.said.exists() else ""
-        wrong = re.search(r"^.*(flag provided but not defined|flag needs an argument|unknown command|usage: ).*$", said, re.M)
+        wrong = WRONG.search(said)
         assert wrong is None, f"{block}\n{wrong[0]}"
 
     def notes(self, file):
@@ -223,8 +229,7 @@ def check_stores(reader, after):
 
 
 def check_rails(reader, after):
-    (verified,) = reader.minio.s3.list_objects_v2(Bucket=reader.bucket, Prefix="production/", Delimiter="/")["CommonPrefixes"]
-    assert verified["Prefix"] == "production/generations/"
+    assert any("/wal/" in key for key in reader.minio.keys(reader.bucket, "production/generations/"))
 
 
 def check_docker(reader, after):
@@ -280,7 +285,7 @@ def test_the_commands_of_the_readme_that_do_not_end(reader):
     readme = (harness.ROOT / "README.md").read_text()
     commands = re.findall(r"^    (sqlstream replicate .*)$", readme, re.M)
     assert len(commands) == 3
-    reader.write("/etc/litestream.yml", "dbs:\n  - path: /srv/app/app.db\n    replicas: [{url: s3://mybucket/app.db}]\n")
+    reader.write("/etc/litestream.yml", CONFIG)
     reader.program(reader.folder / "bin/app", (reader.folder / "work/bin/server").read_text())
     for command in commands:
         reader.follow(Block("README.md", "Using it", "sh", command + "\n"))
@@ -289,20 +294,22 @@ def test_the_commands_of_the_readme_that_do_not_end(reader):
 
 
 def test_no_guide_is_forgotten():
-    with_commands = {file.name for file in DOC.glob("*.md") if any(block.script for block in blocks(f"doc/{file.name}"))}
+    with_commands = {
+        file.name for file in DOC.glob("*.md") if any(block.script for block in blocks(f"doc/{file.name}"))
+    }
     assert with_commands == set(CHECKS)
     # A block in another language would be run by nobody, and neither would a command in an indented one.
     for file in DOC.glob("*.md"):
         known = {"sh", "yaml", "ini", "dockerfile", "ruby", "json", "text"}
         assert {block.language for block in blocks(f"doc/{file.name}")} <= known, file
-        assert not re.search(r"^    +(sqlstream|litestream) ", re.sub(r"^( *)```.*?^\1```$", "", file.read_text(), flags=re.M | re.S), re.M), file
+        assert not re.search(r"^    +(sqlstream|litestream) ", without_blocks(file.read_text()), re.M), file
 
 
 def test_flags_in_the_text_are_known(build):
     """Of the commands that are named in a sentence, and so run by nobody."""
     helps, named = {}, 0
     for file in [harness.ROOT / "README.md", *DOC.glob("*.md")]:
-        text = re.sub(r"^( *)```.*?^\1```$", "", file.read_text(), flags=re.M | re.S)
+        text = without_blocks(file.read_text())
         for command, rest in re.findall(r"`sqlstream\s+(?:help\s+)?([a-z]+)([^`]*)`", text):
             if command not in helps:
                 helps[command] = harness.run([build.sqlstream, "help", command]).stdout
@@ -391,7 +398,8 @@ def test_the_policy_is_enough_to_replicate(reader, with_policy):
     reader.sql("INSERT INTO note(text) VALUES ('third')")
     reader.follow(Block("", "", "sh", "sqlstream verify -full /srv/app/app.db\n"))
     # Nor does it allow more: the database beside it is another's.
-    refused = reader.run(None, "sqlstream", "restore", "-o", "x.db", reader.mapped("s3://mybucket/other.db"), check=False)
+    other = reader.mapped("s3://mybucket/other.db")
+    refused = reader.run(None, "sqlstream", "restore", "-o", "x.db", other, check=False)
     assert refused.returncode == 1 and "access is denied" in refused.stderr
 
 
@@ -515,7 +523,8 @@ def test_the_image_is_built_as_quickstart_builds(build, tmp_path):
     assert ("COPY", "--from=build /out/ /") in image
     # From where an application's image takes the files.
     (application,) = [block.text for block in blocks("doc/docker.md") if block.language == "dockerfile"]
-    taken = set(re.findall(r"/usr/(?:bin|lib)/\S+", " ".join(re.findall(r"^COPY --from=sqlstream (.*)$", application, re.M))))
+    copied = " ".join(re.findall(r"^COPY --from=sqlstream (.*)$", application, re.M))
+    taken = set(re.findall(r"/usr/(?:bin|lib)/\S+", copied))
     assert taken == {"/usr/bin/sqlstream", "/usr/lib/sqlstream.so", "/usr/lib/sqlstream-preload.so"}
 
 
@@ -585,7 +594,8 @@ class Stock:
         return self.reader.notes(output) if said.returncode == 0 else None
 
     def indexes(self):
-        return {key.split("/")[-1].split("_")[0] for key in self.reader.minio.keys(self.reader.bucket, self.path) if "/wal/" in key}
+        keys = self.reader.minio.keys(self.reader.bucket, self.path)
+        return {key.split("/")[-1].split("_")[0] for key in keys if "/wal/" in key}
 
 
 def generations_of(reader):
@@ -639,11 +649,12 @@ def test_a_litestream_that_still_runs_on_the_same_path(reader, litestream):
             reader.moment = later() if text == "third" else reader.moment
     assert restored_notes(reader) == ["first", "second", "third", "fourth"]
     (reader.folder / "work/ours.db").unlink()
-    restore = ["sqlstream", "restore", "-o", "ours.db", reader.mapped("s3://mybucket/app.db"), "-timestamp", reader.moment]
+    url = reader.mapped("s3://mybucket/app.db")
+    restore = ["sqlstream", "restore", "-o", "ours.db", "-timestamp", reader.moment, url]
     refused = reader.run(None, *restore, check=False)
     assert refused.returncode == 1 and "choose one of" in refused.stderr and "with -generation" in refused.stderr
     chosen = re.search(r"choose one of (\w{16})", refused.stderr)[1]
-    reader.run(None, *restore, "-generation", chosen)
+    reader.run(None, *restore[:-1], "-generation", chosen, url)
     assert reader.notes("ours.db") == ["first", "second", "third"]
     kept = generations_of(reader)
     assert ours in kept and len(kept) > 1
@@ -654,7 +665,7 @@ def test_a_litestream_that_still_runs_on_the_same_path(reader, litestream):
 
 
 def test_a_moment_from_litestream_and_one_from_sqlstream(reader, litestream):
-    """Moved on the same path with Litestream stopped before: every moment of both can be restored, and it moves back."""
+    """Moved in the same path, and back, with the other stopped before: every moment can be restored."""
     database = reader.folder / "srv/app/moved.db"
     stock, moments = Stock(reader, litestream, "moved", database), []
 
@@ -668,14 +679,15 @@ def test_a_moment_from_litestream_and_one_from_sqlstream(reader, litestream):
 
     sqlite("CREATE TABLE note(id INTEGER PRIMARY KEY, text TEXT); INSERT INTO note(text) VALUES ('stock')")
     replicate_until("stock")
-    reader.write("/etc/sqlstream.yml", "dbs:\n  - path: /srv/app/moved.db\n    replicas: [{url: s3://mybucket/moved}]\n")
+    reader.write("/etc/sqlstream.yml", CONFIG.replace("app.db", "moved.db").replace("bucket/moved.db", "bucket/moved"))
     reader.sql("INSERT INTO note(text) VALUES ('ours')", database=database)
     moments.append(later())
     sqlite("INSERT INTO note(text) VALUES ('back')")
     replicate_until("stock", "ours", "back")
     for number, expected in enumerate((["stock"], ["stock", "ours"], ["stock", "ours", "back"])):
         output = f"moment-{number}.db"
-        reader.run(None, "sqlstream", "restore", "-timestamp", moments[number], "-o", output, reader.mapped("s3://mybucket/moved"))
+        url = reader.mapped("s3://mybucket/moved")
+        reader.run(None, "sqlstream", "restore", "-timestamp", moments[number], "-o", output, url)
         assert reader.notes(output) == expected
 
 
