@@ -24,11 +24,12 @@ std::string describe_replica(const nlohmann::json& replica, const std::string& w
     text += " has nothing yet";
   }
   const std::string error = replica.value("error", "");
-  return error.empty() ? text : text + " and says: " + error;
+  if (!error.empty()) text += " and says: " + error;
+  return text;
 }
 
 std::string describe_status(const nlohmann::json& status) {
-  if (const std::string error = status.value("error", ""); !error.empty()) return error;
+  if (std::string error = status.value("error", ""); !error.empty()) return error;
   std::string text;
   for (const auto& replica : status.value("replicas", nlohmann::json::array())) {
     if (replica.value("in_sync", false)) continue;
