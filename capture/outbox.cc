@@ -367,7 +367,6 @@ std::string Outbox::log_path(std::uint64_t first_sequence) const {
 
 void Outbox::trim(std::uint64_t sequence) {
   const auto files = log_files();
-  if (tail_) sequence = std::min(sequence, tail_->wal_first - 1);
   for (std::size_t i = 0; i + 1 < files.size(); ++i) {
     if (files[i] >= control_.current_log || files[i + 1] - 1 > sequence) break;
     ::unlink(log_path(files[i]).c_str());

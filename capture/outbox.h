@@ -110,8 +110,7 @@ class Outbox {
   /// Log files, ascending; the last one is the current.
   std::vector<std::uint64_t> log_files() const;
   std::string log_path(std::uint64_t first_sequence) const;
-  /// Deletes log files all of whose batches are <= `sequence` and of an earlier WAL than the
-  /// source's current one, never the current one.
+  /// Deletes log files all of whose batches are <= `sequence`, never the current one.
   void trim(std::uint64_t sequence);
   /// Bytes in log files.
   std::uint64_t size() const;

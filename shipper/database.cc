@@ -437,6 +437,10 @@ asio::awaitable<void> Database::capture_loop(Self self) {
       });
     }
     for (const auto& replicator : self->replicators_) replicator->notify();
+    // It may be the outbox's bound that is waited for, and all be in the replicas already.
+    if (outcome == capture::Outcome::waiting && !self->replicators_.empty()) {
+      co_await on_worker([&] { self->trim(); });
+    }
   }
 }
 
@@ -665,16 +669,19 @@ void Database::keep_from(std::size_t replica, std::uint64_t first) {
 
 void Database::trim() {
   std::uint64_t everywhere = UINT64_MAX;
+  std::uint64_t kept = UINT64_MAX;
   {
     const std::lock_guard lock(status_mutex_);
     for (const auto& status : replica_status_) everywhere = std::min(everywhere, status.settled);
-    for (const std::uint64_t first : kept_from_) everywhere = std::min(everywhere, first - 1);
+    for (const std::uint64_t first : kept_from_) kept = std::min(kept, first - 1);
   }
   const std::lock_guard lock(capture_mutex_);
-  if (!outbox_) return;
-  outbox_->trim(everywhere);
-  if (outbox_->control().full == 0 || !outbox_->tail() ||
-      everywhere < outbox_->tail()->last.sequence) {
+  if (!outbox_ || !outbox_->tail()) return;
+  // What a later snapshot would need is not worth the end of a generation.
+  const auto limit = capture::outbox_limit(settings_.outbox_max_size, outbox_->tail()->last);
+  const bool roomy = outbox_->size() < limit / 2;
+  outbox_->trim(std::min({everywhere, kept, roomy ? outbox_->tail()->wal_first - 1 : UINT64_MAX}));
+  if (outbox_->control().full == 0 || everywhere < outbox_->tail()->last.sequence) {
     return;
   }
   // All that was held back is in the replicas: replication may begin again.

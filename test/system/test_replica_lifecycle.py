@@ -244,3 +244,29 @@ def test_a_deleted_database_is_shipped_to_its_end(build, tmp_path):
         app.end()
     build.restore(tmp_path / "restored.db", f"file://{replica}")
     assert harness.run(["sqlite3", tmp_path / "restored.db", "select * from t"]).stdout == "1\n"
+
+
+def test_a_snapshot_gives_way_to_a_filling_outbox(build, tmp_path):
+    """What a copy in the making holds back must not end the generation, nor stop replication."""
+    replica = tmp_path / "replica"
+    database = tmp_path / "app.db"
+    path = config(tmp_path, f"path: {replica}", sync_interval="20ms")
+    env = harness.clean_environment(SQLSTREAM_CONFIG=str(path))
+    with Session(build, database, "", env) as app:
+        app.do("create table t(x)")
+        for _ in range(50):
+            app.do("insert into t values (randomblob(4000000))")
+        assert app.shipped() == 1
+        app.do("close")
+        app.end()
+    config(tmp_path, f"path: {replica}", sync_interval="20ms", snapshot_interval="200ms")
+    path.write_text(path.read_text() + "  outbox-max-size: 8MiB\n")
+    with Session(build, database, "", env) as app:
+        for _ in range(60):
+            app.do("update t set x = randomblob(400000) where rowid = 1 + abs(random()) % 50")
+        assert app.shipped(60000) == 1, app.status()
+        app.do("close")
+        app.end()
+    build.restore(tmp_path / "restored.db", f"file://{replica}")
+    harness.compare_databases(harness.checkpointed_copy(database, tmp_path / "copy.db"),
+                              tmp_path / "restored.db")
