@@ -118,6 +118,21 @@ class Database : public std::enable_shared_from_this<Database> {
   void trim();
   /// A replica needs the batches from `first` on (UINT64_MAX: none), though it has them.
   void keep_from(std::size_t replica, std::uint64_t first);
+  /// Keeps them while it lives.
+  class Kept {
+   public:
+    Kept(Database& database, std::size_t replica, std::uint64_t first)
+        : database_(database), replica_(replica) {
+      database.keep_from(replica, first);
+    }
+    Kept(const Kept&) = delete;
+    Kept& operator=(const Kept&) = delete;
+    ~Kept() { database_.keep_from(replica_, UINT64_MAX); }
+
+   private:
+    Database& database_;
+    std::size_t replica_;
+  };
   /// True while log files are folded: a replicator reads none of them meanwhile.
   bool folding() const { return folding_; }
   /// How often files were folded: who stands in a log file goes there anew when it changed.

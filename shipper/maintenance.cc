@@ -19,7 +19,6 @@ using std::chrono::steady_clock;
 constexpr std::uint64_t kWorth = 4;
 constexpr std::uint64_t kLeastBytes = 64ULL << 20;
 constexpr auto kRest = std::chrono::milliseconds(100);
-constexpr auto kImpossible = std::chrono::seconds(10);  // nobody here has the database open
 constexpr auto kFirstPause = std::chrono::seconds(10);
 constexpr auto kLongestPause = std::chrono::minutes(10);
 constexpr auto kStaleUpload = std::chrono::hours(24);
@@ -72,8 +71,10 @@ asio::awaitable<void> Maintenance::run() {
     set_clock_right();
     const auto snapshot = snapshot_due();
     const auto retention = retention_due();
-    // A store that is away gets no further requests.
-    if (!replicator_.shipping() || (!snapshot && !retention)) {
+    // A store that is away gets no further requests. What is not possible now (nobody here has the
+    // database open) is when more is shipped.
+    if (!replicator_.shipping() || (!snapshot && !retention) || impossible_) {
+      impossible_ = false;
       co_await signal_.wait();
       continue;
     }
@@ -122,7 +123,7 @@ asio::awaitable<void> Maintenance::write_snapshot() {
   writing_ = true;
   const auto copy = co_await copy_database(*generation);
   if (copy == nullptr) {
-    not_before_ = steady_clock::now() + kImpossible;
+    impossible_ = true;
     co_return;
   }
   // A snapshot that lands when another generation has begun would pass for newer than that one.
@@ -134,7 +135,7 @@ asio::awaitable<void> Maintenance::write_snapshot() {
   while (replicator_.rolling() && wanted()) co_await signal_.wait();
   const auto index = replicator_.rolled();
   if (!index || !wanted()) {
-    not_before_ = steady_clock::now() + kImpossible;
+    impossible_ = true;
     co_return;
   }
 
@@ -211,6 +212,13 @@ asio::awaitable<void> Maintenance::release_outbox() {
   }
 }
 
+// The present by the store's clock, or earlier: this host's may be wrong, and what is deleted for
+// it is gone.
+Time Maintenance::store_time(const std::vector<GenerationObjects>& objects) const {
+  const auto since = replicator_.since_last_put();
+  return std::min(now(), last_written(objects) + since.value_or(std::chrono::nanoseconds(0)));
+}
+
 asio::awaitable<void> Maintenance::enforce_retention() {
   auto& store = replicator_.store();
   auto& note = replicator_.note();
@@ -233,7 +241,7 @@ asio::awaitable<void> Maintenance::enforce_retention() {
     replicator_.look_again();
     co_return;
   }
-  const Time cutoff = now() - settings.retention;
+  const Time cutoff = store_time(objects) - settings.retention;
   auto keys = expired_keys(objects, *generation, cutoff);
   const auto count = keys.size();
   if (count > 0) {

@@ -8,6 +8,7 @@
 #include "base/clock.h"
 #include "format/position.h"
 #include "shipper/engine.h"
+#include "shipper/retention.h"
 
 namespace sqlstream {
 
@@ -47,12 +48,14 @@ class Maintenance {
   asio::awaitable<std::unique_ptr<SnapshotCopy>> copy_database(Generation generation);
   asio::awaitable<void> release_outbox();
   asio::awaitable<void> enforce_retention();
+  Time store_time(const std::vector<GenerationObjects>& objects) const;
 
   Replicator& replicator_;
   Signal signal_;
   std::chrono::steady_clock::time_point not_before_{};
   bool writing_ = false;
   bool room_wanted_ = false;
+  bool impossible_ = false;
   std::string last_error_;
 };
 

@@ -102,6 +102,11 @@ std::optional<Generation> Replicator::shipping() const {
   return end_->generation;
 }
 
+std::optional<std::chrono::nanoseconds> Replicator::since_last_put() const {
+  if (last_put_ == steady_clock::time_point{}) return std::nullopt;
+  return steady_clock::now() - last_put_;
+}
+
 void Replicator::look_again() {
   located_ = false;
   notify();
@@ -403,6 +408,8 @@ asio::awaitable<bool> Replicator::write_snapshot(const capture::Tail& tail) {
   std::unique_ptr<SnapshotCopy> copy;
   {
     const auto reading = co_await begin_reading(signal_);
+    // Another replica may have it all, and would have it deleted.
+    const Database::Kept kept(database_, number_, tail.wal_first);
     copy = co_await begin_snapshot(database_, number_, wanted);
     if (copy == nullptr || !co_await on_worker([&] { return copy->end(); })) co_return false;
     snapshot_at_ = copy->at().sequence;

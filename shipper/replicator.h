@@ -65,6 +65,8 @@ class Replicator {
   bool stopping() const { return stopping_; }
   /// The generation being shipped, when the replica is in a known state and takes data.
   std::optional<Generation> shipping() const;
+  /// How long ago this process last put a segment; empty: not yet.
+  std::optional<std::chrono::nanoseconds> since_last_put() const;
   /// Has the replica's end asked for anew.
   void look_again();
   ReplicaNote& note() { return note_; }

@@ -42,6 +42,12 @@ std::uint32_t first_kept(const GenerationObjects& objects, Time cutoff) {
 
 }  // namespace
 
+Time last_written(std::span<const GenerationObjects> replica) {
+  Time last{};
+  for (const auto& objects : replica) last = std::max(last, last_written(objects));
+  return last;
+}
+
 std::vector<std::string> expired_keys(std::span<const GenerationObjects> replica,
                                       Generation current, Time cutoff) {
   std::vector<std::string> keys;

@@ -17,6 +17,9 @@ struct GenerationObjects {
   std::vector<replica::Segment> segments;
 };
 
+/// When something was last written to the replica, by the store's clock.
+Time last_written(std::span<const GenerationObjects> replica);
+
 /// The keys to delete, in an order in which each prefix of the deletions leaves every moment from
 /// `cutoff` on restorable: of a generation first the snapshots, oldest first, since without its
 /// snapshot a segment is no part of anything. Kept are, of each generation, the newest snapshot at
