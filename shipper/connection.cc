@@ -310,15 +310,19 @@ void start_engine() noexcept {
   guarded("starting", [] { Engine::get(); });
 }
 
-void flush_at_exit() noexcept {
+void flush_databases() noexcept {
   guarded("flushing", [] {
     if (Engine::running() == nullptr) return;
     const auto begun = std::chrono::steady_clock::now();
     for (const auto& database : Database::all()) {
       if (database->ours()) database->flush(begun + database->settings().shutdown_timeout);
     }
-    Engine::stop();
   });
+}
+
+void flush_at_exit() noexcept {
+  flush_databases();
+  Engine::stop();
 }
 
 }  // namespace sqlstream

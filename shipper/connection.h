@@ -91,6 +91,9 @@ class Connection {
 /// Called once per process before any Connection: installs fork and exit handlers.
 void start_engine() noexcept;
 
+/// Ships what is committed in all databases of this process, for up to their shutdown-timeout.
+void flush_databases() noexcept;
+
 /// Flushes every database for up to its shutdown timeout; called at normal process exit.
 void flush_at_exit() noexcept;
 

@@ -47,6 +47,9 @@ def clean_environment(**more):
 def _die_with_parent():
     # A server must not outlive a test run that was killed. PR_SET_PDEATHSIG is 1.
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+    # What a shell starts in the background ignores these, and so would all that it starts.
+    for number in (signal.SIGINT, signal.SIGQUIT):
+        signal.signal(number, signal.SIG_DFL)
 
 
 def run(command, *, env=None, input=None, cwd=None, check=True, timeout=120):

@@ -62,7 +62,7 @@ printf '%s\\n' "${{COMPREPLY[@]}}"
 
 def test_bash_completes_commands_and_flags(files, helps, tmp_path, commands):
     assert bash(files, tmp_path, "sqlstream", "") == commands | {"help"}
-    assert bash(files, tmp_path, "sqlstream", "re") == {"restore"}
+    assert bash(files, tmp_path, "sqlstream", "rest") == {"restore"}
     assert bash(files, tmp_path, "sqlstream", "help", "wa") == {"wal"}
     for called, usage in helps.items():
         offered = bash(files, tmp_path, *called.split(), "-")
