@@ -572,13 +572,14 @@ asio::awaitable<void> Database::bound_outbox(Self self) {
     for (const auto& replicator : self->replicators_) {
       for (const OutboxUse& use : replicator->uses()) uses.push_back(use);
     }
-    std::uint64_t left = size;
+    std::optional<std::uint64_t> folded;  // to this size
     try {
       co_await on_worker([&] { self->fold_outbox(uses); });
-      left = co_await on_worker([&] { return self->outbox_size(); });
+      folded = co_await on_worker([&] { return self->outbox_size(); });
     } catch (const std::exception& e) {
       log::warn(std::string("cannot fold the outbox: ") + e.what(), {{"db", self->path()}});
     }
+    const std::uint64_t left = folded.value_or(size);
     if (left < size) {
       log::info("outbox folded", {{"db", self->path()},
                                   {"before", std::to_string(size)},
