@@ -105,7 +105,7 @@ class WalReplay {
   std::optional<Metadata> metadata_;
   Time time_{};
   std::uint64_t begin_offset_ = 0;
-  std::uint64_t known_bytes_ = 0;  // at its beginning, already replayed from the one before
+  std::uint64_t known_bytes_ = 0;    // at its beginning, already replayed from the one before
   std::uint64_t commit_offset_ = 0;  // behind its last commit; 0: none yet
   bool ends_on_commit_ = false;      // known from its metadata
   bool after_commit_ = false;        // its last frame was a commit
