@@ -24,9 +24,10 @@ Environment process_environment();
 /// else https), "file:///path", "/path" (taken literally). The query sets options:
 /// endpoint, region, force-path-style, skip-verify, ca-file, profile, storage-class,
 /// server-side-encryption, kms-key-id, name, sync-interval, retention, retention-check-interval,
-/// snapshot-interval, exclusive; an unknown one is an error that names these. Region and addressing
-/// follow from the endpoint of a known service; what is left open comes from AWS_ENDPOINT_URL_S3,
-/// AWS_ENDPOINT_URL, AWS_REGION, AWS_DEFAULT_REGION. Secrets in a URL are refused.
+/// snapshot-interval, validation-interval, exclusive; an unknown one is an error that names these.
+/// Region and addressing follow from the endpoint of a known service; what is left open comes from
+/// AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL, AWS_REGION, AWS_DEFAULT_REGION. Secrets in a URL are
+/// refused.
 ReplicaSettings parse_replica_url(std::string_view url, const Environment& env);
 
 /// `pattern` with "{name}" (file name) and "{path}" (absolute path without the leading '/') of the

@@ -66,6 +66,9 @@ Values values_of(const ReplicaSettings& replica) {
   values.emplace_back("snapshot-interval", replica.snapshot_interval
                                                ? format_duration(*replica.snapshot_interval)
                                                : "none");
+  values.emplace_back("validation-interval", replica.validation_interval
+                                                 ? format_duration(*replica.validation_interval)
+                                                 : "none");
   values.emplace_back("exclusive", shown(replica.exclusive));
   return values;
 }

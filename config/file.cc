@@ -32,7 +32,7 @@ namespace {
 // What Litestream knows and has no meaning here: accepted, and named once.
 constexpr std::string_view kIgnoredDatabase[] = {"busy-timeout", "checkpoint-interval", "meta-path",
                                                  "monitor-interval", "shadow-retention"};
-constexpr std::string_view kIgnoredReplica[] = {"meta-path", "validation-interval"};
+constexpr std::string_view kIgnoredReplica[] = {"meta-path"};
 
 // Of Litestream's other replica types; the type itself is refused.
 constexpr std::string_view kOtherTypes[] = {"abs", "gcs", "gs", "nats", "sftp", "webdav", "oss"};

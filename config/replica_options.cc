@@ -86,6 +86,12 @@ constexpr std::array kOptions = {
            [](ReplicaSettings& r, std::string_view name, const std::string& value) {
              r.sync_interval = duration_value(name, value, nanoseconds(0));
            }},
+    Option{"validation-interval", false,
+           [](ReplicaSettings& r, std::string_view name, const std::string& value) {
+             const nanoseconds interval = duration_value(name, value, nanoseconds(0));
+             r.validation_interval.reset();  // 0, as in Litestream: never
+             if (interval.count() > 0) r.validation_interval = interval;
+           }},
 };
 
 bool is_ipv4(std::string_view host) {

@@ -31,13 +31,14 @@ constexpr std::uint64_t kDownloadMemory = 20 << 20;
 class Restore {
  public:
   Restore(Store& store, const asio::any_io_executor& executor, const RestorePlan& plan,
-          TargetFile& target, asio::thread_pool& workers, unsigned parallelism,
+          TargetFile& target, asio::thread_pool& workers, const RestoreOptions& options,
           ProgressCallback progress)
       : store_(store),
         workers_(workers),
         plan_(plan),
+        quiet_(options.quiet),
         report_(std::move(progress)),
-        units_(std::uint64_t{std::max(parallelism, 1U)} * OrderedFetch::kLargeUnits),
+        units_(std::uint64_t{std::max(options.parallelism, 1U)} * OrderedFetch::kLargeUnits),
         image_(target),
         snapshot_(image_),
         wal_(image_, target),
@@ -53,7 +54,7 @@ class Restore {
               return OrderedFetch::Object{segment_key(i), plan_.segments[i].size};
             },
             // With one download at a time, the snapshot comes first.
-            parallelism > 1 ? share(2) : OrderedFetch::Limits{}),
+            options.parallelism > 1 ? share(2) : OrderedFetch::Limits{}),
         wal_may_begin_(executor) {
     progress_.objects_total = 1 + plan.segments.size();
     progress_.bytes_total = plan.snapshot.size;
@@ -197,6 +198,7 @@ class Restore {
   }
 
   void say_of_index(const char* what, std::size_t segment) const {
+    if (quiet_) return;
     log::info(what, {{"replica", store_.url()},
                      {"generation", plan_.generation.str()},
                      {"index", std::to_string(plan_.segments[segment].position.index)},
@@ -211,6 +213,7 @@ class Restore {
   Store& store_;
   asio::thread_pool& workers_;
   const RestorePlan& plan_;
+  const bool quiet_;
   ProgressCallback report_;
   RestoreProgress progress_;
   std::uint64_t units_;
@@ -247,13 +250,15 @@ asio::awaitable<RestoreResult> restore(Store& store, RestoreOptions options,
   const auto executor = co_await asio::this_coro::executor;
   refuse_existing_output(options.output);
   const RestorePlan plan = co_await survey(store, options);
-  say_plan(store, plan, options.output);
+  if (!options.quiet) say_plan(store, plan, options.output);
   TargetFile target(options.output);
-  Restore run(store, executor, plan, target, workers, options.parallelism, std::move(progress));
+  Restore run(store, executor, plan, target, workers, options, std::move(progress));
   RestoreResult result = co_await run.run();
   result.output = options.output;
-  log::info("renaming database from temporary location",
-            {{"replica", store.url()}, {"path", options.output}});
+  if (!options.quiet) {
+    log::info("renaming database from temporary location",
+              {{"replica", store.url()}, {"path", options.output}});
+  }
   auto publish = [&] { target.publish(); };
   co_await on_worker(workers, publish);
   co_return result;

@@ -27,6 +27,7 @@ struct RestoreOptions {
   std::optional<std::uint32_t> index;    ///< up to the end of this WAL index
   std::optional<Time> timestamp;         ///< every batch whose last commit time is <= it
   std::optional<Position> until;         ///< no object that begins there or behind it
+  bool quiet = false;                    ///< nothing in the log
   unsigned parallelism = 8;  ///< large downloads in flight, >= 1; 16 times as many of small objects
 };
 

@@ -20,6 +20,7 @@
 #include "base/log.h"
 #include "shipper/replicator.h"
 #include "shipper/source_file.h"
+#include "shipper/validation.h"
 
 namespace sqlstream {
 namespace {
@@ -478,6 +479,7 @@ asio::awaitable<void> Database::hold_role() {
   co_await on_worker([&] {
     const std::lock_guard lock(capture_mutex_);
     look();
+    remove_validations(outbox_directory());
     try {
       finish_fold(outbox_directory(), outbox_->log_files());
     } catch (const std::exception& e) {
@@ -652,6 +654,12 @@ void Database::set_role(Role role) {
   status_changed_.notify_all();
 }
 
+void Database::validating(int more) {
+  const std::lock_guard lock(status_mutex_);
+  validations_ += more;
+  status_changed_.notify_all();
+}
+
 void Database::set_status(std::size_t replica, const ReplicaStatus& status) {
   {
     const std::lock_guard lock(status_mutex_);
@@ -706,11 +714,15 @@ void Database::flush(steady_clock::time_point deadline) {
   flushing_.fetch_add(1);
   asio::post(Engine::get().executor(), [self = shared_from_this()] {
     self->capture_signal_.notify();
-    for (const auto& replicator : self->replicators_) replicator->notify();
+    for (const auto& replicator : self->replicators_) {
+      replicator->stop_validating();
+      replicator->notify();
+    }
   });
   // A store that says no gets a second chance, not the whole time: the outbox keeps what is left.
   const auto patience = std::min(deadline, steady_clock::now() + kRefusedPatience);
   const auto done = [this](bool refused_counts) {
+    if (validations_ > 0) return false;
     if (!tail_ || role_ == Role::watching) return true;
     if (role_ != Role::shipping) return false;
     return std::all_of(replica_status_.begin(), replica_status_.end(), [&](const auto& status) {
@@ -817,6 +829,7 @@ std::string Database::status_json() {
         status.snapshot_time = noted->snapshot_time;
         status.error = noted->error;
         status.error_since = noted->error_since;
+        status.validation = noted->validation;
       }
     }
     nlohmann::ordered_json replica;
@@ -839,6 +852,12 @@ std::string Database::status_json() {
     if (!status.error.empty()) {
       replica["error"] = status.error;
       replica["error_since"] = format_rfc3339(status.error_since);
+    }
+    const ValidationState& validation = status.validation;
+    if (validation.verified != Time{}) replica["verified"] = format_rfc3339(validation.verified);
+    if (!validation.error.empty()) {
+      replica["verify_error"] = validation.error;
+      replica["verify_error_since"] = format_rfc3339(validation.error_since);
     }
     json["replicas"].push_back(std::move(replica));
   }

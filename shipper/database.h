@@ -14,6 +14,7 @@
 #include "shipper/connection.h"
 #include "shipper/engine.h"
 #include "shipper/fold.h"
+#include "shipper/replica_note.h"
 #include "shipper/settings.h"
 
 namespace sqlstream {
@@ -42,6 +43,7 @@ struct ReplicaStatus {
   Time snapshot_time{};        ///< when the last snapshot was written by this process
   std::string error;           ///< empty: none
   Time error_since{};
+  ValidationState validation;
 };
 
 /// One replicated database in this process: its outbox and capture, shared by all connections, and
@@ -133,6 +135,17 @@ class Database : public std::enable_shared_from_this<Database> {
     Database& database_;
     std::size_t replica_;
   };
+  /// Lets a flush wait while a validation, which it ends, is under way.
+  class Validating {
+   public:
+    explicit Validating(Database& database) : database_(database) { database_.validating(1); }
+    Validating(const Validating&) = delete;
+    Validating& operator=(const Validating&) = delete;
+    ~Validating() { database_.validating(-1); }
+
+   private:
+    Database& database_;
+  };
   /// True while log files are folded: a replicator reads none of them meanwhile.
   bool folding() const { return folding_; }
   /// How often files were folded: who stands in a log file goes there anew when it changed.
@@ -158,6 +171,7 @@ class Database : public std::enable_shared_from_this<Database> {
   bool close_if_unused();
   void publish();
   void set_role(Role role);
+  void validating(int more);
 
   const Host& host_;
   DatabaseSettings settings_;
@@ -193,6 +207,7 @@ class Database : public std::enable_shared_from_this<Database> {
   std::string capture_error_;                  // status_mutex_
   std::string obstacle_;                       // status_mutex_
   Role role_ = Role::none;                     // status_mutex_
+  int validations_ = 0;                        // status_mutex_
 
   // The engine's thread only.
   std::vector<std::unique_ptr<Replicator>> replicators_;

@@ -12,6 +12,7 @@
 
 #include "base/fork.h"
 #include "base/signals.h"
+#include "store/s3/semaphore.h"
 
 namespace sqlstream {
 namespace {
@@ -32,6 +33,7 @@ struct Engine::Threads {
   asio::io_context io{1};
   asio::executor_work_guard<asio::io_context::executor_type> guard{io.get_executor()};
   asio::thread_pool workers{kWorkers};
+  Semaphore one_at_a_time{io.get_executor(), 1};
   std::thread thread{[this] { io.run(); }};
 };
 
@@ -63,6 +65,9 @@ asio::any_io_executor Engine::executor() const {
 }
 asio::thread_pool& Engine::workers() {
   return threads_->workers;
+}
+Semaphore& Engine::one_at_a_time() {
+  return threads_->one_at_a_time;
 }
 
 void Engine::stop() noexcept {

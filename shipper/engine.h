@@ -18,6 +18,8 @@ namespace sqlstream {
 
 namespace asio = boost::asio;
 
+class Semaphore;
+
 /// The threads of this process: one that runs all coroutines, and a few workers for what blocks or
 /// computes. Started on first use, anew in a forked child. All signals are blocked in them.
 class Engine {
@@ -30,6 +32,8 @@ class Engine {
 
   asio::any_io_executor executor() const;
   asio::thread_pool& workers();
+  /// For what uses much memory or time, of which a process does one at a time.
+  Semaphore& one_at_a_time();
 
   /// Ends the coroutine thread and waits for it. Nothing runs afterwards; nothing is freed.
   static void stop() noexcept;

@@ -89,6 +89,7 @@ ReplicaOverview overview_of(const ReplicaSettings& settings, const std::string& 
   replica.snapshot = note->snapshot_time;
   replica.error = note->error;
   replica.error_since = note->error_since;
+  replica.validation = note->validation;
   replica.pid = note->pid;
   return replica;
 }

@@ -9,6 +9,7 @@
 
 #include "base/clock.h"
 #include "format/position.h"
+#include "shipper/replica_note.h"
 #include "shipper/settings.h"
 
 /// How replication stands, for a process that has no part in it: from the files alone. Creates
@@ -27,6 +28,7 @@ struct ReplicaOverview {
   Time snapshot{};  ///< when the last one was written; 0: not known
   std::string error;
   Time error_since{};
+  ValidationState validation;
   pid_t pid = 0;  ///< of the process that shipped to it last; 0: not known
 };
 

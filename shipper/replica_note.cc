@@ -16,7 +16,7 @@
 namespace sqlstream {
 namespace {
 
-constexpr std::uint64_t kMagic = 0x33444e4552535153;  // "SQSREND3"
+constexpr std::uint64_t kMagic = 0x34444e4552535153;  // "SQSREND4"
 
 struct DiskNote {
   std::uint64_t magic;
@@ -29,7 +29,11 @@ struct DiskNote {
   std::int64_t retention_due;
   std::int64_t error_since;
   std::int64_t pid;
+  std::int64_t validated;
+  std::int64_t verified;
+  std::int64_t unverified_since;
   std::array<char, 512> error;  // these end with a zero
+  std::array<char, 512> unverified;
   std::array<char, 512> writer;
   std::uint64_t hash;
 };
@@ -71,7 +75,9 @@ std::optional<ReplicaNote> load_replica_note(const std::string& outbox, const st
   note.retention_due = to_time(disk.retention_due);
   note.error_since = to_time(disk.error_since);
   note.pid = static_cast<pid_t>(disk.pid);
-  disk.error.back() = disk.writer.back() = '\0';
+  disk.error.back() = disk.unverified.back() = disk.writer.back() = '\0';
+  note.validation = {to_time(disk.validated), to_time(disk.verified), disk.unverified.data(),
+                     to_time(disk.unverified_since)};
   note.error = disk.error.data();
   note.writer = disk.writer.data();
   return note;
@@ -96,8 +102,12 @@ bool save_replica_note(const std::string& outbox, const std::string& url, const 
   disk->retention_due = ns(note.retention_due);
   disk->error_since = ns(note.error_since);
   disk->pid = note.pid;
-  disk->error = disk->writer = {};
+  disk->validated = ns(note.validation.last);
+  disk->verified = ns(note.validation.verified);
+  disk->unverified_since = ns(note.validation.error_since);
+  disk->error = disk->unverified = disk->writer = {};
   note.error.copy(disk->error.data(), disk->error.size() - 1);
+  note.validation.error.copy(disk->unverified.data(), disk->unverified.size() - 1);
   note.writer.copy(disk->writer.data(), disk->writer.size() - 1);
   disk->hash = XXH3_64bits(bytes.data(), offsetof(DiskNote, hash));
   return ::pwrite(fd.get(), bytes.data(), bytes.size(), 0) == static_cast<ssize_t>(bytes.size());

@@ -9,6 +9,14 @@
 
 namespace sqlstream {
 
+/// What the validations of a replica found.
+struct ValidationState {
+  Time last{};        ///< when the last one ended; before the first: since when it is waited for
+  Time verified{};    ///< when the last good one ended; 0: none yet
+  std::string error;  ///< why the last one failed; empty: it did not
+  Time error_since{};
+};
+
 /// What the process that ships notes in the outbox of one replica: where it ends, which saves
 /// listing it from its beginning, and what others want to know of the progress. A hint: without it,
 /// or when a crash of the machine took it, the store is asked.
@@ -21,6 +29,7 @@ struct ReplicaNote {
   Time retention_due{};                    ///< when something may be deleted next
   std::string error;                       ///< of the store, as last seen; empty: none
   Time error_since{};
+  ValidationState validation;
   pid_t pid = 0;  ///< of the process that wrote this
   /// Its host and the database's path: an outbox that was copied along with a database is not ours.
   std::string writer;

@@ -8,6 +8,7 @@
 #include <type_traits>
 #include <unistd.h>
 
+#include <boost/asio/bind_cancellation_slot.hpp>
 #include <boost/asio/co_spawn.hpp>
 
 #include "base/error.h"
@@ -17,6 +18,7 @@
 #include "shipper/guard.h"
 #include "shipper/maintenance.h"
 #include "shipper/snapshot_upload.h"
+#include "shipper/validation.h"
 
 namespace sqlstream {
 namespace {
@@ -56,8 +58,10 @@ Replicator::Replicator(Database& database, std::size_t number)
     status_.commit_time = note_.commit_time;
     status_.snapshot_time = note_.snapshot_time;
   }
+  status_.validation = note_.validation;
   database_.set_status(number_, status_);
   maintenance_ = std::make_unique<Maintenance>(*this);
+  validation_ = std::make_unique<Validation>(*this);
 }
 
 Replicator::~Replicator() = default;
@@ -91,8 +95,13 @@ std::vector<OutboxUse> Replicator::uses() const {
   return uses;
 }
 
+void Replicator::stop_validating() {
+  validation_->stop();
+}
+
 void Replicator::stop() {
   stopping_ = true;
+  stop_validating();
   notify();
   maintenance_->notify();
 }
@@ -100,6 +109,17 @@ void Replicator::stop() {
 std::optional<Generation> Replicator::shipping() const {
   if (!located_ || !end_ || !status_.error.empty()) return std::nullopt;
   return end_->generation;
+}
+
+// Not while only a part of a batch is there.
+std::optional<Time> Replicator::shipped_until() const {
+  if (!end_ || end_->open_batch != 0 || status_.commit_time == Time{}) return std::nullopt;
+  return status_.commit_time;
+}
+
+void Replicator::validated() {
+  status_.validation = note_.validation;
+  database_.set_status(number_, status_);
 }
 
 std::optional<std::chrono::nanoseconds> Replicator::since_last_put() const {
@@ -129,11 +149,15 @@ void Replicator::roll_behind(std::uint64_t sequence) {
 }
 
 asio::awaitable<void> Replicator::run() {
-  bool maintaining = true;
-  asio::co_spawn(Engine::get().executor(), maintenance_->run(), [&](const std::exception_ptr&) {
-    maintaining = false;
+  int beside = 2;
+  const auto ended = [&](const std::exception_ptr&) {
+    --beside;
     notify();
-  });
+  };
+  const auto executor = Engine::get().executor();
+  asio::co_spawn(executor, maintenance_->run(), ended);
+  asio::co_spawn(executor, validation_->run(),
+                 asio::bind_cancellation_slot(validation_->slot(), ended));
   std::exception_ptr failed;
   try {
     co_await ship();
@@ -141,7 +165,7 @@ asio::awaitable<void> Replicator::run() {
     failed = std::current_exception();
     stop();
   }
-  while (maintaining) co_await signal_.wait();
+  while (beside > 0) co_await signal_.wait();
   if (failed) std::rethrow_exception(failed);
 }
 
@@ -519,6 +543,7 @@ asio::awaitable<void> Replicator::advance(ReplicaEnd end, Time commit_time) {
   status_.commit_time = commit_time;
   database_.set_status(number_, status_);
   maintenance_->notify();
+  validation_->notify();
   co_await on_worker([&] { database_.trim(); });
 }
 

@@ -17,6 +17,7 @@ namespace sqlstream {
 
 class Maintenance;
 class SnapshotCopy;
+class Validation;
 
 /// Ships one database's outbox to one replica: the generation's snapshot, then segments, strictly
 /// in order. Lives on the engine's thread, while this process has the shipping role.
@@ -58,13 +59,20 @@ class Replicator {
   /// The outbox is half full: a later snapshot's copy holds back nothing any more.
   void make_room();
 
-  // --- For Maintenance.
+  /// For a process that is about to end.
+  void stop_validating();
+
+  // --- For Maintenance and Validation.
   Database& database() { return database_; }
   Store& store() { return *store_; }
   const ReplicaSettings& settings() const { return settings_; }
   bool stopping() const { return stopping_; }
   /// The generation being shipped, when the replica is in a known state and takes data.
   std::optional<Generation> shipping() const;
+  /// When the last commit was made that the replica has whole; empty: not known.
+  std::optional<Time> shipped_until() const;
+  /// The note has the state of another validation.
+  void validated();
   /// How long ago this process last put a segment; empty: not yet.
   std::optional<std::chrono::nanoseconds> since_last_put() const;
   /// Has the replica's end asked for anew.
@@ -125,6 +133,7 @@ class Replicator {
   std::mutex saving_;              // workers save notes in the order they were handed over
   std::uint64_t saved_notes_ = 0;  // saving_
   std::unique_ptr<Maintenance> maintenance_;
+  std::unique_ptr<Validation> validation_;
   bool located_ = false;  // end_ was compared with the store, and reader_ stands behind it
   bool stopping_ = false;
   bool guarded_ = false;  // the replica is known to be this database's

@@ -18,6 +18,7 @@ struct ReplicaSettings {
   std::chrono::nanoseconds retention = std::chrono::hours(24);
   std::chrono::nanoseconds retention_check_interval = std::chrono::hours(1);
   std::optional<std::chrono::nanoseconds> snapshot_interval;
+  std::optional<std::chrono::nanoseconds> validation_interval;  ///< empty: never
   bool exclusive = false;  ///< refuse where another wrote within the retention (see guard.h)
 };
 

@@ -33,8 +33,13 @@ std::string shown_shipping(const DatabaseOverview& database, const ReplicaOvervi
 }
 
 std::string shown_error(const ReplicaOverview& replica) {
-  if (replica.error.empty()) return "-";
-  return replica.error + " (since " + shown_time(replica.error_since) + ')';
+  const ValidationState& validation = replica.validation;
+  if (!replica.error.empty()) {
+    return replica.error + " (since " + shown_time(replica.error_since) + ')';
+  }
+  if (validation.error.empty()) return "-";
+  return "verification failed: " + validation.error + " (since " +
+         shown_time(validation.error_since) + ')';
 }
 
 std::string as_table(const std::vector<DatabaseOverview>& databases) {
@@ -81,6 +86,11 @@ Json as_json(const DatabaseOverview& database, const ReplicaOverview& replica) {
   if (!replica.error.empty()) {
     json["error"] = replica.error;
     add_time(json, "error_since", replica.error_since);
+  }
+  add_time(json, "verified", replica.validation.verified);
+  if (!replica.validation.error.empty()) {
+    json["verify_error"] = replica.validation.error;
+    add_time(json, "verify_error_since", replica.validation.error_since);
   }
   return json;
 }

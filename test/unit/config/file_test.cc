@@ -107,6 +107,7 @@ dbs:
   CHECK(first.retention_check_interval == 10min);
   CHECK(first.sync_interval == 500ms);
   CHECK(first.snapshot_interval == 90s);
+  CHECK(first.validation_interval == 6h);
   const auto& second = database.replicas[1];
   CHECK(second.name == "second");
   CHECK(second.store.bucket == "other");
@@ -124,7 +125,7 @@ dbs:
   CHECK(third.store.access_key_id.empty());
   CHECK(config.databases[1].replicas.at(0).store.path == "/backup/two");
   // Litestream's own tuning is named once, and nothing is warned about.
-  CHECK(log.has("checkpoint-interval, monitor-interval, validation-interval"));
+  CHECK(log.has("checkpoint-interval, monitor-interval"));
   CHECK_FALSE(log.has("WARN"));
   CHECK_FALSE(log.has("hush"));
 }
