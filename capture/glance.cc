@@ -85,6 +85,10 @@ Glance look(const std::string& directory) {
     glance.left_wal = disk.left_wal != 0;
     glance.full = disk.full != 0;
     current = disk.current_log;
+    if (::pread(control.get(), &glance.behind, sizeof glance.behind, kBehindAt) !=
+        sizeof glance.behind) {
+      glance.behind = 0;
+    }
   }
   if (current == 0) return glance;
   glance.tail = read_tail(directory + '/' + log_file_name(current));

@@ -16,6 +16,7 @@ struct Glance {
   bool alive = false;                    ///< the tail's generation goes on
   bool left_wal = false;                 ///< the application chose another journal mode
   bool full = false;                     ///< ended for its size
+  std::int64_t behind = 0;               ///< since when commits do not wait as they should, ns
   bool shipping = false;                 ///< some process has the shipping role
   std::uint64_t bytes = 0;               ///< in log files
   std::vector<std::uint64_t> log_files;  ///< ascending

@@ -165,10 +165,9 @@ int Outbox::watch_role() const {
                 O_WRONLY | O_NONBLOCK | O_CLOEXEC | O_NOFOLLOW);
 }
 
-void Outbox::poke() {
+void Outbox::poke(char wake) {
   if (!wake_writer_) wake_writer_.open([this] { return watch_role(); });
   if (!wake_writer_) return;
-  const char byte = 0;
   // A full pipe is a wake-up already; EPIPE (SIGPIPE is blocked where this runs, or ignored by
   // MSG-like means below) tells that the shipper is gone, which its watcher sees as well.
   sigset_t pipe_only;
@@ -176,7 +175,7 @@ void Outbox::poke() {
   sigemptyset(&pipe_only);
   sigaddset(&pipe_only, SIGPIPE);
   pthread_sigmask(SIG_BLOCK, &pipe_only, &before);
-  if (::write(wake_writer_.get(), &byte, 1) < 0 && errno == EPIPE) {
+  if (::write(wake_writer_.get(), &wake, 1) < 0 && errno == EPIPE) {
     const timespec none{};
     if (sigismember(&before, SIGPIPE) == 0) sigtimedwait(&pipe_only, nullptr, &none);
     wake_writer_.reset();
@@ -347,6 +346,18 @@ bool Outbox::ended(Generation generation) const {
   return ::pread(control_fd_.get(), &marked.id, sizeof marked.id, ended_place(generation)) ==
              sizeof marked.id &&
          marked == generation;
+}
+
+void Outbox::set_behind(std::int64_t since) {
+  if (::pwrite(control_fd_.get(), &since, sizeof since, kBehindAt) != sizeof since) {
+    throw std::system_error(errno, std::generic_category(),
+                            "cannot write " + place_.directory + "/control");
+  }
+}
+
+std::int64_t Outbox::behind() const {
+  std::int64_t since = 0;
+  return ::pread(control_fd_.get(), &since, sizeof since, kBehindAt) == sizeof since ? since : 0;
 }
 
 std::vector<std::uint64_t> Outbox::log_files() const {

@@ -104,6 +104,10 @@ class Outbox {
   /// capture lock must not hold back those who give its generation up.
   void end_generation(Generation generation);
   bool ended(Generation generation) const;
+  /// Since when commits are not waited for as they should be (ns; 0: they are), for those who look
+  /// from outside. Written and read without any lock, too.
+  void set_behind(std::int64_t since);
+  std::int64_t behind() const;
   /// True when the tail's generation is one that goes on.
   bool generation_alive() const { return tail_ && !ended(tail_->generation); }
 
@@ -115,8 +119,10 @@ class Outbox {
   /// Bytes in log files.
   std::uint64_t size() const;
 
-  /// Wakes the process that ships; without effect when none does.
-  void poke();
+  /// Wakes the process that ships, with one of these bytes; without effect when none does.
+  static constexpr char kCaptured = 0;    ///< there is something new
+  static constexpr char kShipAtOnce = 1;  ///< … and a commit waits for it
+  void poke(char wake = kCaptured);
   /// For the process that ships: the descriptor that becomes readable when poked.
   int wake_reader() const { return wake_reader_.get(); }
   /// For the others: an own descriptor (the caller's to close) that reports an error condition when

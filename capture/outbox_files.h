@@ -10,7 +10,7 @@ namespace sqlstream::capture {
 
 inline constexpr std::uint64_t kControlMagic = 0x31545243424f5153;  // "SQOBCRT1"
 
-/// Two places in the control file, each written by one call: the mark needs no lock, the rest does.
+/// Three places in the control file, each written by one call: marks need no lock, the rest does.
 struct DiskControl {
   std::uint64_t magic;
   std::uint64_t current_log;
@@ -21,6 +21,8 @@ struct DiskControl {
   std::uint32_t reserved;
 };
 inline constexpr off_t kControlAt = 0;
+/// Since when commits are not waited for in the synchronous mode, ns; 0: they are.
+inline constexpr off_t kBehindAt = 64;
 inline constexpr off_t kEndedAt = 512;
 /// A place for each generation, by its random id: a process that was stopped and now ends an old
 /// one does not take away a newer one's mark.

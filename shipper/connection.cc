@@ -1,6 +1,7 @@
 #include "shipper/connection.h"
 
 #include <new>
+#include <utility>
 
 #include "base/fork.h"
 #include "base/log.h"
@@ -78,7 +79,11 @@ class OpenConnection final : public Connection {
     });
   }
 
-  void write_lock_obtained() noexcept override {}
+  void write_lock_obtained() noexcept override {
+    if (sync_limit().count() > 0 && usable()) {
+      waited_change_ = capture::peek_change(mapping_.regions[0]);
+    }
+  }
 
   void write_lock_released() noexcept override { look_for_commit(); }
 
@@ -169,10 +174,37 @@ class OpenConnection final : public Connection {
     return usable() ? mapping_.regions[0] : nullptr;
   }
 
+  std::uint64_t take_ticket() noexcept override {
+    if (!database_->ours()) return 0;
+    if (!mapping_.regions.empty()) {
+      const std::uint64_t change = capture::peek_change(mapping_.regions[0]);
+      if (std::exchange(waited_change_, change) == change) return 0;
+    }
+    return database_->take_ticket();
+  }
+
+  void wait_durable(std::uint64_t ticket, std::chrono::milliseconds limit) noexcept override {
+    if (!database_->ours()) return;
+    guarded("waiting for the replica", [&] {
+      database_->wait_durable(ticket, limit, [this](std::chrono::nanoseconds patience) {
+        if (mapping_.regions.empty()) return database_->capture_in_background();
+        return database_->capture(mapping_, mapper(), false, patience);
+      });
+    });
+  }
+
+  bool outside_wal() const noexcept override { return written_ && mapping_.regions.empty(); }
+
+  bool refuses_writes() noexcept override {
+    bool refused = false;
+    guarded("writing", [&] { refused = database_->ours() && database_->refuses_writes(); });
+    return refused;
+  }
+
   std::string status_json() noexcept override {
     std::string json;
     guarded("status", [&] {
-      if (database_->ours()) json = database_->status_json();
+      if (database_->ours()) json = database_->status_json(sync_limit());
     });
     return json.empty() ? "{}" : json;
   }
@@ -263,6 +295,8 @@ class OpenConnection final : public Connection {
   bool written_ = false;       // written outside WAL mode since the last unlock
   bool had_wal_ = false;
   bool turned_on_ = false;  // WAL mode, by us
+  /// The wal-index's change counter, before what the next commit adds to it.
+  std::uint64_t waited_change_ = Database::kNoChange;
 };
 
 }  // namespace
@@ -323,6 +357,11 @@ void flush_databases() noexcept {
 void flush_at_exit() noexcept {
   flush_databases();
   Engine::stop();
+  guarded("ending", [] {
+    for (const auto& database : Database::all()) {
+      if (database->ours()) database->stop_waiting();
+    }
+  });
 }
 
 }  // namespace sqlstream

@@ -80,12 +80,32 @@ class Connection {
   /// The first region of the wal-index while this connection has it mapped, else null.
   virtual const volatile void* wal_index() noexcept = 0;
 
+  // --- The synchronous mode: how long this connection's commits wait for the replicas; 0: they do
+  // not.
+  std::chrono::milliseconds sync_limit() const { return sync_limit_; }
+  void set_sync_limit(std::chrono::milliseconds limit) { sync_limit_ = limit; }
+  /// Before the write lock's UNLOCK is passed on, or where there is none (in exclusive mode,
+  /// outside WAL mode) behind COMMIT_PHASETWO: stands for what this connection has committed till
+  /// now. 0: nothing since it obtained the lock.
+  virtual std::uint64_t take_ticket() noexcept = 0;
+  /// Waits up to `limit` for that commit to be in the replicas, by capturing and asking for it to
+  /// be shipped at once. Returns at once while the database is behind, at the process's end and in
+  /// a forked child. Not while a lock of SQLite's is held that others may need. *waits*
+  virtual void wait_durable(std::uint64_t ticket, std::chrono::milliseconds limit) noexcept = 0;
+  /// Between a write to the database outside WAL mode and the unlock behind it.
+  virtual bool outside_wal() const noexcept = 0;
+  /// The replicas have not what was committed before, and `sync-policy: fail` forbids to add to it.
+  virtual bool refuses_writes() noexcept = 0;
+
   /// The state of this database as JSON, for PRAGMA sqlstream_status and sqlstream_status().
   virtual std::string status_json() noexcept = 0;
 
   /// Waits until everything this process has seen committed is in every replica; false on time-out
   /// or when replication is paused. Takes no SQLite lock. *waits*
   virtual bool wait_shipped(std::chrono::milliseconds limit) noexcept = 0;
+
+ private:
+  std::chrono::milliseconds sync_limit_{0};
 };
 
 /// Called once per process before any Connection: installs fork and exit handlers.

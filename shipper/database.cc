@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cstring>
 #include <fcntl.h>
 #include <sys/stat.h>
 #include <system_error>
@@ -32,6 +33,7 @@ constexpr auto kLinger = std::chrono::seconds(2);  // without connections, befor
 constexpr auto kRetry = std::chrono::seconds(1);   // after a capture that could not be made
 constexpr auto kRefusedPatience = std::chrono::milliseconds(1500);
 constexpr auto kSoon = std::chrono::milliseconds(5);
+constexpr auto kNoteInterval = std::chrono::milliseconds(2);  // another process's progress
 constexpr auto kTakeOverPause = std::chrono::milliseconds(20);
 
 struct Registry {
@@ -66,6 +68,15 @@ std::uint64_t rotate_size(std::uint64_t outbox_max_size) {
   constexpr std::uint64_t kLargest = capture::Outbox::kRotateSize;
   if (outbox_max_size == 0) return kLargest;
   return std::clamp<std::uint64_t>(outbox_max_size / 16, kLargest / 16, kLargest);
+}
+
+// False when it was that high already.
+bool raise_to(std::atomic<std::uint64_t>& value, std::uint64_t least) {
+  std::uint64_t known = value.load();
+  while (known < least) {
+    if (value.compare_exchange_weak(known, least)) return true;
+  }
+  return false;
 }
 
 std::int64_t now_ns() {
@@ -110,6 +121,7 @@ Database::Database(const Host& host, DatabaseSettings settings)
     : host_(host),
       settings_(std::move(settings)),
       epoch_(fork_epoch()),
+      durability_(settings_.replicas.size(), settings_.sync_any),
       replica_status_(settings_.replicas.size()),
       kept_from_(settings_.replicas.size(), UINT64_MAX),
       fold_signal_(Engine::get().executor()),
@@ -205,13 +217,15 @@ void Database::open_wal() {
 }
 
 // Precondition: capture_mutex_ is held. The tail, for those who must not wait for a capture.
-void Database::publish() {
+// `tickets`: those that a capture has seen through.
+void Database::publish(std::uint64_t tickets) {
   const std::uint64_t log = outbox_->current_log();
   if (known_log_.exchange(log) != log && started_.load()) {
     asio::post(Engine::get().executor(),
                [self = shared_from_this()] { self->fold_signal_.notify(); });
   }
   alive_.store(outbox_->generation_alive());
+  if (tickets > 0 && alive_.load()) durability_.captured(tickets, outbox_->tail()->last.sequence);
   const std::lock_guard lock(status_mutex_);
   const bool new_generation =
       outbox_->tail() && (!tail_ || tail_->generation != outbox_->tail()->generation);
@@ -223,12 +237,13 @@ void Database::publish() {
 
 capture::Outcome Database::capture(Mapping& own,
                                    const std::function<const volatile void*(std::size_t)>& map_more,
-                                   bool must) {
+                                   bool must, std::chrono::nanoseconds patience) {
   capture::Source source;
   source.regions = own.regions;
   source.map_more = map_more;
-  const auto wait = must && waited_out_.load() ? std::chrono::nanoseconds(0)
-                                               : std::chrono::nanoseconds(kLongestWait);
+  const auto wait = must && waited_out_.load()
+                        ? std::chrono::nanoseconds(0)
+                        : std::min<std::chrono::nanoseconds>(patience, kLongestWait);
   std::unique_lock lock(capture_mutex_, std::defer_lock);
   if (!lock.try_lock_for(wait)) {
     if (must) {
@@ -253,6 +268,7 @@ capture::Outcome Database::capture_from(capture::Source source, std::chrono::nan
   source.own_commit_time = own_commit_time_.load(std::memory_order_relaxed);
   source.first_commit_time = first_commit_time_.exchange(0, std::memory_order_relaxed);
   if (session_new_.exchange(false)) capturer_->session_began();
+  const std::uint64_t tickets = durability_.tickets();
   const auto outcome = capturer_->capture(source, wait);
   if (must && (outcome == capture::Outcome::busy || outcome == capture::Outcome::failed ||
                outcome == capture::Outcome::try_again)) {
@@ -261,7 +277,7 @@ capture::Outcome Database::capture_from(capture::Source source, std::chrono::nan
                            ? "another process held the capture lock for too long"
                            : "what is about to leave the WAL could not be captured");
   }
-  publish();
+  publish(seen_through(outcome) ? tickets : 0);
   return outcome;
 }
 
@@ -292,8 +308,9 @@ capture::Outcome Database::capture_in_background() {
   if (connections_.load() == 0 || !open_outbox()) {
     return look() ? capture::Outcome::up_to_date : capture::Outcome::busy;
   }
+  const std::uint64_t tickets = durability_.tickets();
   const auto outcome = capturer_->begin_from_file();
-  publish();
+  publish(seen_through(outcome) ? tickets : 0);
   return outcome;
 }
 
@@ -538,12 +555,18 @@ asio::awaitable<void> Database::read_wakes(Self self) {
                                                    asio::as_tuple(asio::use_awaitable));
     if (error) break;
     std::array<char, 512> bytes{};
-    while (::read(wakes.native_handle(), bytes.data(), bytes.size()) > 0) {
+    bool at_once = false;
+    ssize_t n = 0;
+    while ((n = ::read(wakes.native_handle(), bytes.data(), bytes.size())) > 0) {
+      at_once |= std::memchr(bytes.data(), capture::Outbox::kShipAtOnce,
+                             static_cast<std::size_t>(n)) != nullptr;
     }
     co_await on_worker([&] {
       const std::lock_guard lock(self->capture_mutex_);
       self->look();
     });
+    const auto known = self->tail();
+    if (at_once && known) raise_to(self->hurry_, known->last.sequence);
     for (const auto& replicator : self->replicators_) replicator->notify();
   }
   wakes.release();
@@ -636,6 +659,11 @@ bool Database::drained() const {
   return std::all_of(replicators_.begin(), replicators_.end(), [&](const auto& replicator) {
     return replicator->settled(known->last.sequence);
   });
+}
+
+Database::Role Database::role() const {
+  const std::lock_guard lock(status_mutex_);
+  return role_;
 }
 
 std::optional<capture::Tail> Database::tail() const {
@@ -781,8 +809,151 @@ bool Database::wait_shipped(std::chrono::milliseconds limit) {
   return done;
 }
 
-std::string Database::status_json() {
+bool Database::paused() {
+  {
+    const std::lock_guard lock(status_mutex_);
+    if (!obstacle_.empty()) return true;
+  }
+  return left_wal();
+}
+
+// 0: not captured in time, or it will not be at all.
+std::uint64_t Database::sequence_of(std::uint64_t ticket, steady_clock::time_point deadline,
+                                    const CaptureNow& capture) {
+  while (true) {
+    if (const auto sequence = durability_.sequence_of(ticket); sequence != 0) return sequence;
+    const auto left = deadline - steady_clock::now();
+    if (left <= left.zero() || durability_.stopped()) return 0;
+    if (seen_through(capture(left)) && generation_alive()) continue;
+    if (paused()) return 0;
+    std::this_thread::sleep_for(std::min<steady_clock::duration>(left, kSoon));
+  }
+}
+
+void Database::ship_at_once(std::uint64_t sequence) {
+  if (!raise_to(hurry_, sequence)) return;
+  start();
+  if (role() == Role::shipping) {
+    asio::post(Engine::get().executor(), [self = shared_from_this()] {
+      for (const auto& replicator : self->replicators_) replicator->notify();
+    });
+    return;
+  }
+  const std::lock_guard lock(capture_mutex_);
+  if (outbox_) outbox_->poke(capture::Outbox::kShipAtOnce);
+}
+
+// What a note says was proven by the process that wrote it. One from before the machine started
+// anew may be ahead of the outbox, which is not fsynced.
+void Database::look_at_notes() {
+  const std::string outbox = outbox_directory();
+  for (std::size_t i = 0; i < settings_.replicas.size(); ++i) {
+    const auto noted = load_replica_note(outbox, settings_.replicas[i].store.url());
+    if (!noted || !noted->end || noted->boot != boot_hash()) continue;
+    durability_.shipped(i, {noted->end->sequence, noted->commit_time});
+  }
+}
+
+bool Database::reached(std::uint64_t sequence, steady_clock::time_point deadline) {
+  while (steady_clock::now() < deadline && !durability_.stopped()) {
+    if (role() == Role::shipping) {
+      // It may be lost meanwhile, though hardly ever.
+      const auto soon = steady_clock::now() + kRetry;
+      if (durability_.wait(sequence, std::min<steady_clock::time_point>(deadline, soon))) {
+        return true;
+      }
+      continue;
+    }
+    // One looks, and tells the others of this process.
+    const std::unique_lock looking(looking_at_notes_, std::try_to_lock);
+    if (looking) look_at_notes();
+    const auto next = steady_clock::now() + (looking ? kNoteInterval : kNoteInterval * 10);
+    if (durability_.wait(sequence, std::min<steady_clock::time_point>(deadline, next))) return true;
+  }
+  return durability_.end().sequence >= sequence;
+}
+
+void Database::wait_durable(std::uint64_t ticket, std::chrono::milliseconds limit,
+                            const CaptureNow& capture) {
+  if (Engine::running() == nullptr || is_behind()) return;
+  const auto deadline = steady_clock::now() + limit;
+  const std::uint64_t sequence = sequence_of(ticket, deadline, capture);
+  if (sequence != 0) {
+    ship_at_once(sequence);
+    if (reached(sequence, deadline)) {
+      // Another process may have left the mark.
+      if (behind_marked_.exchange(false)) mark_behind({});
+      return;
+    }
+  }
+  if (!durability_.stopped() && Engine::running() != nullptr) fall_behind(ticket, limit);
+}
+
+bool Database::refuses_writes() {
+  return settings_.sync_fail && is_behind();
+}
+
+// Asked at each commit until the replicas have caught up.
+bool Database::is_behind() {
+  const auto behind = durability_.behind();
+  if (!behind) return false;
+  if (role() != Role::shipping) look_at_notes();
+  return !caught_up(*behind);
+}
+
+void Database::shipped(std::size_t replica, Durability::End end) {
+  durability_.shipped(replica, end);
+  if (const auto behind = durability_.behind()) caught_up(*behind);
+}
+
+// The replicas have the commit that was waited for in vain, and all that came later or nearly so:
+// else the next one would only wait in vain, too.
+bool Database::caught_up(const Durability::Behind& behind) {
+  const std::uint64_t wanted = durability_.sequence_of(behind.ticket);
+  const auto end = durability_.end();
+  const auto known = tail();
+  if (wanted == 0 || end.sequence < wanted || !known) return false;
+  if (end.sequence < known->last.sequence && now() - end.commit_time > behind.limit / 2) {
+    return false;
+  }
+  if (durability_.catch_up()) {
+    log::info(settings_.sync_fail ? "the replica has caught up: writes go on"
+                                  : "the replica has caught up: commits wait for it again",
+              {{"db", path()}});
+    mark_behind({});
+  }
+  return true;
+}
+
+void Database::fall_behind(std::uint64_t ticket, std::chrono::milliseconds limit) {
+  const Time since = now();
+  if (!durability_.fall_behind({since, ticket, limit})) return;
+  const std::string what = "a commit is not in the replica after " + std::to_string(limit.count()) +
+                           " ms; until it is, ";
+  if (settings_.sync_fail) {
+    log::error(what + "writes are refused (sync-policy: fail)", {{"db", path()}});
+  } else {
+    log::warn(what + "commits do not wait for it", {{"db", path()}});
+  }
+  mark_behind(since);
+}
+
+// For those who look from outside. Best effort: the application does not wait for it.
+void Database::mark_behind(Time since) {
+  behind_marked_.store(since != Time{});
+  std::unique_lock lock(capture_mutex_, std::defer_lock);
+  if (!lock.try_lock_for(kSoon * 10) || !outbox_) return;
+  const std::int64_t mark = since.time_since_epoch().count();
+  try {
+    if (outbox_->behind() != mark) outbox_->set_behind(mark);
+  } catch (const std::exception& e) {
+    log::warn(e.what(), {{"db", path()}});
+  }
+}
+
+std::string Database::status_json(std::chrono::milliseconds sync) {
   capture_in_background();
+  is_behind();
   std::uint64_t outbox_bytes = 0;
   bool left = false;
   {
@@ -815,6 +986,16 @@ std::string Database::status_json() {
     json["error"] = obstacle_;
   } else if (!capture_error_.empty()) {
     json["error"] = capture_error_;
+  }
+  const auto behind = durability_.behind();
+  if (sync.count() > 0 || behind) {
+    nlohmann::ordered_json mode;
+    mode["limit_ms"] = sync.count();
+    mode["replicas"] = settings_.sync_any ? "any" : "all";
+    mode["policy"] = settings_.sync_fail ? "fail" : "degrade";
+    mode["state"] = !behind ? "synchronous" : settings_.sync_fail ? "refusing writes" : "degraded";
+    if (behind) mode["since"] = format_rfc3339(behind->since);
+    json["sync"] = std::move(mode);
   }
   json["replicas"] = nlohmann::ordered_json::array();
   for (std::size_t i = 0; i < replica_status_.size(); ++i) {

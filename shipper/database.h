@@ -12,6 +12,7 @@
 
 #include "capture/capturer.h"
 #include "shipper/connection.h"
+#include "shipper/durability.h"
 #include "shipper/engine.h"
 #include "shipper/fold.h"
 #include "shipper/replica_note.h"
@@ -72,10 +73,11 @@ class Database : public std::enable_shared_from_this<Database> {
   void closed();
   /// Synchronously, on the application's thread. `own`: the caller's mapping; `map_more` maps a
   /// region through the caller's connection. `must`: what is not captured now is about to be lost,
-  /// so a failure gives the generation up.
+  /// so a failure gives the generation up; else `patience` bounds the wait further.
   capture::Outcome capture(Mapping& own,
                            const std::function<const volatile void*(std::size_t)>& map_more,
-                           bool must);
+                           bool must,
+                           std::chrono::nanoseconds patience = std::chrono::nanoseconds::max());
   void note_new_wal(Mapping& own, std::optional<wal::Salt> salt);
   void note_clean_close();
   /// Ends the current generation; when `only` is given, only that one.
@@ -98,7 +100,18 @@ class Database : public std::enable_shared_from_this<Database> {
   static constexpr std::uint64_t kNoChange = UINT64_MAX;
   std::atomic<std::uint64_t> seen_change{kNoChange};
 
-  std::string status_json();
+  // The synchronous mode; see Connection.
+  std::uint64_t take_ticket() noexcept { return durability_.take_ticket(); }
+  /// `capture` captures on the caller's thread, waiting for locks as long as it is told.
+  using CaptureNow = std::function<capture::Outcome(std::chrono::nanoseconds patience)>;
+  void wait_durable(std::uint64_t ticket, std::chrono::milliseconds limit,
+                    const CaptureNow& capture);
+  bool refuses_writes();
+  /// Nobody waits for a commit any more.
+  void stop_waiting() { durability_.stop(); }
+
+  /// `sync`: how long the asking connection's commits wait.
+  std::string status_json(std::chrono::milliseconds sync);
   bool wait_shipped(std::chrono::milliseconds limit);
   /// Captures and ships what is left without pacing; returns when nothing is left for this process
   /// to do, or at the deadline.
@@ -115,6 +128,10 @@ class Database : public std::enable_shared_from_this<Database> {
   std::vector<std::uint64_t> log_files();
   std::uint64_t connections() const { return connections_.load(); }
   bool flushing() const { return flushing_.load() > 0; }
+  /// Somebody waits for a commit that a replica ending at `sequence` has not.
+  bool hurried(std::uint64_t sequence) const { return hurry_.load() > sequence; }
+  /// The replica is proven to have everything up to there.
+  void shipped(std::size_t replica, Durability::End end);
   void set_status(std::size_t replica, const ReplicaStatus& status);
   /// Deletes what every replica has, and none keeps.
   void trim();
@@ -169,7 +186,18 @@ class Database : public std::enable_shared_from_this<Database> {
   void start();
   bool drained() const;
   bool close_if_unused();
-  void publish();
+  void publish(std::uint64_t tickets = 0);
+  bool paused();
+  std::uint64_t sequence_of(std::uint64_t ticket, std::chrono::steady_clock::time_point deadline,
+                            const CaptureNow& capture);
+  void ship_at_once(std::uint64_t sequence);
+  bool reached(std::uint64_t sequence, std::chrono::steady_clock::time_point deadline);
+  void look_at_notes();
+  bool is_behind();
+  bool caught_up(const Durability::Behind& behind);
+  void fall_behind(std::uint64_t ticket, std::chrono::milliseconds limit);
+  void mark_behind(Time since);
+  Role role() const;
   void set_role(Role role);
   void validating(int more);
 
@@ -194,6 +222,10 @@ class Database : public std::enable_shared_from_this<Database> {
   std::atomic<std::int64_t> first_commit_time_{0};
   std::atomic<std::uint64_t> connections_{0};
   std::atomic<int> flushing_{0};
+  Durability durability_;
+  std::mutex looking_at_notes_;
+  std::atomic<std::uint64_t> hurry_{0};    // is to be shipped at once, up to this sequence
+  std::atomic<bool> behind_marked_{true};  // in the outbox; also when that is not known
   std::atomic<bool> alive_{false};
   std::atomic<bool> started_{false};
   std::atomic<bool> waited_out_{false};      // this generation's one long wait is spent

@@ -118,6 +118,15 @@ DatabaseOverview overview_of(const DatabaseSettings& settings) {
     ReplicaOverview& replica = overview.replicas.emplace_back(overview_of(each, outbox));
     if (exists) replica.lag = lag_of(replica, look, outbox, settings.path);
   }
+  // The mark of a process that died may still be there.
+  const bool all_there =
+      std::all_of(overview.replicas.begin(), overview.replicas.end(),
+                  [](const auto& replica) { return replica.lag == nanoseconds(0); });
+  if (overview.state == DatabaseOverview::State::replicating && look.glance->behind != 0 &&
+      !all_there) {
+    overview.state = DatabaseOverview::State::degraded;
+    overview.degraded_since = to_time(look.glance->behind);
+  }
   return overview;
 }
 
@@ -129,6 +138,8 @@ const char* name_of(DatabaseOverview::State state) {
       return "waiting";
     case DatabaseOverview::State::replicating:
       return "replicating";
+    case DatabaseOverview::State::degraded:
+      return "degraded";
     case DatabaseOverview::State::paused:
       return "paused";
   }

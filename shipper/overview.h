@@ -37,6 +37,7 @@ struct DatabaseOverview {
     missing,      ///< there is no database
     waiting,      ///< nothing was captured yet, or a new generation is about to begin
     replicating,  ///< the generation goes on
+    degraded,     ///< … but commits do not wait as they should: a replica is behind
     paused,       ///< the application chose another journal mode
   };
   std::string path;
@@ -44,6 +45,7 @@ struct DatabaseOverview {
   std::uint64_t outbox_bytes = 0;
   Time last_commit{};     ///< the last that was captured; 0: none
   bool shipping = false;  ///< some process does now
+  Time degraded_since{};  ///< while degraded
   std::vector<ReplicaOverview> replicas;
 };
 

@@ -1,5 +1,6 @@
 #include "shipper/replica_note.h"
 
+#include <algorithm>
 #include <array>
 #include <cstdio>
 #include <cstring>
@@ -16,7 +17,7 @@
 namespace sqlstream {
 namespace {
 
-constexpr std::uint64_t kMagic = 0x34444e4552535153;  // "SQSREND4"
+constexpr std::uint64_t kMagic = 0x35444e4552535153;  // "SQSREND5"
 
 struct DiskNote {
   std::uint64_t magic;
@@ -32,6 +33,7 @@ struct DiskNote {
   std::int64_t validated;
   std::int64_t verified;
   std::int64_t unverified_since;
+  std::uint64_t boot;
   std::array<char, 512> error;  // these end with a zero
   std::array<char, 512> unverified;
   std::array<char, 512> writer;
@@ -56,6 +58,16 @@ Time to_time(std::int64_t ns) {
 
 }  // namespace
 
+std::uint64_t boot_hash() {
+  static const std::uint64_t hash = [] {
+    const UniqueFd fd(::open("/proc/sys/kernel/random/boot_id", O_RDONLY | O_CLOEXEC));
+    std::array<char, 64> id{};
+    const ssize_t n = fd ? ::read(fd.get(), id.data(), id.size()) : 0;
+    return XXH3_64bits(id.data(), static_cast<std::size_t>(std::max<ssize_t>(n, 0)));
+  }();
+  return hash;
+}
+
 std::optional<ReplicaNote> load_replica_note(const std::string& outbox, const std::string& url) {
   const UniqueFd fd(::open(note_path(outbox, url).c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW));
   if (!fd) return std::nullopt;
@@ -78,6 +90,7 @@ std::optional<ReplicaNote> load_replica_note(const std::string& outbox, const st
   disk.error.back() = disk.unverified.back() = disk.writer.back() = '\0';
   note.validation = {to_time(disk.validated), to_time(disk.verified), disk.unverified.data(),
                      to_time(disk.unverified_since)};
+  note.boot = disk.boot;
   note.error = disk.error.data();
   note.writer = disk.writer.data();
   return note;
@@ -106,6 +119,7 @@ bool save_replica_note(const std::string& outbox, const std::string& url, const 
   disk->verified = ns(note.validation.verified);
   disk->unverified_since = ns(note.validation.error_since);
   disk->error = disk->unverified = disk->writer = {};
+  disk->boot = note.boot;
   note.error.copy(disk->error.data(), disk->error.size() - 1);
   note.validation.error.copy(disk->unverified.data(), disk->unverified.size() - 1);
   note.writer.copy(disk->writer.data(), disk->writer.size() - 1);

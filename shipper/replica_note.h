@@ -30,10 +30,14 @@ struct ReplicaNote {
   std::string error;                       ///< of the store, as last seen; empty: none
   Time error_since{};
   ValidationState validation;
-  pid_t pid = 0;  ///< of the process that wrote this
+  pid_t pid = 0;           ///< of the process that wrote this
+  std::uint64_t boot = 0;  ///< boot_hash() when the end was last proven to be the replica's
   /// Its host and the database's path: an outbox that was copied along with a database is not ours.
   std::string writer;
 };
+
+/// Names this start of the machine: what was not fsynced outlives no other.
+std::uint64_t boot_hash();
 
 /// The note of the replica at `url`. Empty when there is none, or it is torn. Takes no lock.
 std::optional<ReplicaNote> load_replica_note(const std::string& outbox, const std::string& url);

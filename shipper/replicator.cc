@@ -282,10 +282,12 @@ asio::awaitable<bool> Replicator::seek(std::uint64_t sequence) {
   co_return co_await on_worker([&] { return reader_.seek(sequence, database_.log_files()); });
 }
 
-// At most one segment per sync interval; the first after a quiet time at once.
+// At most one segment per sync interval; the first after a quiet time at once, and while somebody
+// waits.
 asio::awaitable<void> Replicator::pace() {
   const auto until = last_put_ + settings_.sync_interval;
-  while (!stopping_ && !database_.flushing() && steady_clock::now() < until) {
+  while (!stopping_ && !database_.flushing() && !database_.hurried(end_->sequence) &&
+         steady_clock::now() < until) {
     co_await signal_.wait_until(until);
   }
 }
@@ -534,6 +536,7 @@ asio::awaitable<bool> Replicator::put(SegmentObject& object) {
 asio::awaitable<void> Replicator::advance(ReplicaEnd end, Time commit_time) {
   report({});
   note_.end = end;
+  note_.boot = boot_hash();
   note_.commit_time = commit_time;
   co_await save_note();
   status_.generation = end.generation;
@@ -542,6 +545,7 @@ asio::awaitable<void> Replicator::advance(ReplicaEnd end, Time commit_time) {
   status_.settled = std::max(status_.settled, end.sequence);
   status_.commit_time = commit_time;
   database_.set_status(number_, status_);
+  database_.shipped(number_, {end.sequence, commit_time});
   maintenance_->notify();
   validation_->notify();
   co_await on_worker([&] { database_.trim(); });

@@ -29,6 +29,10 @@ struct DatabaseSettings {
   std::string outbox_dir;             ///< empty: ".<name>-sqlstream" beside the database
   std::uint64_t outbox_max_size = 0;  ///< bytes; 0: the larger of 1 GiB and twice the database
   std::chrono::nanoseconds shutdown_timeout = std::chrono::seconds(5);
+  /// The synchronous mode: how long a commit waits for the replicas; 0: it does not.
+  std::chrono::milliseconds sync{0};
+  bool sync_any = false;   ///< one replica is enough; else all
+  bool sync_fail = false;  ///< after a wait in vain writes are refused; else commits do not wait
   bool restore_if_missing = false;              ///< before it is created, restore it
   std::optional<ReplicaSettings> restore_from;  ///< … from here; else from the replicas
   /// Of the WAL, for `sqlstream replicate`: from where on it is checkpointed, and from where on

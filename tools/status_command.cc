@@ -79,6 +79,7 @@ Json as_json(const DatabaseOverview& database, const ReplicaOverview& replica) {
     json["sequence"] = replica.sequence;
   }
   json["outbox_bytes"] = database.outbox_bytes;
+  add_time(json, "degraded_since", database.degraded_since);
   add_time(json, "last_commit", database.last_commit);
   add_time(json, "snapshot", replica.snapshot);
   json["shipping"] = database.shipping;

@@ -15,6 +15,8 @@ std::atomic<void (*)(const std::string&)> observer{nullptr};
 std::atomic<int> connections{0};
 std::atomic<bool> all_shipped{true};
 std::atomic<bool> refuse{false};
+std::atomic<bool> is_outside_wal{false};
+std::atomic<bool> refuses{false};
 
 void record(std::string event) {
   if (auto* observe = observer.load()) observe(event);
@@ -57,6 +59,15 @@ class RecordingConnection : public Connection {
   capture::Outcome capture(bool) noexcept override { return capture::Outcome::up_to_date; }
   void enable_wal(std::chrono::milliseconds) noexcept override {}
   const volatile void* wal_index() noexcept override { return nullptr; }
+  std::uint64_t take_ticket() noexcept override {
+    record("take_ticket " + name_);
+    return 1;
+  }
+  void wait_durable(std::uint64_t, std::chrono::milliseconds limit) noexcept override {
+    record("wait_durable " + name_ + ' ' + std::to_string(limit.count() > 0));
+  }
+  bool outside_wal() const noexcept override { return is_outside_wal; }
+  bool refuses_writes() noexcept override { return refuses; }
   std::string status_json() noexcept override { return R"({"recorded":")" + name_ + R"("})"; }
   bool wait_shipped(std::chrono::milliseconds limit) noexcept override {
     record("wait_shipped " + name_ + ' ' + std::to_string(limit.count() > 0));
@@ -84,6 +95,14 @@ int open_connections() {
 
 void set_shipped(bool shipped) {
   all_shipped = shipped;
+}
+
+void set_outside_wal(bool outside) {
+  is_outside_wal = outside;
+}
+
+void set_refusing_writes(bool refusing) {
+  refuses = refusing;
 }
 
 void set_refusing(bool refusing) {

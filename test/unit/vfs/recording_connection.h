@@ -20,6 +20,10 @@ int open_connections();
 /// What Connection::wait_shipped is to return from now on.
 void set_shipped(bool shipped);
 
+/// What Connection::outside_wal and refuses_writes return from now on.
+void set_outside_wal(bool outside);
+void set_refusing_writes(bool refusing);
+
 /// Makes Connection::open report, as an unusable engine would, by returning null.
 void set_refusing(bool refusing);
 

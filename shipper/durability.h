@@ -1,0 +1,90 @@
+#pragma once
+
+#include <array>
+#include <atomic>
+#include <chrono>
+#include <condition_variable>
+#include <cstdint>
+#include <mutex>
+#include <optional>
+#include <vector>
+
+#include "base/clock.h"
+
+namespace sqlstream {
+
+/// Which commits are in the replicas, for those that wait for it (the synchronous mode).
+///
+/// A commit takes a ticket once it is visible. A capture that begins later and sees everything
+/// through has it, so the outbox sequence that this capture ends at is what the replicas must
+/// reach. Sequences only grow, whatever is reset, and whatever generation is begun anew.
+/// Thread-safe.
+class Durability {
+ public:
+  using Clock = std::chrono::steady_clock;
+
+  /// How far a replica is.
+  struct End {
+    std::uint64_t sequence = 0;
+    Time commit_time{};  ///< of its last commit
+  };
+  /// A commit that was waited for in vain.
+  struct Behind {
+    Time since{};
+    std::uint64_t ticket = 0;
+    std::chrono::milliseconds limit{0};
+  };
+
+  /// `any`: a commit that one of the replicas has is durable; else all must have it.
+  Durability(std::size_t replicas, bool any);
+
+  /// Greater than every one before, never 0.
+  std::uint64_t take_ticket() noexcept { return tickets_.fetch_add(1) + 1; }
+  /// How many there are; to be asked before a capture looks.
+  std::uint64_t tickets() const noexcept { return tickets_.load(); }
+  /// A capture that began when there were so many tickets has seen everything through, and the
+  /// outbox ends at `sequence`.
+  void captured(std::uint64_t tickets, std::uint64_t sequence);
+  /// Where that commit is in the outbox, or a later place; 0: it was not captured yet.
+  std::uint64_t sequence_of(std::uint64_t ticket) const;
+
+  /// The replica is known to have everything up to `end`.
+  void shipped(std::size_t replica, End end);
+  /// Up to where everything is durable.
+  End end() const;
+  /// Waits until everything up to `sequence` is durable: true. False when the time came first, or
+  /// after stop().
+  bool wait(std::uint64_t sequence, Clock::time_point until);
+  /// Ends all waiting, for good.
+  void stop();
+  bool stopped() const { return stopped_.load(); }
+
+  /// Commits are not waited for, from a wait in vain until the replicas have caught up.
+  std::optional<Behind> behind() const;
+  /// False when it is so already.
+  bool fall_behind(Behind behind);
+  /// False when nothing was behind.
+  bool catch_up();
+
+ private:
+  End durable() const;
+
+  struct Captured {
+    std::uint64_t tickets = 0;
+    std::uint64_t sequence = 0;
+  };
+
+  const bool any_;
+  std::atomic<std::uint64_t> tickets_{0};
+  std::atomic<bool> stopped_{false};
+  mutable std::mutex mutex_;
+  std::condition_variable changed_;
+  /// The last captures that had new tickets. Who finds an older one gone takes a later one, which
+  /// has the commit too.
+  std::array<Captured, 64> captured_{};  // mutex_, a ring
+  std::size_t next_ = 0;                 // mutex_
+  std::vector<End> ends_;                // mutex_
+  std::optional<Behind> behind_;         // mutex_
+};
+
+}  // namespace sqlstream

@@ -1,0 +1,83 @@
+#include "shipper/durability.h"
+
+#include <thread>
+
+#include <doctest/doctest.h>
+
+using namespace sqlstream;
+using namespace std::chrono_literals;
+
+namespace {
+
+Durability::Clock::time_point now_and_then() {
+  return Durability::Clock::now() + 1min;
+}
+
+}  // namespace
+
+TEST_CASE("a commit is where the first capture ended that began behind it") {
+  Durability durability(1, false);
+  const auto before = durability.take_ticket();
+  const auto covered = durability.tickets();
+  const auto meanwhile = durability.take_ticket();
+  CHECK(durability.sequence_of(before) == 0);
+  durability.captured(covered, 7);
+  CHECK(durability.sequence_of(before) == 7);
+  CHECK(durability.sequence_of(meanwhile) == 0);
+  durability.captured(durability.tickets(), 9);
+  CHECK(durability.sequence_of(before) == 7);
+  CHECK(durability.sequence_of(meanwhile) == 9);
+  durability.captured(durability.tickets(), 12);  // found nothing new to say
+  CHECK(durability.sequence_of(meanwhile) == 9);
+}
+
+TEST_CASE("a capture that was forgotten is one that came later") {
+  Durability durability(1, false);
+  const auto first = durability.take_ticket();
+  durability.captured(durability.tickets(), 1);
+  for (std::uint64_t i = 2; i < 200; ++i) {
+    durability.take_ticket();
+    durability.captured(durability.tickets(), i);
+  }
+  CHECK(durability.sequence_of(first) > 1);
+  CHECK(durability.sequence_of(first) < 200);
+  CHECK(durability.sequence_of(durability.tickets()) == 199);
+}
+
+TEST_CASE("durable is what all replicas have, or one where one is enough") {
+  for (const bool any : {false, true}) {
+    Durability durability(2, any);
+    CHECK(durability.end().sequence == 0);
+    durability.shipped(0, {5, {}});
+    CHECK(durability.end().sequence == (any ? 5 : 0));
+    durability.shipped(1, {3, {}});
+    CHECK(durability.end().sequence == (any ? 5 : 3));
+    durability.shipped(0, {4, {}});  // an older note of another process
+    CHECK(durability.end().sequence == (any ? 5 : 3));
+    CHECK(durability.wait(any ? 5 : 3, now_and_then()));
+    CHECK_FALSE(durability.wait(6, Durability::Clock::now()));
+  }
+}
+
+TEST_CASE("waiting ends with the replica's answer, or when nobody is to wait any more") {
+  Durability durability(1, false);
+  std::thread shipper([&] { durability.shipped(0, {2, {}}); });
+  CHECK(durability.wait(2, now_and_then()));
+  shipper.join();
+  std::thread exiting([&] { durability.stop(); });
+  CHECK_FALSE(durability.wait(3, now_and_then()));
+  exiting.join();
+  CHECK_FALSE(durability.wait(3, now_and_then()));
+  CHECK(durability.wait(2, now_and_then()));
+}
+
+TEST_CASE("being behind begins once and ends once") {
+  Durability durability(1, false);
+  CHECK_FALSE(durability.behind());
+  CHECK(durability.fall_behind({Time(1s), 4, 10ms}));
+  CHECK_FALSE(durability.fall_behind({Time(2s), 5, 10ms}));
+  CHECK(durability.behind()->ticket == 4);
+  CHECK(durability.catch_up());
+  CHECK_FALSE(durability.catch_up());
+  CHECK_FALSE(durability.behind());
+}
