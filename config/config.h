@@ -82,6 +82,9 @@ std::optional<DatabaseSettings> settings_for(const std::string& database_path,
                                              const std::string& replica_uri,
                                              const Environment& env);
 
+/// Sets `sync`, `sync-replicas` or `sync-policy`; these are URI parameters, too.
+void set_sync_option(DatabaseSettings& database, std::string_view name, const std::string& value);
+
 /// `path` absolute, with symbolic links of its folder and (where it exists) itself resolved.
 std::string canonical_path(const std::string& path);
 

@@ -305,6 +305,9 @@ class Reader {
                   database.shutdown_timeout = *limit;
                 }},
                {"exclusive", [&](const auto& v) { exclusive = switch_of(v, "exclusive"); }},
+               {"sync", [&](const auto& v) { read_sync(database, "sync", v); }},
+               {"sync-policy", [&](const auto& v) { read_sync(database, "sync-policy", v); }},
+               {"sync-replicas", [&](const auto& v) { read_sync(database, "sync-replicas", v); }},
                {"min-checkpoint-page-count",
                 [&](const auto& v) { database.min_checkpoint_pages = pages_of(v); }},
                {"max-checkpoint-page-count",
@@ -358,6 +361,10 @@ class Reader {
     }
     for (const auto& settings : database.replicas) claim(node, settings, database.path);
     config.databases.push_back(std::move(database));
+  }
+
+  void read_sync(DatabaseSettings& database, std::string_view key, const YAML::Node& value) const {
+    located(value, [&] { set_sync_option(database, key, text(value)); });
   }
 
   // Two databases in one place would destroy each other's history.

@@ -1,7 +1,9 @@
 #include <algorithm>
 #include <cstdlib>
 
+#include "base/error.h"
 #include "config/config.h"
+#include "config/units.h"
 
 namespace sqlstream::config {
 
@@ -43,6 +45,28 @@ std::optional<DatabaseSettings> settings_for(const std::string& database_path,
     settings.restore_from = entry->restore_from;
   }
   return settings;
+}
+
+void set_sync_option(DatabaseSettings& database, std::string_view name, const std::string& value) {
+  const auto one_of = [&](const char* otherwise, const char* chosen) {
+    if (value != otherwise && value != chosen) {
+      throw Error(std::string(name) + " must be " + otherwise + " or " + chosen + ", not \"" +
+                  value + '"');
+    }
+    return value == chosen;
+  };
+  if (name == "sync-replicas") {
+    database.sync_any = one_of("all", "any");
+  } else if (name == "sync-policy") {
+    database.sync_fail = one_of("degrade", "fail");
+  } else {
+    const auto limit = parse_sync(value);
+    if (!limit) {
+      throw Error("sync must be off, on, milliseconds or a duration such as 500ms, not \"" + value +
+                  '"');
+    }
+    database.sync = *limit;
+  }
 }
 
 }  // namespace sqlstream::config

@@ -168,4 +168,22 @@ std::optional<bool> parse_bool(std::string_view text) {
   return std::nullopt;
 }
 
+std::optional<std::chrono::milliseconds> parse_sync(std::string_view text) {
+  using std::chrono::milliseconds;
+  constexpr milliseconds kOn(5000);
+  const bool digits = !text.empty() && text.find_first_not_of("0123456789") == text.npos;
+  const auto limit = parse_duration(digits ? std::string(text) + "ms" : std::string(text));
+  if (limit) {
+    // As an int, which is what SQL programs have for it; and never 0 for what is not off.
+    const auto rounded = std::chrono::ceil<milliseconds>(*limit);
+    if (limit->count() < 0 || rounded.count() > std::numeric_limits<int>::max()) {
+      return std::nullopt;
+    }
+    return rounded;
+  }
+  const auto wanted = parse_bool(text);
+  if (!wanted) return std::nullopt;
+  return *wanted ? kOn : milliseconds(0);
+}
+
 }  // namespace sqlstream::config

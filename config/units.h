@@ -22,4 +22,8 @@ std::optional<std::uint64_t> parse_size(std::string_view text);
 /// "true", "yes", "on", "1" and their opposites, in any case.
 std::optional<bool> parse_bool(std::string_view text);
 
+/// How long a commit waits in the synchronous mode: "off" (0), "on" (5 s), a number of
+/// milliseconds, or a duration.
+std::optional<std::chrono::milliseconds> parse_sync(std::string_view text);
+
 }  // namespace sqlstream::config

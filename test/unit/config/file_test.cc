@@ -316,6 +316,9 @@ TEST_CASE("what cannot be is refused with its line") {
   CHECK(contains(refusal("dbs: [{path: /none/a, path: /none/b}]"), "path is given twice"));
   CHECK(contains(refusal("dbs: [{path: /none/a, outbox-max-size: big}]"), "outbox-max-size"));
   CHECK(contains(refusal("dbs: [{path: /none/a, shutdown-timeout: -1s}]"), "shutdown-timeout"));
+  CHECK(contains(refusal("dbs: [{path: /none/a, sync: soon}]"), "line 1: sync must be off"));
+  CHECK(contains(refusal("dbs: [{path: /none/a, sync-policy: panic}]"), "degrade or fail"));
+  CHECK(contains(refusal("dbs: [{path: /none/a, sync-replicas: some}]"), "all or any"));
   for (const char* pages : {"0", "-1", "1k", "99999999999", "''"}) {
     const std::string text =
         std::string("dbs: [{path: /none/a, max-checkpoint-page-count: ") + pages;
@@ -386,6 +389,25 @@ TEST_CASE("restoring a missing database is asked for, or follows from where to r
                  "restore-if-missing needs a replica or restore-from"));
   CHECK(contains(error_of([&] { read("restore-if-missing: perhaps, replica: /b/a"); }),
                  "restore-if-missing must be true or false"));
+}
+
+TEST_CASE("the synchronous mode is a database's") {
+  const TempFolder folder;
+  const std::string file =
+      folder.write("c.yml",
+                   "dbs:\n"
+                   "- {path: /srv/a.db, sync: on, sync-policy: fail, sync-replicas: any, replica: "
+                   "/b/a}\n"
+                   "- {path: /srv/b.db, sync: 250, replica: /b/b}\n"
+                   "- {path: /srv/c.db, replica: /b/c}\n");
+  const auto databases = read_config(file, fake_environment({})).databases;
+  CHECK(databases.at(0).sync == 5s);
+  CHECK(databases.at(0).sync_fail);
+  CHECK(databases.at(0).sync_any);
+  CHECK(databases.at(1).sync == 250ms);
+  CHECK_FALSE(databases.at(1).sync_fail);
+  CHECK_FALSE(databases.at(1).sync_any);
+  CHECK(databases.at(2).sync == 0s);
 }
 
 TEST_CASE("a replica is exclusive for itself, or for its database") {

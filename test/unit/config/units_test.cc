@@ -57,6 +57,21 @@ TEST_CASE("switches are read in any case") {
   CHECK_FALSE(parse_bool(""));
 }
 
+TEST_CASE("how long a commit waits: off, on, milliseconds or a duration") {
+  CHECK(parse_sync("off") == 0ms);
+  CHECK(parse_sync("0") == 0ms);
+  CHECK(parse_sync("On") == 5000ms);
+  CHECK(parse_sync("1") == 1ms);
+  CHECK(parse_sync("250") == 250ms);
+  CHECK(parse_sync("1.5s") == 1500ms);
+  CHECK(parse_sync("1us") == 1ms);
+  CHECK(parse_sync("2147483647") == 2147483647ms);
+  for (const char* text : {"", "soon", "-1", "-1s", "2147483648", "99999999999999999999", "5 "}) {
+    CAPTURE(text);
+    CHECK_FALSE(parse_sync(text));
+  }
+}
+
 TEST_CASE("durations are written as Go does") {
   for (const char* text : {"0s", "1ns", "999ns", "1.5\u00b5s", "2ms", "1.000001ms", "1s", "59.9s",
                            "1m0s", "1h0m0.5s", "24h0m0s", "-1m30s"}) {
