@@ -17,6 +17,7 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "config/config.h"
+#include "config/units.h"
 #include "shipper/first_restore.h"
 #include "vfs/log_relay.h"
 
@@ -37,6 +38,8 @@ struct File : sqlite3_file {
 struct DatabaseFile : File {
   const char* name;
   OpenDatabase database;
+  std::unique_ptr<CommitWait> wait;  ///< null: not replicated
+  int lock_level = SQLITE_LOCK_NONE;
 };
 
 struct WalFile : File {
@@ -192,6 +195,7 @@ int database_close(sqlite3_file* file) {
     const std::lock_guard lock(self.shim->mutex);
     self.shim->databases.erase(self.name);
   }
+  self.wait.reset();
   self.database.connection.reset();
   log_relay::deliver(*self.shim->host.api);
   sqlite3_file* base = base_of(file);
@@ -205,8 +209,30 @@ char* sqlite_string(const sqlite3_api_routines& api, const std::string& text) {
   return api.mprintf("%s", text.c_str());
 }
 
+/// PRAGMA sqlstream_sync, without a value or with one. Gives what is so then. Throws Error.
+std::string sync_pragma(DatabaseFile& self, const char* value) {
+  const sqlite3_api_routines& api = *self.shim->host.api;
+  Connection* connection = self.database.connection.get();
+  if (value != nullptr) {
+    const auto limit = config::parse_sync(value);
+    if (!limit)
+      throw Error(std::string("sqlstream_sync must be off, on or milliseconds, not \"") + value +
+                  '"');
+    if (connection == nullptr) throw Error("sqlstream_sync: the database is not replicated");
+    // As with PRAGMA synchronous.
+    sqlite3* db = self.wait->db();
+    if (db != nullptr && api.txn_state(db, nullptr) == SQLITE_TXN_WRITE) {
+      throw Error("sqlstream_sync may not be changed inside a transaction");
+    }
+    self.wait->connection().choose(*limit);
+  }
+  const auto limit =
+      connection != nullptr ? connection->sync_limit() : std::chrono::milliseconds(0);
+  return limit.count() == 0 ? "off" : std::to_string(limit.count());
+}
+
 /// The shim's own PRAGMAs. SQLITE_NOTFOUND: not one of them.
-int database_pragma(const DatabaseFile& self, char** argument) noexcept {
+int database_pragma(DatabaseFile& self, char** argument) noexcept {
   const sqlite3_api_routines& api = *self.shim->host.api;
   const char* name = argument[1];
   try {
@@ -214,17 +240,29 @@ int database_pragma(const DatabaseFile& self, char** argument) noexcept {
       argument[0] = sqlite_string(api, self.database.status_json());
     } else if (api.stricmp(name, "sqlstream_version") == 0) {
       argument[0] = sqlite_string(api, SQLSTREAM_VERSION);
+    } else if (api.stricmp(name, "sqlstream_sync") == 0) {
+      argument[0] = sqlite_string(api, sync_pragma(self, argument[2]));
     } else {
       return SQLITE_NOTFOUND;
     }
+  } catch (const Error& error) {
+    argument[0] = api.mprintf("%s", error.what());
+    return SQLITE_ERROR;
   } catch (const std::exception&) {
     return SQLITE_NOMEM;
   }
   return argument[0] ? SQLITE_OK : SQLITE_NOMEM;
 }
 
+void remember_connection(DatabaseFile& self, sqlite3** db) noexcept {
+  try {
+    if (self.wait) self.wait->belongs_to(db, self.shim->waits);
+  } catch (const std::bad_alloc&) {  // then each commit waits for itself
+  }
+}
+
 int database_file_control(sqlite3_file* file, int operation, void* argument) {
-  const DatabaseFile& self = database_of(file);
+  DatabaseFile& self = database_of(file);
   const sqlite3_api_routines& api = *self.shim->host.api;
   Connection* connection = self.database.connection.get();
 
@@ -245,12 +283,17 @@ int database_file_control(sqlite3_file* file, int operation, void* argument) {
     case kFcntlOpenDatabase:
       *static_cast<const OpenDatabase**>(argument) = &self.database;
       return SQLITE_OK;
+    case SQLITE_FCNTL_PDB:
+      remember_connection(self, static_cast<sqlite3**>(argument));
+      break;
     case SQLITE_FCNTL_CKPT_START:
       if (connection) connection->checkpoint_starting();
       break;
     case SQLITE_FCNTL_COMMIT_PHASETWO: {
       const int result = file_control(file, operation, argument);
       if (connection) connection->commit_phase_two();
+      if (self.wait && self.wait->active())
+        self.wait->committed(self.lock_level == SQLITE_LOCK_EXCLUSIVE);
       log_relay::deliver(api);
       return result;
     }
@@ -276,14 +319,20 @@ int database_truncate(sqlite3_file* file, sqlite3_int64 size) {
 
 int database_lock(sqlite3_file* file, int level) {
   const int result = file_lock(file, level);
-  if (result == SQLITE_OK) connection_of(file).locked(level);
+  if (result == SQLITE_OK) {
+    database_of(file).lock_level = level;
+    connection_of(file).locked(level);
+  }
   return result;
 }
 
 int database_unlock(sqlite3_file* file, int level) {
   connection_of(file).unlocking(level);
   const int result = file_unlock(file, level);
+  DatabaseFile& self = database_of(file);
+  self.lock_level = level;
   connection_of(file).unlocked(level);
+  if (level == SQLITE_LOCK_NONE && self.wait->active()) self.wait->unlocked();
   return result;
 }
 
@@ -301,13 +350,19 @@ int database_shm_lock(sqlite3_file* file, int offset, int n, int flags) {
   const bool commit = exclusive && offset == kWriteLock && n == 1;
   const bool reset = exclusive && offset == kFirstReadLock && n == kAllReadLocks;
   const bool unlock = (flags & SQLITE_SHM_UNLOCK) != 0;
+  CommitWait& wait = *database_of(file).wait;
 
+  if (commit && unlock && wait.active()) wait.write_lock_releasing();
   const int result = file_shm_lock(file, offset, n, flags);
   if (commit && unlock) {
     connection_of(file).write_lock_released();
   } else if (result == SQLITE_OK && !unlock) {
     if (commit) connection_of(file).write_lock_obtained();
+    if (commit && wait.active()) wait.write_lock_obtained();
     if (reset) connection_of(file).reset_lock_obtained();
+  } else if (unlock && !exclusive && wait.active()) {
+    wait.read_mark_released();
+    log_relay::deliver(*database_of(file).shim->host.api);
   }
   return result;
 }
@@ -340,7 +395,21 @@ int wal_close(sqlite3_file* file) {
   return base->pMethods->xClose(base);
 }
 
+/// With `sync-policy: fail`, while the replicas have not what was committed before. Here, since a
+/// write lock that is refused would be in the way of checkpoints and of readers that recover, too.
+bool refused(const WalFile& self) {
+  Connection& connection = *self.connection;
+  if (connection.sync_limit().count() == 0 || !connection.refuses_writes()) return false;
+  const sqlite3_api_routines& api = *self.shim->host.api;
+  log_relay::deliver(api);
+  api.log(SQLITE_IOERR_FSYNC,
+          "sqlstream: the write is refused: a commit before it is not in the replica yet "
+          "(sync-policy: fail)");
+  return true;
+}
+
 int wal_write(sqlite3_file* file, const void* from, int amount, sqlite3_int64 offset) {
+  if (refused(*static_cast<WalFile*>(file))) return SQLITE_IOERR_FSYNC;
   if (offset == 0) static_cast<WalFile*>(file)->connection->wal_beginning(from, amount);
   return file_write(file, from, amount, offset);
 }
@@ -424,6 +493,15 @@ void read_restore_parameters(const sqlite3_api_routines& api, const char* name, 
   }
 }
 
+/// The URI parameters sync, sync-replicas and sync-policy, over what the configuration says.
+void read_sync_parameters(const sqlite3_api_routines& api, const char* name, Plan& plan) {
+  if (!plan.settings) return;
+  for (const char* key : {"sync", "sync-replicas", "sync-policy"}) {
+    const char* value = api.uri_parameter(name, key);
+    if (value != nullptr) config::set_sync_option(*plan.settings, key, value);
+  }
+}
+
 /// What is missing is restored if that is wanted. False, and said in the log: it must not be
 /// created.
 bool restored(const sqlite3_api_routines& api, const Plan& plan) {
@@ -455,6 +533,7 @@ Plan plan_for(const sqlite3_api_routines& api, const char* name) {
     const char* replica = api.uri_parameter(name, "replica");
     plan.settings = settings_source()(plan.path, replica ? replica : "");
     read_restore_parameters(api, name, plan);
+    read_sync_parameters(api, name, plan);
     if (!plan.replicated()) {
       plan.unreplicated_reason =
           "no replica is configured for it (with the URI parameter replica=, in a configuration "
@@ -504,16 +583,23 @@ int open_database(Shim& shim, const char* name, sqlite3_file* file, int flags, i
   }
 
   std::unique_ptr<Connection> connection;
+  std::unique_ptr<CommitWait> wait;
+  const auto sync = plan.replicated() ? plan.settings->sync : std::chrono::milliseconds(0);
   try {
     if (plan.replicated()) {
       start_engine_once();
       connection = Connection::open(shim.host, std::move(*plan.settings), base, name, opened_flags);
     }
     if (connection) {
+      // SQLite does not pass SQLITE_OPEN_SHAREDCACHE on.
+      const char* cache = api.uri_parameter(name, "cache");
+      const bool shared = cache != nullptr && std::string_view(cache) == "shared";
+      wait = std::make_unique<CommitWait>(api, *connection, sync, shared);
       const std::lock_guard lock(shim.mutex);
       shim.databases.insert_or_assign(name, connection.get());
     }
   } catch (...) {
+    wait.reset();
     connection.reset();
     base->pMethods->xClose(base);
     throw;
@@ -522,7 +608,8 @@ int open_database(Shim& shim, const char* name, sqlite3_file* file, int flags, i
   auto* self = new (file) DatabaseFile{
       {{nullptr}, database_methods(*base->pMethods, replicated), &shim},
       name,
-      {std::move(plan.path), std::move(connection), std::move(plan.unreplicated_reason)}};
+      {std::move(plan.path), std::move(connection), std::move(plan.unreplicated_reason)},
+      std::move(wait)};
   self->pMethods = &self->methods;
   log_relay::deliver(api);
   return SQLITE_OK;

@@ -8,6 +8,7 @@
 #include <string>
 
 #include "shipper/connection.h"
+#include "vfs/commit_wait.h"
 
 /// The VFS "sqlstream": every method of the VFS beneath it, forwarded, with the hooks of
 /// Connection called around those that matter to replication.
@@ -29,6 +30,8 @@ struct Shim {
   /// Replicated databases that are open, by the pointer SQLite names them with: that is how the
   /// opening of a -wal file finds its database.
   std::map<const char*, Connection*> databases;
+
+  ConnectionsWaits waits;
 };
 
 /// Fills `shim.vfs` for `shim.host`; registering it is the caller's.
