@@ -34,9 +34,10 @@ Time now() {
 }
 
 std::string format_rfc3339(Time time) {
-  const auto seconds = std::chrono::floor<std::chrono::seconds>(time);
-  const auto nanos = (time - seconds).count();
-  const std::time_t t = seconds.time_since_epoch().count();
+  // In plain numbers: the first second that nanoseconds reach does not begin within them.
+  const std::int64_t count = time.time_since_epoch().count();
+  const std::int64_t nanos = (count % kNanosPerSecond + kNanosPerSecond) % kNanosPerSecond;
+  const std::time_t t = count / kNanosPerSecond - (count % kNanosPerSecond < 0 ? 1 : 0);
   std::tm parts{};
   gmtime_r(&t, &parts);
   std::array<char, 40> buffer{};

@@ -21,6 +21,7 @@ namespace {
 constexpr std::uint32_t kRecordMagic = 0x31424f53;       // "SOB1"
 constexpr std::uint64_t kLogMagic = 0x32474f4c424f5153;  // "SQOBLOG2"
 constexpr std::size_t kBufferSize = 1 << 20;
+constexpr std::uint32_t kLargestPage = 65536;
 constexpr std::size_t kNameDigits = 16;
 constexpr std::string_view kNameEnd = ".log";
 
@@ -225,12 +226,16 @@ std::optional<LogFile::Found> LogFile::read(std::uint64_t offset, std::uint64_t 
       (disk.folded == 0 && disk.chain != chain_of(disk)) || disk.previous_chain != previous_chain) {
     return std::nullopt;
   }
+  // Before anything is made of these numbers: the file has what they count.
+  const std::uint64_t rest = size() - offset - sizeof disk;
+  const std::uint64_t list = list_size(disk.page_count);
+  const std::uint64_t images = std::uint64_t{disk.page_count} * disk.page_size;
+  if (disk.page_size > kLargestPage || list > rest || images > rest - list) return std::nullopt;
   Found found;
   found.record = from_disk(disk);
   found.offset = offset;
-  found.images = offset + sizeof disk + list_size(disk.page_count);
-  found.end = found.images + std::uint64_t{disk.page_count} * disk.page_size;
-  if (found.end > size()) return std::nullopt;
+  found.images = offset + sizeof disk + list;
+  found.end = found.images + images;
   const auto pages = read_pages(found);
   if (XXH3_64bits(pages.data(), list_size(pages.size())) != disk.pages_hash) return std::nullopt;
   if (check_images) {

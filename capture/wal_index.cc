@@ -59,6 +59,7 @@ std::optional<WalIndexHeader> read_wal_index_header(const volatile void* region0
   WalIndexHeader header;
   header.change = first[2];
   header.page_size = (packed_size & 0xfe00U) + ((packed_size & 0x0001U) << 16);
+  if (header.page_size != 0 && !wal::is_valid_page_size(header.page_size)) return std::nullopt;
   header.frames = first[4];
   header.pages = first[5];
   header.sum = {first[6], first[7]};
@@ -76,7 +77,7 @@ CheckpointProgress read_checkpoint_progress(const volatile void* region0) {
 
 std::size_t regions_for(std::uint32_t frames) {
   if (frames <= kFirstRegionFrames) return 1;
-  return 1 + (frames - kFirstRegionFrames + kRegionFrames - 1) / kRegionFrames;
+  return 1 + (frames - kFirstRegionFrames - 1) / kRegionFrames + 1;
 }
 
 std::uint32_t page_of_frame(const std::vector<const volatile void*>& regions, std::uint32_t frame) {

@@ -74,8 +74,9 @@ void OrderedFetch::start(Slot& slot) {
 }
 
 asio::awaitable<void> OrderedFetch::download(Slot& slot) {
-  std::optional<ByteRange> range;
-  if (!slot.whole) range = ByteRange{slot.offset, slot.size};
+  // Never more than was listed, whatever is there by now; of a whole object one byte behind its
+  // end is asked for, which tells whether it grew.
+  const ByteRange range{slot.offset, slot.size + (slot.whole ? 1 : 0)};
   slot.piece.data = co_await store_.get(slot.key, range);
   if (slot.piece.data.size() != slot.size) {
     throw Error("cannot restore, object " + store_.url() + "/" + slot.key +

@@ -59,7 +59,7 @@ Generation generation_at(std::span<const GenerationSpan> spans, Time moment) {
 }
 
 std::optional<std::size_t> first_gap(const RestorePlan& plan) {
-  std::uint32_t index = plan.snapshot.index;
+  std::uint64_t index = plan.snapshot.index;  // one behind the last must not be the first
   for (std::size_t i = 0; i < plan.segments.size(); ++i) {
     const Position position = plan.segments[i].position;
     const bool begins_plan = i == 0;

@@ -10,6 +10,15 @@ namespace {
 constexpr std::size_t kDatabaseHeader = 100;
 constexpr std::string_view kMagic{"SQLite format 3\0", 16};
 
+[[noreturn]] void fail_frames() {
+  throw Error("its frames are not the ones it was made of");
+}
+
+// Bytes of the database that a snapshot is of.
+std::uint64_t made_of(const Metadata& snapshot) {
+  return std::uint64_t{snapshot.database_size} * snapshot.page_size;
+}
+
 }  // namespace
 
 void SnapshotReplay::write(ByteView stored) {
@@ -39,6 +48,8 @@ void SnapshotReplay::find_page_size() {
 
 void SnapshotReplay::accept(ByteView data) {
   size_ += data.size();
+  // At once: what inflates without end must not fill the disk first.
+  if (metadata_ && size_ > made_of(*metadata_)) fail_size();
   if (!looked_for_page_size_) {
     carried_.insert(carried_.end(), data.begin(), data.end());
     if (carried_.size() < kDatabaseHeader) return;
@@ -64,14 +75,18 @@ void SnapshotReplay::accept(ByteView data) {
   carried_.insert(carried_.end(), data.begin() + static_cast<std::ptrdiff_t>(whole), data.end());
 }
 
+void SnapshotReplay::fail_size() const {
+  const bool longer = size_ > made_of(*metadata_);
+  throw Error("it holds " + std::string(longer ? "more than " : "") + std::to_string(size_) +
+              " bytes, not the " + std::to_string(metadata_->database_size) +
+              " pages it was made of");
+}
+
 void SnapshotReplay::finish() {
   decompressor_.finish();
   if (!looked_for_page_size_ && !carried_.empty()) find_page_size();
   if (!carried_.empty()) throw Error("it ends inside a page");
-  if (metadata_ && size_ != std::uint64_t{metadata_->database_size} * metadata_->page_size) {
-    throw Error("it holds " + std::to_string(size_) + " bytes, not the " +
-                std::to_string(metadata_->database_size) + " pages it was made of");
-  }
+  if (metadata_ && size_ != made_of(*metadata_)) fail_size();
   image_.end_snapshot();
 }
 
@@ -159,6 +174,9 @@ void WalReplay::write(ByteView stored) {
     const auto known = std::min<std::uint64_t>(known_bytes_, data.size());
     known_bytes_ -= known;
     data = data.subspan(known);
+    if (metadata_ && decoder_.offset() + data.size() - begin_offset_ > metadata_->wal_size) {
+      fail_frames();  // at once, as a snapshot does
+    }
     while (true) {
       const bool had_header = decoder_.header().has_value();
       const auto frame = decoder_.next(data);
@@ -176,9 +194,7 @@ void WalReplay::end() {
   }
   if (metadata_) {
     const std::uint64_t size = decoder_.offset() - begin_offset_;
-    if (size != metadata_->wal_size || decoder_.sum() != metadata_->wal_sum) {
-      throw Error("its frames are not the ones it was made of");
-    }
+    if (size != metadata_->wal_size || decoder_.sum() != metadata_->wal_sum) fail_frames();
     last_sequence_ = metadata_->last_sequence;
   }
   if (commit_offset_ != 0) reached_ = Reached{{*index_, commit_offset_}, time_};

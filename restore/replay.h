@@ -39,6 +39,7 @@ class SnapshotReplay {
  private:
   void accept(ByteView data);
   void find_page_size();
+  [[noreturn]] void fail_size() const;
 
   DatabaseImage& image_;
   lz4::Decompressor decompressor_;

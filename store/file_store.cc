@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cerrno>
+#include <climits>
 #include <cstdio>
 #include <dirent.h>
 #include <fcntl.h>
@@ -91,6 +92,22 @@ timespec to_timespec(Time time) {
   return {static_cast<time_t>(seconds.count()), static_cast<long>((since - seconds).count())};
 }
 
+/// Opens what `key` names below `root` without following a link: whoever can write to a replica is
+/// not to lead its reader elsewhere. On failure errno tells.
+UniqueFd open_below(const std::string& root, std::string_view key, int flags) {
+  UniqueFd fd(::open(root.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
+  while (fd) {
+    const std::size_t slash = key.find('/');
+    const std::string name(key.substr(0, slash));
+    const bool last = slash == std::string_view::npos;
+    const int how = last ? flags : O_PATH | O_DIRECTORY;
+    fd = UniqueFd(::openat(fd.get(), name.c_str(), how | O_NOFOLLOW | O_CLOEXEC));
+    if (last) break;
+    key.remove_prefix(slash + 1);
+  }
+  return fd;
+}
+
 struct Entry {
   std::string name;  // folders end in '/', so that sorting entries sorts their keys
   std::uint64_t size = 0;
@@ -98,13 +115,19 @@ struct Entry {
   bool is_folder() const { return name.back() == '/'; }
 };
 
-/// The entries that can be (or hold) objects, by key; a folder that is not there has none.
-std::vector<Entry> read_folder(const std::string& path) {
-  const std::unique_ptr<DIR, int (*)(DIR*)> folder(::opendir(path.c_str()), &::closedir);
+/// The entries that can be (or hold) objects, by key; a folder that is not there has none. Links
+/// are neither. `base`: the folder's key, empty or ending in '/'.
+std::vector<Entry> read_folder(const std::string& root, const std::string& base) {
+  const std::string path = root + '/' + base;
+  if (path.size() >= PATH_MAX) fail(ENAMETOOLONG, "list folder", path);
+  UniqueFd fd = open_below(root, base + '.', O_RDONLY | O_DIRECTORY);
+  const std::unique_ptr<DIR, int (*)(DIR*)> folder(fd ? ::fdopendir(fd.get()) : nullptr,
+                                                   &::closedir);
   if (!folder) {
     if (errno == ENOENT || errno == ENOTDIR) return {};
     fail(errno, "list folder", path);
   }
+  (void)fd.release();  // the DIR's now
   std::vector<Entry> entries;
   while (true) {
     errno = 0;
@@ -117,9 +140,9 @@ std::vector<Entry> read_folder(const std::string& path) {
     const std::string_view name = found->d_name;
     if (name == "." || name == ".." || name.starts_with(kTemporary)) continue;
     struct stat info {};
-    if (::fstatat(::dirfd(folder.get()), found->d_name, &info, 0) != 0) {
-      if (errno == ENOENT || errno == ELOOP) continue;  // deleted meanwhile; a dangling link
-      fail(errno, "read the attributes of", path + "/" + std::string(name));
+    if (::fstatat(::dirfd(folder.get()), found->d_name, &info, AT_SYMLINK_NOFOLLOW) != 0) {
+      if (errno == ENOENT) continue;  // deleted meanwhile
+      fail(errno, "read the attributes of", path + std::string(name));
     }
     if (S_ISDIR(info.st_mode)) {
       entries.push_back({std::string(name) + "/"});
@@ -222,14 +245,15 @@ class FileStore::Files {
   Bytes read(const std::string& key, const std::optional<ByteRange>& range) const {
     check_key(root_, key);
     const std::string path = path_of(key);
-    const UniqueFd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+    // Non-blocking: a FIFO in an object's place has nothing to wait for.
+    const UniqueFd fd = open_below(root_, key, O_RDONLY | O_NONBLOCK);
     struct stat info {};
     if (!fd) {
       const int error = errno;
       if (error == ENOENT && ::stat(root_.c_str(), &info) != 0 && errno == ENOENT)
         throw StoreError(StoreError::Kind::no_bucket,
                          "there is no folder " + root_ + "; correct the replica URL");
-      fail(error == ENOTDIR ? ENOENT : error, "open", path);
+      fail(error == ENOTDIR || error == ELOOP ? ENOENT : error, "open", path);
     }
     if (::fstat(fd.get(), &info) != 0) fail(errno, "read the attributes of", path);
     if (!S_ISREG(info.st_mode)) fail(ENOENT, "open", path);
@@ -363,7 +387,7 @@ class FileStore::Files {
 
   /// `base`: a folder's key, empty or ending in '/'.
   void walk(const std::string& base, const ListQuery& query, Listing& listing) const {
-    for (Entry& entry : read_folder(base.empty() ? root_ : path_of(base))) {
+    for (Entry& entry : read_folder(root_, base)) {
       if (full(query, listing)) return;
       std::string key = base + entry.name;
       if (!entry.is_folder()) {

@@ -25,6 +25,8 @@ asio::awaitable<std::vector<Generation>> list_generations(Store& store) {
       generations.push_back(*generation);
   }
   std::sort(generations.begin(), generations.end());
+  // A service may name a folder on each page of its answer that has keys in it.
+  generations.erase(std::unique(generations.begin(), generations.end()), generations.end());
   co_return generations;
 }
 

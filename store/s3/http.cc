@@ -151,8 +151,10 @@ std::optional<Time> parse_date(std::string_view text) {
   const std::chrono::year_month_day day(std::chrono::year(date.tm_year),
                                         std::chrono::month(static_cast<unsigned>(found / 3 + 1)),
                                         std::chrono::day(static_cast<unsigned>(date.tm_mday)));
-  if (!day.ok() || date.tm_hour < 0 || date.tm_hour > 23 || date.tm_min < 0 || date.tm_min > 59 ||
-      date.tm_sec < 0 || date.tm_sec > 60)
+  // Nanoseconds in 64 bits reach from 1678 to 2261.
+  if (!day.ok() || date.tm_year < 1678 || date.tm_year > 2261 || date.tm_hour < 0 ||
+      date.tm_hour > 23 || date.tm_min < 0 || date.tm_min > 59 || date.tm_sec < 0 ||
+      date.tm_sec > 60)
     return {};
   return std::chrono::sys_days(day) + std::chrono::hours(date.tm_hour) +
          std::chrono::minutes(date.tm_min) + std::chrono::seconds(date.tm_sec);
@@ -166,8 +168,11 @@ std::optional<std::chrono::milliseconds> parse_retry_after(std::string_view text
     return std::chrono::seconds(std::min(seconds, 86'400U));
   const auto date = parse_date(text);
   if (!date) return {};
-  return std::max(std::chrono::duration_cast<std::chrono::milliseconds>(*date - now),
-                  std::chrono::milliseconds(0));
+  // Their difference need not fit into nanoseconds.
+  const auto ms = [](Time time) {
+    return std::chrono::duration_cast<std::chrono::milliseconds>(time.time_since_epoch());
+  };
+  return std::max(ms(*date) - ms(now), std::chrono::milliseconds(0));
 }
 
 bool equal_ignoring_case(std::string_view a, std::string_view b) {

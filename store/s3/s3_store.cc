@@ -113,6 +113,8 @@ asio::awaitable<Listing> S3Store::list(ListQuery query) {
     for (const std::string& folder : page->prefixes) {
       if (folder.starts_with(prefix_)) listing.folders.push_back(folder.substr(prefix_.size()));
     }
+    // Else this would never end.
+    if (!token.empty() && page->next_token == token) throw_not_s3("list " + url_);
     token = std::move(page->next_token);
   } while (!token.empty() &&
            (query.limit == 0 || listing.objects.size() + listing.folders.size() < query.limit));

@@ -17,6 +17,8 @@ TEST_CASE("times are printed in RFC 3339 with the fraction they need") {
   CHECK(format_rfc3339(nanos(1795231766 * kSecond + 120'000'000)) == "2026-11-21T03:29:26.12Z");
   CHECK(format_rfc3339(nanos(951782400 * kSecond)) == "2000-02-29T00:00:00Z");
   CHECK(format_rfc3339(nanos(-1)) == "1969-12-31T23:59:59.999999999Z");
+  CHECK(format_rfc3339(Time::min()) == "1677-09-21T00:12:43.145224192Z");
+  CHECK(format_rfc3339(Time::max()) == "2262-04-11T23:47:16.854775807Z");
 }
 
 TEST_CASE("RFC 3339 is read with any offset and fraction") {

@@ -23,6 +23,7 @@ TEST_CASE("regions that cover frames") {
   CHECK(regions_for(4063) == 2);
   CHECK(regions_for(4062 + 4096) == 2);
   CHECK(regions_for(4062 + 4096 + 1) == 3);
+  CHECK(regions_for(0xffffffff) == 0x100001);  // what a damaged header may say
 }
 
 TEST_CASE("every frame's page, over three regions") {

@@ -96,6 +96,7 @@ TEST_CASE("names show indexes that are missing or lack their beginning") {
   CHECK(first_gap(plan_of(3, {{5, 0}})) == 0);
   CHECK(first_gap(plan_of(3, {{3, 0}, {5, 0}})) == 1);
   CHECK(first_gap(plan_of(3, {{3, 0}, {4, 8}})) == 1);
+  CHECK_FALSE(first_gap(plan_of(0xffffffff, {{0xffffffff, 0}, {0xffffffff, 40}})));
 }
 
 TEST_CASE("a reach names the flags that go there") {

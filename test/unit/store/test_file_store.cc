@@ -217,6 +217,29 @@ TEST_CASE_FIXTURE(Fixture, "names that are no keys are refused") {
   CHECK_THROWS_AS(make_store({.path = "/"}, context.get_executor()), Error);
 }
 
+TEST_CASE_FIXTURE(Fixture, "links and pipes are no objects, and lead nowhere") {
+  const fs::path outside = folder.path / "outside";
+  fs::create_directories(outside / "folder");
+  std::ofstream(outside / "folder" / "secret") << "secret";
+  put("folder/own", "own");
+  fs::create_symlink(outside / "folder" / "secret", root / "folder" / "link");
+  fs::create_directory_symlink(outside / "folder", root / "linked");
+  fs::create_directory_symlink(".", root / "circle");
+  REQUIRE(::mkfifo((root / "pipe").c_str(), 0600) == 0);
+  CHECK(keys({}) == Names{"folder/own"});
+  CHECK(keys({.prefix = "linked/"}).empty());
+  for (const char* key : {"folder/link", "linked/secret", "circle/folder/own", "pipe"}) {
+    CAPTURE(key);
+    CHECK(store_error(context, store->get(key, {})).kind() == StoreError::Kind::not_found);
+  }
+  // The folder of the replica itself may be one: whoever reads it named it.
+  fs::create_directory_symlink(root, folder.path / "door");
+  settings.path = folder.path / "door";
+  store = make_store(settings, context.get_executor());
+  CHECK(get("folder/own") == "own");
+  CHECK(keys({}) == Names{"folder/own"});
+}
+
 TEST_CASE_FIXTURE(Fixture, "modes follow the root folder's") {
   const auto mode = [](const fs::path& path) {
     struct stat info {};

@@ -126,6 +126,11 @@ TEST_CASE("dates and Retry-After") {
   CHECK(http::parse_retry_after("Fri, 24 May 2013 01:02:13 GMT", *date) == 10s);
   CHECK(http::parse_retry_after("Fri, 24 May 2013 01:01:13 GMT", *date) == 0s);
   CHECK_FALSE(http::parse_retry_after("soon", *date));
+  // Nanoseconds do not reach that far, nor from one end of what they reach to the other.
+  CHECK_FALSE(http::parse_date("Fri, 31 Dec 9999 23:59:59 GMT"));
+  CHECK_FALSE(http::parse_date("Fri, 31 Dec 1677 23:59:59 GMT"));
+  CHECK(http::parse_retry_after("Sat, 01 Jan 1678 00:00:00 GMT", *date) == 0s);
+  CHECK(http::parse_retry_after("Sat, 01 Jan 2261 00:00:00 GMT", Time::min()) > 24h);
 }
 
 TEST_CASE("a list page") {
