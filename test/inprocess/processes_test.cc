@@ -1,5 +1,6 @@
 // Processes that come, fork, end and are killed.
 
+#include <atomic>
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
@@ -111,6 +112,48 @@ int hold_with_child(const std::string& uri) {
   return 0;
 }
 
+std::thread* waiting = nullptr;  // never destroyed: a child has no such thread
+std::atomic<bool> ending{false};
+
+// One thread waits for a store that is away. True once its row is visible.
+bool start_waiting(const std::string& uri, const std::string& path) {
+  register_shim();
+  waiting = new std::thread([uri] {
+    sqlite3* db = open_writer(uri);
+    sqlite3_exec(db, "INSERT INTO t(x) VALUES ('waiting')", nullptr, nullptr, nullptr);
+    if (!ending) std::_Exit(4);  // it did not wait
+  });
+  for (int i = 0; i < 6000; ++i) {
+    if (Sqlite(path, "unix").run("SELECT count(*) FROM t WHERE x = 'waiting'") == "1\n")
+      return true;
+    std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  }
+  return false;
+}
+
+int end_waiting(const std::string& uri, const std::string& path) {
+  // Registered first, so called last: after the engine's end nobody waits.
+  std::atexit([] { waiting->join(); });
+  if (!start_waiting(uri, path)) std::_Exit(2);
+  ending = true;
+  return 0;
+}
+
+// The child commits over a connection of its own, which waits for a moment only, and ends.
+int fork_waiting(const std::string& uri, const std::string& path) {
+  if (!start_waiting(uri, path)) return 2;
+  const pid_t pid = ::fork();
+  if (pid == 0) {
+    Program own(uri);
+    own.run("PRAGMA sqlstream_sync=50; INSERT INTO t(x) VALUES ('child')");
+    own.forget();
+    std::exit(0);
+  }
+  const int result = wait_for(pid);
+  if (result != 0) return 3;
+  std::_Exit(0);
+}
+
 // No file may grow over 6 MB: the outbox meets that, the database does not.
 int write_limited(const std::string& uri) {
   ::signal(SIGXFSZ, SIG_IGN);
@@ -138,6 +181,8 @@ int sqlstream::testing::run_role(const std::string& role,
     if (role == "fork") return write_and_fork(uri);
     if (role == "hold") return hold_with_child(uri);
     if (role == "limited") return write_limited(uri);
+    if (role == "end-waiting") return end_waiting(uri, arguments.at(1));
+    if (role == "fork-waiting") return fork_waiting(uri, arguments.at(1));
     throw std::runtime_error("no role " + role);
   } catch (const std::exception& e) {
     std::fprintf(stderr, "%s\n", e.what());

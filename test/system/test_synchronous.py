@@ -1,0 +1,418 @@
+"""The synchronous mode: a commit that returned is in the bucket, and nobody waits who need not."""
+
+import json
+import os
+import re
+import sqlite3
+import subprocess
+from contextlib import closing
+
+import pytest
+
+import harness
+from slow_proxy import SlowProxy
+from test_lifecycle import Session
+from test_sync_verify import write_config
+from test_workloads import PYTHON
+
+OPEN = """
+import os, signal, sqlite3, sys, threading
+loader = sqlite3.connect(":memory:")
+loader.enable_load_extension(True)
+loader.load_extension(sys.argv[1].removesuffix(".so"))
+def open_database(uri, **options):
+    return sqlite3.connect(uri, uri=True, isolation_level=None, timeout=60, **options)
+"""
+
+
+class Place:
+    """A database that is replicated to a bucket through a proxy."""
+
+    def __init__(self, build, minio, folder, name="app"):
+        self.build, self.minio, self.folder = build, minio, folder
+        self.database = folder / f"{name}.db"
+        self.bucket = minio.bucket()
+        self.proxy = SlowProxy(minio.port)
+        self.env = minio.env(SQLSTREAM_LOG=folder / "log")
+        self._restored = 0
+
+    @property
+    def url(self):
+        return self.minio.url(self.bucket, "app")
+
+    @property
+    def far_url(self):
+        return self.url.replace(f":{self.minio.port}", f":{self.proxy.port}")
+
+    def uri(self, **parameters):
+        return self.build.uri(self.database, self.far_url, **parameters)
+
+    def start(self, script, *arguments):
+        return subprocess.Popen(
+            [PYTHON, "-c", OPEN + script, self.build.extension, *arguments],
+            env=self.env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        )
+
+    def run(self, script, *arguments, killed=False):
+        process = self.start(script, *arguments)
+        said, _ = process.communicate(timeout=120)
+        assert process.returncode == (-9 if killed else 0), said
+        return said
+
+    def restored(self, sql="select count(*) from t"):
+        """What the bucket alone gives."""
+        self._restored += 1
+        output = self.folder / f"{self.database.stem}-{self._restored}.db"
+        self.build.restore(output, self.url, env=self.env)
+        with closing(sqlite3.connect(output)) as db:
+            return db.execute(sql).fetchone()[0]
+
+    def segments(self):
+        return [key for key in self.minio.keys(self.bucket) if "/wal/" in key]
+
+    def log(self):
+        log = self.folder / "log"
+        return log.read_text() if log.exists() else ""
+
+    def close(self):
+        self.proxy.stop()
+
+
+@pytest.fixture
+def place(build, minio, tmp_path):
+    place = Place(build, minio, tmp_path)
+    yield place
+    place.close()
+
+
+COMMIT_AND_DIE = """
+db = open_database(sys.argv[2])
+db.execute("create table if not exists t(x)")
+if sys.argv[3] == "0":
+    os.kill(os.getpid(), signal.SIGKILL)
+for i in range(int(sys.argv[3])):
+    db.execute("insert into t values (randomblob(300))")
+    n = db.execute("select count(*) from t").fetchone()[0]
+    if i + 1 == int(sys.argv[3]):
+        os.write(1, str(n).encode())
+        os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.parametrize("shipper", ["this process", "another process"])
+def test_killed_right_after_the_commit_returned(place, shipper):
+    """The first commit, too, which is made before there is a WAL."""
+    uri = place.uri(sync="60000")
+    place.run(COMMIT_AND_DIE, uri, "0", killed=True)
+    assert place.restored() == 0
+    other = Session(place.build, place.database, place.far_url, env=place.env)
+    with other:
+        if shipper == "another process":
+            other.do("insert into t values (1)")
+            assert other.shipped() == 1
+        else:
+            other.end()
+        for round_ in range(50):
+            said = place.run(COMMIT_AND_DIE, uri, str(round_ % 4 + 1), killed=True)
+            assert place.restored() == int(said), f"round {round_}"
+    assert "do not wait" not in place.log()
+
+
+WAIT_FOR_COMMANDS = """
+db = open_database(sys.argv[2], check_same_thread=False)
+print("ready", flush=True)
+for line in sys.stdin:
+    db.execute(line).fetchall()
+    print("done", flush=True)
+"""
+
+
+class Waiting:
+    """A process that commits while the store does not answer."""
+
+    def __init__(self, place, **parameters):
+        self.place = place
+        self.process = place.start(WAIT_FOR_COMMANDS, place.uri(sync="60000", **parameters))
+        assert self.process.stdout.readline() == "ready\n"
+
+    def do(self, sql):
+        self.begin(sql)
+        self.end()
+
+    def begin(self, sql):
+        self.process.stdin.write(sql + "\n")
+        self.process.stdin.flush()
+
+    def end(self):
+        assert self.process.stdout.readline() == "done\n"
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.process.kill()
+        self.process.wait()
+        self.process.stdin.close()
+        self.process.stdout.close()
+
+
+def rows(database):
+    with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as db:
+        return db.execute("select count(*) from t").fetchone()[0]
+
+
+def test_readers_and_writers_go_on_and_see_the_commit_that_waits(place):
+    with Waiting(place) as app:
+        app.do("create table t(x)")
+        place.proxy.held = True
+        app.begin("insert into t values (1)")
+        # Others see a commit before it is durable remotely.
+        harness.wait_until(lambda: rows(place.database) == 1, "the commit to be visible")
+        with Session(place.build, place.database, place.far_url, env=place.env) as other:
+            assert other.do("select count(*) from t") == [[1]]
+            for _ in range(20):
+                other.do("insert into t values (2)")
+            assert other.do("select count(*) from t") == [[21]]
+            assert place.restored() == 0
+            place.proxy.held = False
+            app.end()
+            assert place.restored() >= 1
+
+
+def test_the_wal_is_reset_by_another_process_while_a_commit_waits(place):
+    with Waiting(place) as app:
+        app.do("create table t(x)")
+        place.proxy.held = True
+        app.begin("insert into t values (1)")
+        harness.wait_until(lambda: rows(place.database) == 1, "the commit to be visible")
+        with Session(place.build, place.database, place.far_url, env=place.env) as other:
+            for i in range(5):
+                # Not busy: who waits holds no read mark.
+                assert other.do("pragma wal_checkpoint(truncate)") == [[0, 0, 0]]
+                other.do(f"insert into t values ({i})")
+            assert os.path.getsize(f"{place.database}-wal") > 0
+            place.proxy.held = False
+            app.end()
+            assert place.restored() >= 1
+            assert other.shipped() == 1
+            generation = other.status()["generation"]
+        assert place.restored() == 6
+        assert {key.split("/")[2] for key in place.minio.keys(place.bucket)} == {generation}
+
+
+def test_a_statement_that_reads_on_the_same_connection(place):
+    said = place.run(
+        """
+db = open_database(sys.argv[2])
+db.execute("create table t(x)")
+db.execute("insert into t values (1), (2), (3)")
+reading = db.execute("select x from t")
+print(reading.fetchone()[0])
+db.execute("insert into t values (4)")
+os.write(1, b"committed")
+os.kill(os.getpid(), signal.SIGKILL)
+""",
+        place.uri(sync="60000"), killed=True,
+    )
+    assert said.endswith("committed")
+    assert place.restored() == 4
+
+
+def test_a_commit_to_attached_databases_is_in_all_their_replicas(build, minio, tmp_path):
+    first, second = (Place(build, minio, tmp_path, name) for name in ("first", "second"))
+    try:
+        for round_ in range(5):
+            first.run(
+                """
+db = open_database(sys.argv[2])
+db.execute("attach ? as second", (sys.argv[3],))
+db.execute("create table if not exists main.t(x)")
+db.execute("create table if not exists second.t(x)")
+db.execute("begin")
+db.execute("insert into main.t values (1)")
+db.execute("insert into second.t values (1)")
+db.execute("commit")
+os.kill(os.getpid(), signal.SIGKILL)
+""",
+                first.uri(sync="60000"), second.uri(sync="60000"), killed=True,
+            )
+            assert (first.restored(), second.restored()) == (round_ + 1, round_ + 1)
+    finally:
+        first.close()
+        second.close()
+
+
+def test_exclusive_mode_after_the_first_read(place):
+    place.run(
+        """
+db = open_database(sys.argv[2])
+db.execute("create table t(x)")
+db.execute("select * from t").fetchall()
+db.execute("pragma locking_mode=exclusive")
+db.execute("select * from t").fetchall()
+for i in range(3):
+    db.execute("insert into t values (1)")
+os.kill(os.getpid(), signal.SIGKILL)
+""",
+        place.uri(sync="60000"), killed=True,
+    )
+    assert place.restored() == 3
+
+
+@pytest.mark.parametrize("policy", ["degrade", "fail"])
+def test_exclusive_mode_before_the_first_read_cannot_be_waited_for(place, policy):
+    """The status and the log say so, and with sync-policy fail there is no second commit."""
+    said = place.run(
+        """
+db = open_database(sys.argv[2])
+db.execute("create table t(x)")
+db.close()
+db = open_database(sys.argv[2])
+db.execute("pragma locking_mode=exclusive")
+db.execute("insert into t values (1)")
+print(db.execute("pragma sqlstream_status").fetchone()[0])
+try:
+    db.execute("insert into t values (2)")
+    print("written")
+except sqlite3.OperationalError as error:
+    print(error.sqlite_errorname)
+""",
+        place.uri(**{"sync": "60000", "sync-policy": policy}),
+    ).splitlines()
+    status = json.loads(said[0])
+    assert status["state"] == "paused"
+    assert status["sync"]["state"] == ("degraded" if policy == "degrade" else "refusing writes")
+    assert said[1] == ("written" if policy == "degrade" else "SQLITE_IOERR_FSYNC")
+
+
+def test_many_threads_share_uploads(place):
+    threads, each = 64, 4
+    place.proxy.delay = 0.05
+    place.run(
+        """
+def work():
+    try:
+        db = open_database(sys.argv[2])
+        for i in range(int(sys.argv[4])):
+            db.execute("insert into t values (randomblob(100))")
+        finished.append(1)
+    except Exception as error:
+        print(error)
+db = open_database(sys.argv[2])
+db.execute("create table t(x)")
+finished = []
+threads = [threading.Thread(target=work) for _ in range(int(sys.argv[3]))]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+if len(finished) != len(threads): sys.exit("not all have finished")
+os.kill(os.getpid(), signal.SIGKILL)
+""",
+        place.uri(sync="60000"), str(threads), str(each), killed=True,
+    )
+    assert place.restored() == threads * each
+    assert len(place.segments()) <= threads * each / 4
+
+
+def test_a_store_that_is_away_degrades_once_and_comes_back_by_itself(build, own_minio, tmp_path):
+    place = Place(build, own_minio, tmp_path)
+    config = write_config(tmp_path / "c.yml", place.database, place.far_url)
+
+    def outside():
+        return json.loads(
+            harness.run([build.sqlstream, "status", "-config", config, "-json"], env=place.env).stdout
+        )[0]
+
+    try:
+        with Session(build, place.database, place.far_url, env=place.env) as session:
+            session.do("create table t(x)")
+            assert session.do("pragma sqlstream_sync=60000") == [["60000"]]
+            session.do("insert into t values (0)")
+            assert session.status()["sync"] == {
+                "limit_ms": 60000, "replicas": "all", "policy": "degrade", "state": "synchronous",
+            }
+            assert place.restored() == 1
+            own_minio.stop()
+            session.do("pragma sqlstream_sync=200")
+            for i in range(30):
+                session.do(f"insert into t values ({i})")
+            assert session.status()["sync"]["state"] == "degraded"
+            assert session.status()["sync"]["since"]
+            assert outside()["state"] == "degraded"
+            assert outside()["degraded_since"] == session.status()["sync"]["since"]
+            own_minio.start()
+            harness.wait_until(
+                lambda: session.status()["sync"]["state"] == "synchronous", "the replica to catch up"
+            )
+            assert outside()["state"] == "replicating"
+            session.do("pragma sqlstream_sync=60000")
+            session.do("insert into t values (100)")
+            assert place.restored() == 32
+        said = re.findall(r"commits do not wait for it|commits wait for it again", place.log())
+        assert said == ["commits do not wait for it", "commits wait for it again"]
+    finally:
+        place.close()
+
+
+def test_with_policy_fail_writes_are_refused_until_the_replica_has_all(build, own_minio, tmp_path):
+    place = Place(build, own_minio, tmp_path)
+    script = """
+db = open_database(sys.argv[2])
+db.execute("create table t(x)")
+db.execute("insert into t values (0)")
+print("ready", flush=True)
+sys.stdin.readline()
+db.execute("pragma sqlstream_sync=200")
+db.execute("insert into t values (1)")
+for i in range(3):
+    try:
+        db.execute("insert into t values (2)")
+        print("written")
+    except sqlite3.OperationalError as error:
+        print(error.sqlite_errorname)
+print(db.execute("select count(*) from t").fetchone()[0], flush=True)
+sys.stdin.readline()
+db.execute("pragma sqlstream_sync=60000")
+while True:
+    try:
+        db.execute("insert into t values (3)")
+        break
+    except sqlite3.OperationalError as error:
+        assert error.sqlite_errorname == "SQLITE_IOERR_FSYNC"
+print("written", flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    try:
+        process = place.start(script, place.uri(**{"sync": "60000", "sync-policy": "fail"}))
+        assert process.stdout.readline() == "ready\n"
+        own_minio.stop()
+        process.stdin.write("\n")
+        process.stdin.flush()
+        for _ in range(3):
+            assert process.stdout.readline() == "SQLITE_IOERR_FSYNC\n"
+        assert process.stdout.readline() == "2\n"
+        own_minio.start()
+        process.stdin.write("\n")
+        process.stdin.flush()
+        assert process.stdout.readline() == "written\n"
+        process.wait()
+        process.stdin.close()
+        process.stdout.close()
+        assert place.restored() == 3
+        assert place.log().count("writes are refused") == 1
+    finally:
+        place.close()
+
+
+def test_any_replica_is_enough_where_that_is_said(place, tmp_path):
+    """One replica cannot be written; the file tells which of them a commit must be in."""
+    (tmp_path / "away").write_text("a file in the folder's place")
+    urls = place.far_url, f"file://{tmp_path}/away"
+    for replicas, state in (("any", "synchronous"), ("all", "degraded")):
+        settings = {"sync": "2s", "sync-replicas": replicas}
+        config = write_config(tmp_path / "c.yml", place.database, *urls, **settings)
+        env = {**place.env, "SQLSTREAM_CONFIG": str(config)}
+        with Session(place.build, place.database, "", env=env) as session:
+            session.do("create table if not exists t(x)")
+            session.do("insert into t values (1)")
+            assert session.status()["sync"]["state"] == state
+            assert session.status()["sync"]["replicas"] == replicas
