@@ -34,6 +34,11 @@ constexpr std::string_view kIgnoredDatabase[] = {"busy-timeout", "checkpoint-int
                                                  "monitor-interval", "shadow-retention"};
 constexpr std::string_view kIgnoredReplica[] = {"meta-path"};
 
+// Options of a replica that a database may have for all of its own.
+constexpr std::string_view kDefaults[] = {
+    "exclusive",         "retention",     "retention-check-interval",
+    "snapshot-interval", "sync-interval", "validation-interval"};
+
 // Of Litestream's other replica types; the type itself is refused.
 constexpr std::string_view kOtherTypes[] = {"abs", "gcs", "gs", "nats", "sftp", "webdav", "oss"};
 
@@ -116,6 +121,11 @@ class Reader {
   }
 
  private:
+  // A replica, and where its settings come from.
+  struct Placed {
+    ReplicaSettings settings;
+    Origins origins;
+  };
   using Handler = std::function<void(const YAML::Node& value)>;
   using Handlers = std::map<std::string_view, Handler>;
 
@@ -276,47 +286,52 @@ class Reader {
     Origins origins;
     YAML::Node path, replicas, replica;
     std::optional<bool> restore_wanted;
-    std::optional<bool> exclusive;
-    read_keys(node, "a database",
-              {{"path", [&](const auto& v) { path = v; }},
-               {"replicas", [&](const auto& v) { replicas = v; }},
-               {"replica", [&](const auto& v) { replica = v; }},
-               {"outbox-dir",
-                [&](const auto& v) {
-                  database.outbox_dir =
-                      located(v, [&] { return canonical_path(expand_home(text(v, true), env_)); });
-                }},
-               {"outbox-max-size",
-                [&](const auto& v) {
-                  const auto size = parse_size(text(v));
-                  if (!size) {
-                    fail(v, "outbox-max-size must be a size such as 500MB or 2GiB, not \"" +
-                                text(v) + '"');
-                  }
-                  database.outbox_max_size = *size;
-                }},
-               {"shutdown-timeout",
-                [&](const auto& v) {
-                  const auto limit = parse_duration(text(v));
-                  if (!limit || limit->count() < 0) {
-                    fail(v, "shutdown-timeout must be a duration such as 500ms or 5s, not \"" +
-                                text(v) + '"');
-                  }
-                  database.shutdown_timeout = *limit;
-                }},
-               {"exclusive", [&](const auto& v) { exclusive = switch_of(v, "exclusive"); }},
-               {"sync", [&](const auto& v) { read_sync(database, "sync", v); }},
-               {"sync-policy", [&](const auto& v) { read_sync(database, "sync-policy", v); }},
-               {"sync-replicas", [&](const auto& v) { read_sync(database, "sync-replicas", v); }},
-               {"min-checkpoint-page-count",
-                [&](const auto& v) { database.min_checkpoint_pages = pages_of(v); }},
-               {"max-checkpoint-page-count",
-                [&](const auto& v) { database.max_checkpoint_pages = pages_of(v); }},
-               {"restore-if-missing",
-                [&](const auto& v) { restore_wanted = switch_of(v, "restore-if-missing"); }},
-               {"restore-from",
-                [&](const auto& v) { database.restore_from = read_replica(v).settings; }}},
-              origins, kIgnoredDatabase);
+    Placed defaults;
+    Handlers handlers = {
+        {"path", [&](const auto& v) { path = v; }},
+        {"replicas", [&](const auto& v) { replicas = v; }},
+        {"replica", [&](const auto& v) { replica = v; }},
+        {"outbox-dir",
+         [&](const auto& v) {
+           database.outbox_dir =
+               located(v, [&] { return canonical_path(expand_home(text(v, true), env_)); });
+         }},
+        {"outbox-max-size",
+         [&](const auto& v) {
+           const auto size = parse_size(text(v));
+           if (!size) {
+             fail(v,
+                  "outbox-max-size must be a size such as 500MB or 2GiB, not \"" + text(v) + '"');
+           }
+           database.outbox_max_size = *size;
+         }},
+        {"shutdown-timeout",
+         [&](const auto& v) {
+           const auto limit = parse_duration(text(v));
+           if (!limit || limit->count() < 0) {
+             fail(v, "shutdown-timeout must be a duration such as 500ms or 5s, not \"" + text(v) +
+                         '"');
+           }
+           database.shutdown_timeout = *limit;
+         }},
+        {"sync", [&](const auto& v) { read_sync(database, "sync", v); }},
+        {"sync-policy", [&](const auto& v) { read_sync(database, "sync-policy", v); }},
+        {"sync-replicas", [&](const auto& v) { read_sync(database, "sync-replicas", v); }},
+        {"min-checkpoint-page-count",
+         [&](const auto& v) { database.min_checkpoint_pages = pages_of(v); }},
+        {"max-checkpoint-page-count",
+         [&](const auto& v) { database.max_checkpoint_pages = pages_of(v); }},
+        {"restore-if-missing",
+         [&](const auto& v) { restore_wanted = switch_of(v, "restore-if-missing"); }},
+        {"restore-from",
+         [&](const auto& v) { database.restore_from = read_replica(v, {}).settings; }}};
+    for (const auto name : kDefaults) {
+      handlers[name] = [&, name](const auto& v) {
+        set_option(defaults.settings, name, v);
+        defaults.origins[std::string(name)] = origin_of(v);
+      };
+    }
+    read_keys(node, "a database", handlers, origins, kIgnoredDatabase);
     database.restore_if_missing = restore_wanted.value_or(database.restore_from.has_value());
 
     if (path.IsNull()) fail(node, "a database has no path: add \"path: /folder/file.db\"");
@@ -334,17 +349,14 @@ class Reader {
     }
     config.origins[{database.path, ""}] = std::move(origins);
     const auto add = [&](Placed placed) {
-      if (exclusive && placed.origins.count("exclusive") == 0) {
-        placed.settings.exclusive = *exclusive;
-      }
       config.origins[{database.path, placed.settings.name}] = std::move(placed.origins);
       database.replicas.push_back(std::move(placed.settings));
     };
-    if (!replica.IsNull()) add(read_replica(replica));
+    if (!replica.IsNull()) add(read_replica(replica, defaults));
     if (!replicas.IsNull()) {
       if (!replicas.IsSequence()) fail(replicas, "replicas must be a list");
       for (const auto& entry : replicas) {
-        Placed placed = read_replica(entry);
+        Placed placed = read_replica(entry, defaults);
         const std::string& name = placed.settings.name;
         if (std::any_of(database.replicas.begin(), database.replicas.end(),
                         [&](const auto& other) { return other.name == name; })) {
@@ -381,13 +393,8 @@ class Reader {
     }
   }
 
-  // A replica, and where its settings come from.
-  struct Placed {
-    ReplicaSettings settings;
-    Origins origins;
-  };
-
-  Placed read_replica(const YAML::Node& node) {
+  // `defaults`: of its database.
+  Placed read_replica(const YAML::Node& node, const Placed& defaults) {
     Origins origins = key_origins_;
     YAML::Node type, url, path, bucket;
     std::vector<std::pair<std::string, YAML::Node>> options;
@@ -411,8 +418,9 @@ class Reader {
     if (node.IsScalar()) {
       // As in "replica: s3://bucket/path".
       return located(node, [&] {
-        ReplicaSettings replica = from_url(node);
+        ReplicaSettings replica = from_url(node, defaults.settings);
         origins["url"] = origin_of(node);
+        add_defaults(defaults, text(node), origins);
         origins.merge(complete_store(replica.store, env_));
         return Placed{with_keys(std::move(replica), key_id, secret, token), origins};
       });
@@ -421,16 +429,29 @@ class Reader {
     read_keys(node, "a replica", handlers, origins, kIgnoredReplica);
 
     ReplicaSettings replica =
-        located(node, [&] { return place_of(node, type, url, path, bucket); });
-    for (const auto& option : options) {
-      located(option.second, [&] {
-        const std::string content = text(option.second);
-        // An option whose variable is not set is left out, as the warning said.
-        if (!content.empty()) set_replica_option(replica, option.first, content);
-      });
-    }
+        located(node, [&] { return place_of(node, type, url, path, bucket, defaults.settings); });
+    for (const auto& [name, value] : options) set_option(replica, name, value);
+    add_defaults(defaults, url.IsNull() ? "" : text(url), origins);
     located(node, [&] { origins.merge(complete_store(replica.store, env_)); });
     return {with_keys(std::move(replica), key_id, secret, token), std::move(origins)};
+  }
+
+  void set_option(ReplicaSettings& replica, std::string_view name, const YAML::Node& value) const {
+    located(value, [&] {
+      const std::string content = text(value);
+      // An option whose variable is not set is left out, as the warning said.
+      if (!content.empty()) set_replica_option(replica, name, content);
+    });
+  }
+
+  // What the replica says itself, in a key or in its URL's query, is not from its database.
+  static void add_defaults(const Placed& defaults, const std::string& url, Origins& origins) {
+    const std::string query = url.substr(std::min(url.find('?'), url.size()));
+    for (const auto& [name, origin] : defaults.origins) {
+      const bool own = query.find('?' + name + '=') != std::string::npos ||
+                       query.find('&' + name + '=') != std::string::npos;
+      if (!own) origins.emplace(name, origin);
+    }
   }
 
   static ReplicaSettings with_keys(ReplicaSettings replica, const std::string& key_id,
@@ -457,16 +478,17 @@ class Reader {
     }
   }
 
-  ReplicaSettings from_url(const YAML::Node& url) const {
-    return parse_url_alone(expand_home(text(url, true), env_));
+  ReplicaSettings from_url(const YAML::Node& url, const ReplicaSettings& defaults) const {
+    return parse_url_alone(expand_home(text(url, true), env_), defaults);
   }
 
   ReplicaSettings place_of(const YAML::Node& node, const YAML::Node& type, const YAML::Node& url,
-                           const YAML::Node& path, const YAML::Node& bucket) const {
+                           const YAML::Node& path, const YAML::Node& bucket,
+                           const ReplicaSettings& defaults) const {
     if (!url.IsNull()) {
       if (!path.IsNull()) fail(path, "a replica has both url and path: keep one of them");
       if (!bucket.IsNull()) fail(bucket, "a replica has both url and bucket: keep one of them");
-      ReplicaSettings replica = from_url(url);
+      ReplicaSettings replica = from_url(url, defaults);
       if (!type.IsNull() && text(type) != replica.name) {
         fail(type, "the replica's type is " + text(type) + " but its url is of type " +
                        replica.name + ": take the type out");
@@ -482,14 +504,14 @@ class Reader {
       if (!bucket.IsNull()) fail(bucket, "bucket has no meaning for a file replica: take it out");
       if (path.IsNull()) fail(node, "a replica has neither url nor path: add one of them");
       const std::string folder = canonical_path(expand_home(text(path, true), env_));
-      return parse_url_alone(folder);
+      return parse_url_alone(folder, defaults);
     }
 
     if (bucket.IsNull()) fail(node, "an s3 replica has neither url nor bucket: add one of them");
-    ReplicaSettings replica;
+    ReplicaSettings replica = defaults;
     const std::string name = text(bucket, true);
     if (name.find("://") != std::string::npos) {
-      replica = parse_url_alone(name);
+      replica = parse_url_alone(name, defaults);
       if (replica.store.type != StoreSettings::Type::s3) {
         fail(bucket, "the bucket of an s3 replica must be a name or an s3:// URL");
       }

@@ -17,8 +17,8 @@ bool set_replica_option(ReplicaSettings& replica, std::string_view name, const s
 /// All names, sorted.
 std::vector<std::string_view> replica_option_names();
 
-/// parse_replica_url() without the environment: what the URL leaves open stays open.
-ReplicaSettings parse_url_alone(std::string_view url);
+/// parse_replica_url() without the environment: what the URL leaves open is as in `defaults`.
+ReplicaSettings parse_url_alone(std::string_view url, const ReplicaSettings& defaults = {});
 
 /// Fills in what an S3 replica leaves open: endpoint and region from the environment, region and
 /// addressing from the endpoint where it is a known service's. Returns where it took what from.

@@ -108,8 +108,7 @@ void apply_query(std::string_view whole, const urls::url_view& url, ReplicaSetti
   }
 }
 
-ReplicaSettings parse_plain_path(std::string_view path) {
-  ReplicaSettings replica;
+ReplicaSettings parse_plain_path(std::string_view path, ReplicaSettings replica) {
   replica.name = "file";
   replica.store.path = std::filesystem::path(path).lexically_normal().string();
   while (replica.store.path.size() > 1 && replica.store.path.back() == '/') {
@@ -121,8 +120,8 @@ ReplicaSettings parse_plain_path(std::string_view path) {
 
 }  // namespace
 
-ReplicaSettings parse_url_alone(std::string_view url) {
-  if (url.starts_with('/')) return parse_plain_path(url);
+ReplicaSettings parse_url_alone(std::string_view url, const ReplicaSettings& defaults) {
+  if (url.starts_with('/')) return parse_plain_path(url, defaults);
   if (url.empty()) throw Error("the replica URL is empty: write s3://bucket/path or file:///path");
   if (url.find("://") == std::string_view::npos) {
     fail(url, "it is not a URL: write s3://bucket/path, file:///path or an absolute path");
@@ -139,7 +138,7 @@ ReplicaSettings parse_url_alone(std::string_view url) {
   }
   if (view.has_fragment()) fail(url, "it contains '#': write that as %23");
 
-  ReplicaSettings replica;
+  ReplicaSettings replica = defaults;
   std::string scheme(view.scheme());
   for (char& c : scheme) c = c >= 'A' && c <= 'Z' ? static_cast<char>(c + 32) : c;
   if (scheme == "s3") {

@@ -61,6 +61,20 @@ dbs:
   CHECK(settings.count("/none/a.db file region") == 0);
 }
 
+TEST_CASE("what a replica has from its database is named so") {
+  auto settings = explained(R"(dbs:
+  - path: /none/a.db
+    sync-interval: 5s
+    replicas:
+      - url: s3://bkt/x
+      - {url: "s3://bkt/y?sync-interval=2s", name: query}
+      - {path: /backup, sync-interval: 1s}
+)");
+  CHECK(settings["/none/a.db s3 sync-interval"] == "5s < /c.yml:3");
+  CHECK(settings["/none/a.db query sync-interval"] == "2s < /c.yml:6");
+  CHECK(settings["/none/a.db file sync-interval"] == "1s < /c.yml:7");
+}
+
 TEST_CASE("what an endpoint tells is named so") {
   auto settings = explained(
       "dbs: [{path: /none/a.db, replica: {bucket: b, endpoint: fly.storage.tigris.dev}}]");

@@ -410,6 +410,53 @@ TEST_CASE("the synchronous mode is a database's") {
   CHECK(databases.at(2).sync == 0s);
 }
 
+TEST_CASE("what a database says counts for its replicas, but their own wins") {
+  const auto databases = read(R"(
+dbs:
+  - path: /srv/a.db
+    sync-interval: 5s
+    retention: 48h
+    retention-check-interval: 2h
+    snapshot-interval: 12h
+    validation-interval: 6h
+    exclusive: true
+    replicas:
+      - url: s3://b/a
+      - bucket: c
+        name: bucket
+        sync-interval: 1s
+        exclusive: false
+      - path: /b/a
+      - url: s3://b/a2?retention=1h&exclusive=false
+        name: query
+        validation-interval: 0
+  - path: /srv/b.db
+    sync-interval: 2s
+    replica: /b/b
+)")
+                             .databases;
+  const auto& replicas = databases.at(0).replicas;
+  REQUIRE(replicas.size() == 4);
+  for (const std::size_t i : {0, 2}) {
+    CHECK(replicas[i].sync_interval == 5s);
+    CHECK(replicas[i].retention == 48h);
+    CHECK(replicas[i].retention_check_interval == 2h);
+    CHECK(replicas[i].snapshot_interval == 12h);
+    CHECK(replicas[i].validation_interval == 6h);
+    CHECK(replicas[i].exclusive);
+  }
+  CHECK(replicas[1].sync_interval == 1s);
+  CHECK(replicas[1].retention == 48h);
+  CHECK_FALSE(replicas[1].exclusive);
+  CHECK(replicas[3].retention == 1h);
+  CHECK(replicas[3].sync_interval == 5s);
+  CHECK_FALSE(replicas[3].exclusive);
+  CHECK_FALSE(replicas[3].validation_interval);
+  CHECK(databases.at(1).replicas.at(0).sync_interval == 2s);
+  CHECK(contains(refusal("dbs:\n- path: /srv/a.db\n  sync-interval: soon\n  replica: /b/a\n"),
+                 "line 3: sync-interval must be a duration"));
+}
+
 TEST_CASE("a replica is exclusive for itself, or for its database") {
   const TempFolder folder;
   const auto file =
