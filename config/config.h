@@ -9,6 +9,7 @@
 #include <utility>
 #include <vector>
 
+#include "base/error.h"
 #include "base/log.h"
 #include "shipper/settings.h"
 
@@ -70,17 +71,24 @@ Config read_config(const std::string& file, const Environment& env, const Readin
 /// Where a configuration file is looked for when none is named.
 inline constexpr std::array kUsualFiles = {"/etc/sqlstream.yml", "/etc/litestream.yml"};
 
-/// The first of SQLSTREAM_CONFIG, LITESTREAM_CONFIG (these must exist when set), then
-/// kUsualFiles; none there: an empty Config.
+/// The file that SQLSTREAM_CONFIG or LITESTREAM_CONFIG names cannot be used. What it says is not
+/// known, so a database that does not exist must not be created: perhaps it was to be restored.
+class NamedConfigError : public Error {
+ public:
+  using Error::Error;
+};
+
+/// The first of SQLSTREAM_CONFIG, LITESTREAM_CONFIG (these must be right when set, else it throws
+/// NamedConfigError), then kUsualFiles; none there: an empty Config.
 Config find_config(const Environment& env, const Reading& reading = {});
 
-/// Which settings a database has when it is opened through the VFS: `replica_uri` (the URI
-/// parameter, empty: none), else its entry in find_config(), else SQLSTREAM_REPLICA_URL. Empty: not
-/// replicated; without replicas: only to be restored when it is missing. `database_path` is
-/// canonical.
+/// Which settings a database has when it is opened through the VFS: those of its entry in
+/// find_config(). Its replica is `replica_uri` (the URI parameter, empty: none), else those of that
+/// entry, else SQLSTREAM_REPLICA_URL. Empty: not replicated; without replicas: only to be restored
+/// when it is missing. `database_path` is canonical.
 std::optional<DatabaseSettings> settings_for(const std::string& database_path,
-                                             const std::string& replica_uri,
-                                             const Environment& env);
+                                             const std::string& replica_uri, const Environment& env,
+                                             const Reading& reading = {});
 
 /// Sets `sync`, `sync-replicas` or `sync-policy`; these are URI parameters, too.
 void set_sync_option(DatabaseSettings& database, std::string_view name, const std::string& value);

@@ -1,5 +1,6 @@
 #include "config/explain.h"
 
+#include "config/replica_options.h"
 #include "config/units.h"
 
 namespace sqlstream::config {
@@ -157,6 +158,22 @@ class Explanation {
 };
 
 }  // namespace
+
+Config part_for(const Config& config, const std::string& database_path, const Environment& env) {
+  Config part = config;
+  std::erase_if(part.databases,
+                [&](const DatabaseSettings& other) { return other.path != database_path; });
+  if (part.databases.empty()) part.databases.emplace_back().path = database_path;
+  DatabaseSettings& database = part.databases.front();
+  const auto pattern = env("SQLSTREAM_REPLICA_URL").value_or("");
+  if (!database.replicas.empty() || pattern.empty()) return part;
+  ReplicaSettings replica = parse_url_alone(expand_replica_url(pattern, database_path));
+  Origins origins = complete_store(replica.store, env);
+  origins["url"] = "environment variable SQLSTREAM_REPLICA_URL";
+  part.origins[{database_path, replica.name}] = std::move(origins);
+  database.replicas.push_back(std::move(replica));
+  return part;
+}
 
 std::vector<Setting> explain(const Config& config, const Environment& env) {
   return Explanation(config, env).write();

@@ -559,7 +559,12 @@ Config read_config(const std::string& file, const Environment& env, const Readin
 Config find_config(const Environment& env, const Reading& reading) {
   for (const char* name : {"SQLSTREAM_CONFIG", "LITESTREAM_CONFIG"}) {
     const auto file = env(name);
-    if (file && !file->empty()) return read_config(*file, env, reading);
+    if (!file || file->empty()) continue;
+    try {
+      return read_config(*file, env, reading);
+    } catch (const Error& error) {
+      throw NamedConfigError(error.what());
+    }
   }
   for (const char* file : kUsualFiles) {
     std::error_code ignored;

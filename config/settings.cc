@@ -1,4 +1,3 @@
-#include <algorithm>
 #include <cstdlib>
 
 #include "base/error.h"
@@ -15,35 +14,43 @@ Environment process_environment() {
   };
 }
 
+namespace {
+
+// The database's entry in the configuration, else an empty one. With a replica of its own it does
+// not depend on a file that nobody named.
+DatabaseSettings entry_of(const std::string& path, bool has_replica, const Environment& env,
+                          const Reading& reading) {
+  Config config;
+  try {
+    config = find_config(env, reading);
+  } catch (const NamedConfigError&) {
+    throw;
+  } catch (const Error& error) {
+    if (!has_replica) throw;
+    log::warn(std::string("without its settings: ") + error.what(), {{"db", path}});
+  }
+  for (DatabaseSettings& database : config.databases) {
+    if (database.path == path) return std::move(database);
+  }
+  DatabaseSettings none;
+  none.path = path;
+  return none;
+}
+
+}  // namespace
+
 std::optional<DatabaseSettings> settings_for(const std::string& database_path,
-                                             const std::string& replica_uri,
-                                             const Environment& env) {
-  const auto from_pattern = [&](const std::string& pattern) {
-    DatabaseSettings settings;
-    settings.path = database_path;
-    settings.replicas.push_back(parse_replica_url(expand_replica_url(pattern, database_path), env));
-    return settings;
-  };
-
-  if (!replica_uri.empty()) return from_pattern(replica_uri);
-
-  const Config config = find_config(env);
-  const auto entry = std::find_if(config.databases.begin(), config.databases.end(),
-                                  [&](const auto& d) { return d.path == database_path; });
-  const bool known = entry != config.databases.end();
-  if (known && !entry->replicas.empty()) return *entry;
-
-  const auto pattern = env("SQLSTREAM_REPLICA_URL");
-  const bool restored_only = known && entry->restore_if_missing;
-  if (!pattern || pattern->empty()) {
-    if (restored_only) return *entry;
-    return std::nullopt;
+                                             const std::string& replica_uri, const Environment& env,
+                                             const Reading& reading) {
+  DatabaseSettings settings = entry_of(database_path, !replica_uri.empty(), env, reading);
+  std::string pattern = replica_uri;
+  if (pattern.empty() && settings.replicas.empty()) {
+    pattern = env("SQLSTREAM_REPLICA_URL").value_or("");
   }
-  DatabaseSettings settings = from_pattern(*pattern);
-  if (restored_only) {
-    settings.restore_if_missing = true;
-    settings.restore_from = entry->restore_from;
+  if (!pattern.empty()) {
+    settings.replicas = {parse_replica_url(expand_replica_url(pattern, database_path), env)};
   }
+  if (settings.replicas.empty() && !settings.restore_if_missing) return std::nullopt;
   return settings;
 }
 

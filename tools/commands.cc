@@ -92,14 +92,16 @@ const std::vector<Command> kCommands = {
      {"/srv/app.db", "-generation 6d035c34639a8e8f s3://mybucket/app.db"},
      Completion::file},
     {"config",
-     "",
+     "[DB_PATH]",
      "show the settings that are in force, and where each comes from",
-     "Reads the configuration file as the extension does and prints every setting of every replica "
-     "with its value and where that comes from: a line of the file, an environment variable, the "
-     "endpoint, the default. Secrets are masked.",
+     "Reads the configuration file, if there is one, as the extension does and prints every "
+     "setting "
+     "of every replica, or of one database, with its value and where that comes from: a line of "
+     "the "
+     "file, an environment variable, the endpoint, the default. Secrets are masked.",
      with_config({kJson}),
-     {"", "-config ./litestream.yml"},
-     Completion::nothing,
+     {"", "-config ./litestream.yml", "/srv/app.db"},
+     Completion::file,
      2},
     {"run",
      "-- COMMAND [ARGUMENT]...",
@@ -117,10 +119,9 @@ const std::vector<Command> kCommands = {
      "Shows for each replica of a database, or of all databases of the configuration file, how far "
      "it is and how far behind. Looks from outside: it works whether programs have the database "
      "open or not, and disturbs none.",
-     {kConfigFlag,
-      kJson,
-      {"watch", "", "show it again every 2 seconds"},
-      {"max-lag", "DURATION", "exit with 1 when a replica is further behind"}},
+     with_config({kJson,
+                  {"watch", "", "show it again every 2 seconds"},
+                  {"max-lag", "DURATION", "exit with 1 when a replica is further behind"}}),
      {"", "-max-lag 1m /srv/app.db"},
      Completion::file,
      2},
@@ -129,7 +130,7 @@ const std::vector<Command> kCommands = {
      "ship what is committed, and wait for it",
      "Returns when everything that was committed before is in every replica of the database, "
      "whichever process ships it. Fails with one sentence when that takes too long.",
-     {kConfigFlag, {"timeout", "DURATION", "how long to wait (default: 30s)"}},
+     with_config({{"timeout", "DURATION", "how long to wait (default: 30s)"}}),
      {"/srv/app.db", "-timeout 5s /srv/app.db"},
      Completion::file,
      2},
@@ -139,11 +140,10 @@ const std::vector<Command> kCommands = {
      "Writes a row into the table _sqlstream_verification, waits until it is in every replica, "
      "restores each replica into a temporary file, looks for the row, and runs SQLite's integrity "
      "check. The file is in the folder TMPDIR names, else beside the database, and has its size.",
-     {{"all", "", "every database of the configuration file that has a replica"},
-      kConfigFlag,
-      {"full", "", "compare every page with the database, too"},
-      {"no-write", "", "write no row: only what is restored is checked"},
-      {"timeout", "DURATION", "how long to wait for the replicas (default: 1m0s)"}},
+     with_config({{"all", "", "every database of the configuration file that has a replica"},
+                  {"full", "", "compare every page with the database, too"},
+                  {"no-write", "", "write no row: only what is restored is checked"},
+                  {"timeout", "DURATION", "how long to wait for the replicas (default: 1m0s)"}}),
      {"/srv/app.db", "-all -full"},
      Completion::file,
      2},

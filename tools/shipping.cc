@@ -8,6 +8,8 @@
 #include "base/error.h"
 #include "config/units.h"
 #include "shipper/engine.h"
+#include "tools/source.h"
+#include "vfs/shim.h"
 
 namespace sqlstream::tools {
 namespace {
@@ -41,6 +43,12 @@ std::string describe_status(const nlohmann::json& status) {
 }
 
 }  // namespace
+
+void use_config_of(const ParsedFlags& flags) {
+  use_settings([source = ConfigSource(flags)](const std::string& path, const std::string& replica) {
+    return config::settings_for(path, replica, source.environment, source.reading);
+  });
+}
 
 void wait_until_shipped(SqlConnection& db, const std::string& path,
                         std::chrono::nanoseconds limit) {

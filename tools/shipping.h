@@ -3,9 +3,14 @@
 #include <chrono>
 #include <string>
 
+#include "tools/flags.h"
 #include "tools/sql.h"
 
 namespace sqlstream::tools {
+
+/// Has the VFS read the configuration as this command line says. After register_vfs(), before the
+/// first database is opened.
+void use_config_of(const ParsedFlags& flags);
 
 /// Waits until all that is committed in the database is in every replica of it, whichever process
 /// ships. Throws Error with how far it is when `limit` has passed.

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cctype>
-#include <cstdlib>
 
 #include "base/log.h"
 #include "config/path.h"
@@ -38,21 +37,30 @@ std::vector<ReplicaSettings> named_only(const DatabaseSettings& database, const 
               "\", which has " + (known.empty() ? "none" : known));
 }
 
-std::string no_config() {
-  std::string tried;
-  for (const char* name : config::kUsualFiles) {
-    tried += (tried.empty() ? "" : ", ") + std::string(name);
-  }
-  return "config file not found: " + tried + "; name one with -config or SQLSTREAM_CONFIG";
-}
-
 }  // namespace
 
 void log_to_stdout() {
   log::set_sink(log::descriptor_sink(1));
 }
 
+std::string usual_places() {
+  std::string places;
+  for (const char* name : config::kUsualFiles) {
+    places += (places.empty() ? "" : ", ") + std::string(name);
+  }
+  return places;
+}
+
 config::Config load_config(const ParsedFlags& flags) {
+  config::Config config = load_config_if_any(flags);
+  if (config.file.empty()) {
+    throw Error("config file not found: " + usual_places() +
+                "; name one with -config or SQLSTREAM_CONFIG");
+  }
+  return config;
+}
+
+config::Config load_config_if_any(const ParsedFlags& flags) {
   const auto environment = config::process_environment();
   log_to_stderr(flags);
   config::Reading reading;
@@ -64,7 +72,7 @@ config::Config load_config(const ParsedFlags& flags) {
   config::Config config =
       file ? config::read_config(config::expand_home(*file, environment), environment, reading)
            : config::find_config(environment, reading);
-  if (config.file.empty()) throw Error(no_config());
+  if (config.file.empty()) return config;
   // Only now: what is to be said about the file itself does not belong into a table.
   const config::Logging& logging = config.logging;
   log_to(logging.to_stderr ? 2 : 1, logging.level, logging.style, flags);
@@ -82,7 +90,7 @@ Source resolve_source(const ParsedFlags& flags) {
     return {{config::parse_replica_url(argument, environment)}, {}};
   }
 
-  const std::string path = config::canonical_path(config::expand_home(argument, environment));
+  const std::string path = canonical_database(argument);
   for (const DatabaseSettings& database : load_config(flags).databases) {
     if (database.path != path) continue;
     Source source{database.replicas, path};
@@ -93,16 +101,26 @@ Source resolve_source(const ParsedFlags& flags) {
   throw Error("database not found in config: " + path);
 }
 
+std::string canonical_database(const std::string& path) {
+  return config::canonical_path(config::expand_home(path, config::process_environment()));
+}
+
+ConfigSource::ConfigSource(const ParsedFlags& flags) : environment(config::process_environment()) {
+  reading.expand_env = !flags.on("no-expand-env");
+  const auto file = flags.text("config");
+  if (!file) return;
+  environment = [named = config::expand_home(*file, environment),
+                 process = environment](const std::string& name) {
+    return name == "SQLSTREAM_CONFIG" ? std::optional(named) : process(name);
+  };
+}
+
 DatabaseSettings replicated_database(const ParsedFlags& flags, const std::string& path) {
-  const auto environment = config::process_environment();
   // What is to be said about the file comes when the VFS reads it again.
   log::set_sink({});
-  if (const auto file = flags.text("config")) {
-    // Where the VFS looks for it, too.
-    ::setenv("SQLSTREAM_CONFIG", config::expand_home(*file, environment).c_str(), 1);
-  }
-  const std::string canonical = config::canonical_path(config::expand_home(path, environment));
-  auto settings = config::settings_for(canonical, {}, environment);
+  const ConfigSource source(flags);
+  const std::string canonical = canonical_database(path);
+  auto settings = config::settings_for(canonical, {}, source.environment, source.reading);
   log_to(2, log::Level::warn, log::Style::logfmt, flags);
   if (!settings) {
     throw Error("no replica is configured for " + canonical +

@@ -15,6 +15,12 @@ namespace sqlstream::tools {
 /// always to stderr; with -v at the level debug). Throws Error also when there is none.
 config::Config load_config(const ParsedFlags& flags);
 
+/// The same; an empty one when none is named and there is none where they usually are.
+config::Config load_config_if_any(const ParsedFlags& flags);
+
+/// Where a configuration file is looked for when none is named: "/etc/sqlstream.yml, …".
+std::string usual_places();
+
 /// The log goes to stdout, as Litestream's does.
 void log_to_stdout();
 
@@ -27,6 +33,17 @@ struct Source {
 /// The only argument: a replica URL, or the path of a database of the configuration file, whose
 /// replicas -replica filters. Sets up the log. Throws Error.
 Source resolve_source(const ParsedFlags& flags);
+
+/// The canonical path of a database that a user named.
+std::string canonical_database(const std::string& path);
+
+/// How this command line has the configuration read, as by the VFS: its environment, in which
+/// -config names the file.
+struct ConfigSource {
+  explicit ConfigSource(const ParsedFlags& flags);
+  config::Environment environment;
+  config::Reading reading;
+};
 
 /// The settings that the VFS gives a database, named by its path: those of the configuration file,
 /// which -config may name, else of SQLSTREAM_REPLICA_URL. The log goes to stderr from then on,

@@ -8,6 +8,7 @@ namespace sqlstream::tools {
 int sync_command(const ParsedFlags& flags) {
   using namespace std::chrono_literals;
   register_vfs();
+  use_config_of(flags);
   const auto limit = duration_flag(flags, "timeout", 30s);
   const std::string path = replicated_database(flags, single_argument(flags)).path;
   try {

@@ -260,6 +260,7 @@ std::vector<DatabaseSettings> chosen_databases(const ParsedFlags& flags) {
 int verify_command(const ParsedFlags& flags) {
   using namespace std::chrono_literals;
   register_vfs();
+  use_config_of(flags);
   const Wanted wanted{!flags.on("no-write"), flags.on("full"),
                       duration_flag(flags, "timeout", 60s)};
   bool all = true;

@@ -466,6 +466,7 @@ struct Plan {
   std::optional<DatabaseSettings> settings;  ///< without replicas: only to be restored
   std::string unreplicated_reason;
   bool faulty = false;          ///< there are settings, but they are wrong
+  bool unknown = false;         ///< what the configuration says cannot be known
   bool restore_wanted = false;  ///< by the URI
 
   bool replicated() const { return settings && !settings->replicas.empty(); }
@@ -507,7 +508,9 @@ void read_sync_parameters(const sqlite3_api_routines& api, const char* name, Pla
 bool restored(const sqlite3_api_routines& api, const Plan& plan) {
   try {
     const bool missing = ::access(plan.path.c_str(), F_OK) != 0;
-    if (missing && plan.faulty && plan.restore_wanted) throw Error(plan.unreplicated_reason);
+    if (missing && plan.faulty && (plan.restore_wanted || plan.unknown)) {
+      throw Error(plan.unreplicated_reason);
+    }
     if (!missing || !plan.settings || !plan.settings->restore_if_missing) return true;
     start_engine_once();
     restore_if_missing(*plan.settings);
@@ -543,6 +546,8 @@ Plan plan_for(const sqlite3_api_routines& api, const char* name) {
     throw;
   } catch (const std::exception& e) {
     plan.faulty = true;
+    plan.unknown = !restore_forbidden(restore) &&
+                   dynamic_cast<const config::NamedConfigError*>(&e) != nullptr;
     plan.settings.reset();
     plan.unreplicated_reason = e.what();
   }

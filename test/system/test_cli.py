@@ -408,6 +408,46 @@ def test_config_shows_every_setting_with_its_origin(build, tmp_path):
     assert result.returncode == 2 and "usage: sqlstream config" in result.stderr
 
 
+def test_config_of_one_database_without_a_file(build, tmp_path):
+    if any(os.path.exists(f"/etc/{name}.yml") for name in ("sqlstream", "litestream")):
+        pytest.skip("this machine has a configuration file")
+    env = harness.clean_environment(
+        SQLSTREAM_REPLICA_URL="s3://bkt/{name}", AWS_REGION="eu-west-1",
+        AWS_ACCESS_KEY_ID="id", AWS_SECRET_ACCESS_KEY="hush-hush",
+    )  # fmt: skip
+    result = harness.run([build.sqlstream, "config", "-json", tmp_path / "app.db"], env=env)
+    assert "hush" not in result.stdout + result.stderr
+    found = {(s["replica"], s["setting"]): (s["value"], s["origin"]) for s in json.loads(result.stdout)}
+    places = "looked for in SQLSTREAM_CONFIG, LITESTREAM_CONFIG, /etc/sqlstream.yml, /etc/litestream.yml"
+    assert found["", "file"] == ("none", places)
+    variable = "environment variable SQLSTREAM_REPLICA_URL"
+    assert found["s3", "bucket"] == ("bkt", variable) and found["s3", "path"] == ("app.db", variable)
+    assert found["s3", "region"] == ("eu-west-1", "environment variable AWS_REGION")
+    assert found["s3", "secret-access-key"] == ("***", "environment variable AWS_SECRET_ACCESS_KEY")
+    assert found["s3", "sync-interval"] == ("1s", "default")
+    # Without a database, what every one gets; without a replica, that there is none.
+    listed = json.loads(harness.run([build.sqlstream, "config", "-json"], env=env).stdout)
+    assert ("(others)", "s3://bkt/{name}") in {(s["database"], s["value"]) for s in listed}
+    bare = harness.run([build.sqlstream, "config", "-json", tmp_path / "app.db"], env=harness.clean_environment())
+    assert {"database": str(tmp_path / "app.db"), "replica": "", "setting": "replica", "value": "none",
+            "origin": "default"} in json.loads(bare.stdout)  # fmt: skip
+
+
+def test_config_of_one_database_of_a_file(build, tmp_path):
+    config = tmp_path / "c.yml"
+    config.write_text(f"dbs:\n- {{path: {tmp_path}/a.db, replica: /none/a}}\n- {{path: {tmp_path}/b.db}}\n")
+    env = harness.clean_environment(SQLSTREAM_REPLICA_URL="file:///env/{name}")
+
+    def databases(*words):
+        said = harness.run([build.sqlstream, "config", "-json", "-config", config, *words], env=env).stdout
+        return {s["database"]: s["value"] for s in json.loads(said) if s["setting"] == "path"}
+
+    assert databases() == {f"{tmp_path}/a.db": "/none/a"}
+    assert databases(tmp_path / "a.db") == {f"{tmp_path}/a.db": "/none/a"}
+    assert databases(tmp_path / "b.db") == {f"{tmp_path}/b.db": "/env/b.db"}
+    assert databases(tmp_path / "c.db") == {f"{tmp_path}/c.db": "/env/c.db"}
+
+
 # Bad input: one sentence, and 1
 
 

@@ -80,6 +80,24 @@ def test_sync_waits_for_the_process_that_ships(world):
         session.end()
 
 
+@pytest.mark.parametrize("command", ["sync", "verify", "status"])
+def test_variables_of_the_configuration_are_left_when_asked(build, tmp_path, command):
+    # Each command has the VFS read the file as it does itself.
+    database = tmp_path / "app.db"
+    plain(database, "create table t(x)")
+    config = write_config(tmp_path / "c.yml", database, f"file://{tmp_path}/$NAME")
+    env = harness.clean_environment(NAME="expanded")
+    run = lambda *flags: harness.run([build.sqlstream, command, "-config", config, *flags, database], env=env)
+    run("-no-expand-env")
+    if command != "status":
+        assert (tmp_path / "$NAME/generations").is_dir() and not (tmp_path / "expanded").exists()
+        run()
+        assert (tmp_path / "expanded/generations").is_dir()
+    else:
+        assert f"{tmp_path}/$NAME" in run("-no-expand-env", "-json").stdout
+        assert f"{tmp_path}/expanded" in run("-json").stdout
+
+
 def test_sync_of_an_empty_database_has_nothing_to_do(world):
     world.database.touch()
     world.tool("sync", world.database)

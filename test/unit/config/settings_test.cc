@@ -62,6 +62,32 @@ TEST_CASE("the URI parameter comes first, then the configuration, then the envir
   CHECK(contains(error_of([&] { settings_for(path, "nonsense", bare); }), "nonsense"));
 }
 
+TEST_CASE("a replica that is named elsewhere leaves a database's other settings as they are") {
+  const TempFolder folder;
+  const auto file = folder.write("c.yml",
+                                 "dbs:\n"
+                                 "- {path: /srv/a.db, outbox-dir: /out, replica: /b/a}\n"
+                                 "- {path: /srv/b.db, outbox-max-size: 1MiB}\n");
+  const auto env = fake_environment(
+      {{"SQLSTREAM_CONFIG", file}, {"SQLSTREAM_REPLICA_URL", "file:///env/{name}"}});
+  auto settings = settings_for("/srv/a.db", "file:///uri/a", env);
+  REQUIRE(settings);
+  CHECK(settings->outbox_dir == "/out");
+  REQUIRE(settings->replicas.size() == 1);
+  CHECK(settings->replicas[0].store.path == "/uri/a");
+
+  settings = settings_for("/srv/b.db", "", env);
+  REQUIRE(settings);
+  CHECK(settings->outbox_max_size == 1 << 20);
+  CHECK(settings->replicas.at(0).store.path == "/env/b.db");
+}
+
+TEST_CASE("a named file that cannot be used is told from others") {
+  const auto env = fake_environment({{"LITESTREAM_CONFIG", "/none/gone.yml"}});
+  CHECK_THROWS_AS(settings_for("/srv/a.db", "", env), NamedConfigError);
+  CHECK_THROWS_AS(settings_for("/srv/a.db", "file:///uri/a", env), NamedConfigError);
+}
+
 TEST_CASE("a database that is only to be restored has no replica of its own") {
   const TempFolder folder;
   const auto file =
