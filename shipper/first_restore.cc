@@ -6,7 +6,9 @@
 #include <memory>
 #include <sys/stat.h>
 #include <system_error>
+#include <thread>
 #include <unistd.h>
+#include <utility>
 
 #include <boost/asio/co_spawn.hpp>
 #include <boost/asio/use_future.hpp>
@@ -21,6 +23,11 @@
 namespace sqlstream {
 namespace {
 
+using std::chrono::nanoseconds;
+using std::chrono::steady_clock;
+
+constexpr auto kLook = std::chrono::milliseconds(20);
+
 bool exists(const std::string& path) {
   struct stat st {};
   return ::stat(path.c_str(), &st) == 0;
@@ -30,19 +37,23 @@ bool exists(const std::string& path) {
 // kernel takes the lock with the process; the file it leaves then is taken over.
 class RestoreLock {
  public:
-  explicit RestoreLock(const std::string& database) {
+  RestoreLock(const std::string& database, nanoseconds patience) {
     const std::filesystem::path path(database);
     file_ = path.parent_path() / ('.' + path.filename().string() + "-sqlstream-restoring");
     do {
       fd_.open(
           [&] { return ::open(file_.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600); });
       if (!fd_) fail("create");
-      lock(database);
+      lock(database, patience);
+      touch();
     } while (!is_current());  // its last holder removed it meanwhile
   }
   ~RestoreLock() { ::unlink(file_.c_str()); }
   RestoreLock(const RestoreLock&) = delete;
   RestoreLock& operator=(const RestoreLock&) = delete;
+
+  /// Shows those who wait that the restore goes on. On any thread.
+  void touch() const { ::futimens(fd_.get(), nullptr); }
 
  private:
   [[noreturn]] void fail(const char* doing) const {
@@ -50,15 +61,36 @@ class RestoreLock {
                 std::generic_category().message(errno));
   }
 
-  void lock(const std::string& database) const {
+  void lock(const std::string& database, nanoseconds patience) const {
+    if (try_lock()) return;
+    log::info("waiting for another process that restores the database", {{"db", database}});
+    auto touched = last_touch();
+    auto since = steady_clock::now();
+    while (!try_lock()) {
+      std::this_thread::sleep_for(kLook);
+      const auto before = std::exchange(touched, last_touch());
+      if (before != touched) since = steady_clock::now();
+      if (steady_clock::now() - since > patience) {
+        throw Error("another process has been restoring it without progress for " +
+                    std::to_string(std::chrono::ceil<std::chrono::seconds>(patience).count()) +
+                    " s: end it (it has " + file_ + " open), and open the database again");
+      }
+    }
+  }
+
+  bool try_lock() const {
     struct flock whole {};
     whole.l_type = F_WRLCK;
     whole.l_whence = SEEK_SET;
-    if (::fcntl(fd_.get(), F_OFD_SETLK, &whole) == 0) return;
-    log::info("waiting for another process that restores the database", {{"db", database}});
-    while (::fcntl(fd_.get(), F_OFD_SETLKW, &whole) != 0) {
-      if (errno != EINTR) fail("lock");
-    }
+    if (::fcntl(fd_.get(), F_OFD_SETLK, &whole) == 0) return true;
+    if (errno != EAGAIN && errno != EACCES && errno != EINTR) fail("lock");
+    return false;
+  }
+
+  std::pair<time_t, long> last_touch() const {
+    struct stat st {};
+    ::fstat(fd_.get(), &st);
+    return {st.st_mtim.tv_sec, st.st_mtim.tv_nsec};
   }
 
   bool is_current() const {
@@ -97,28 +129,30 @@ asio::awaitable<std::unique_ptr<Store>> choose_store(const std::vector<ReplicaSe
 }
 
 asio::awaitable<RestoreResult> restore_latest(std::vector<ReplicaSettings> replicas,
-                                              std::string output) {
+                                              std::string output, ProgressCallback progress) {
   RestoreOptions options;
   options.output = std::move(output);
   const auto store = co_await choose_store(replicas, options);
   log::info("restoring the database, which does not exist",
             {{"db", options.output}, {"from", store->url()}});
-  co_return co_await restore(*store, options, Engine::get().workers(), {});
+  co_return co_await restore(*store, options, Engine::get().workers(), std::move(progress));
 }
 
 }  // namespace
 
-void restore_if_missing(const DatabaseSettings& settings) {
+void restore_if_missing(const DatabaseSettings& settings, nanoseconds patience) {
   if (exists(settings.path)) return;
-  const RestoreLock lock(settings.path);
+  const RestoreLock lock(settings.path, patience);
   if (exists(settings.path)) return;
   const auto replicas =
       settings.restore_from ? std::vector{*settings.restore_from} : settings.replicas;
   if (replicas.empty())
     throw Error("there is no replica to restore from: name one with restore-from");
   try {
-    auto restoring = asio::co_spawn(Engine::get().executor(),
-                                    restore_latest(replicas, settings.path), asio::use_future);
+    auto restoring = asio::co_spawn(
+        Engine::get().executor(),
+        restore_latest(replicas, settings.path, [&lock](const RestoreProgress&) { lock.touch(); }),
+        asio::use_future);
     const RestoreResult result = restoring.get();
     log::info("database restored",
               {{"db", result.output},

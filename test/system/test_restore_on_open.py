@@ -247,6 +247,31 @@ def test_a_configuration_that_cannot_be(local):
     assert "restore-if-missing needs a replica or restore-from" in local.refused(uri=uri, SQLSTREAM_CONFIG=str(config))
 
 
+@pytest.mark.parametrize("name", ["SQLSTREAM_CONFIG", "LITESTREAM_CONFIG"])
+@pytest.mark.parametrize("replica", [False, True])
+def test_a_named_configuration_that_cannot_be_read(local, name, replica):
+    # It may have asked for a restore: nothing is created.
+    missing = local.folder / "gone.yml"
+    uri = local.build.uri(local.database, local.url if replica else None)
+    assert f"config file not found: {missing}" in local.refused(uri=uri, **{name: str(missing)})
+    assert not local.database.exists()
+    never = local.build.uri(local.database, local.url if replica else None, restore="never")
+    assert local.open("create table n(x)", uri=never, **{name: str(missing)}).stdout == "[]\n"
+
+
+def test_an_outbox_of_the_configuration_counts_for_a_replica_of_the_uri(local):
+    outbox = local.folder / "outbox"
+    config = local.folder / "c.yml"
+    entry = {"path": str(local.database), "outbox-dir": str(outbox), "replica": f"{local.folder}/other"}
+    config.write_text(json.dumps({"dbs": [entry]}))
+    said = local.open(
+        "insert into t values ('behind')", "select sqlstream_wait(60000)", "select sqlstream_status()",
+        SQLSTREAM_CONFIG=str(config),
+    ).stdout  # fmt: skip
+    assert f'"outbox":"{outbox}"' in said and f'"url":"{local.url}"' in said
+    assert list(outbox.glob("*.log")) and not (local.folder / "other").exists()
+
+
 # Several at once, and ends in the middle
 
 
