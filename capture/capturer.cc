@@ -277,7 +277,7 @@ Outcome Capturer::begin(const Source& source, const WalIndexHeader& header) {
   }
   const bool quick =
       control.last_start != 0 && time - control.last_start < kCalm && time >= control.last_start;
-  if (quick && control.quick_starts > 1) {
+  if (quick && control.quick_starts > 1 && !hurried_) {
     const std::int64_t pause =
         std::min(kLongestPause, kSecond / 2 << std::min(control.quick_starts, 12U));
     if (time - control.last_start < pause) {

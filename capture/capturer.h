@@ -85,6 +85,10 @@ class Capturer {
   /// its identity at the next open. Until the WAL is gone, it proves the same.
   void note_clean_close();
 
+  /// From now on a new generation begins at once, however quickly others were begun: the process is
+  /// about to end, and nobody may follow it.
+  void hurry() { hurried_ = true; }
+
   /// Gives the current generation up, without waiting for anybody. Logged once per generation.
   void give_up(const std::string& why);
 
@@ -120,6 +124,7 @@ class Capturer {
   std::optional<Anchor> anchor_;
   std::string error_;
   Generation given_up_;
+  bool hurried_ = false;
 };
 
 }  // namespace sqlstream::capture

@@ -344,12 +344,14 @@ void start_engine() noexcept {
   guarded("starting", [] { Engine::get(); });
 }
 
-void flush_databases() noexcept {
-  guarded("flushing", [] {
+void flush_databases(bool hurry) noexcept {
+  guarded("flushing", [hurry] {
     if (Engine::running() == nullptr) return;
     const auto begun = std::chrono::steady_clock::now();
     for (const auto& database : Database::all()) {
-      if (database->ours()) database->flush(begun + database->settings().shutdown_timeout);
+      if (!database->ours()) continue;
+      if (hurry) database->hurry();
+      database->flush(begun + database->settings().shutdown_timeout);
     }
   });
 }

@@ -731,8 +731,18 @@ void Database::trim() {
   wake();
 }
 
+void Database::hurry() {
+  std::unique_lock lock(capture_mutex_, std::defer_lock);
+  if (lock.try_lock_for(kLongestWait) && capturer_) capturer_->hurry();
+}
+
 void Database::flush(steady_clock::time_point deadline) {
-  capture_in_background();
+  if (capture_in_background() == capture::Outcome::waiting) {
+    const std::lock_guard lock(status_mutex_);
+    if (!capture_error_.empty()) {
+      log::warn("what was committed last is not shipped: " + capture_error_, {{"db", path()}});
+    }
+  }
   {
     // Another process may be shipping, and this one will not live to tell it later.
     std::unique_lock outbox_lock(capture_mutex_, std::defer_lock);

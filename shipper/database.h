@@ -116,6 +116,8 @@ class Database : public std::enable_shared_from_this<Database> {
   /// Captures and ships what is left without pacing; returns when nothing is left for this process
   /// to do, or at the deadline.
   void flush(std::chrono::steady_clock::time_point deadline);
+  /// A new generation begins without a pause from now on.
+  void hurry();
 
   // --- For coroutines (the engine's thread) and what they run on workers.
   /// Captures through any mapped connection, or only looks what others appended.

@@ -132,7 +132,7 @@ void end_at_a_signal(std::optional<int> code) {
 
 void finish(Replication& replication) {
   // While the databases are open: a snapshot needs that. Then what came in the last moment.
-  flush_databases();
+  flush_databases(true);
   replication.stop();
   flush_at_exit();
   log::info("sqlstream shut down");

@@ -1,6 +1,7 @@
 """`sqlstream replicate`: applications with plain SQLite, replicated from outside."""
 
 import fcntl
+import json
 import os
 import random
 import signal
@@ -95,6 +96,10 @@ class World:
     def generations(self):
         said = harness.run([self.build.sqlstream, "generations", self.url], env=self.env, check=False)
         return [line.split()[1] for line in said.stdout.splitlines()[1:]]
+
+    def status(self):
+        env = {**self.env, "SQLSTREAM_REPLICA_URL": self.url}
+        return json.loads(harness.run([self.build.sqlstream, "status", "-json", self.database], env=env).stdout)[0]
 
     def check(self, name="restored"):
         """Both tools restore what the database is now, byte for byte."""
@@ -372,6 +377,27 @@ def stop_outside_of_sqlite(process, database):
         if write_lock_holder(database) != process.pid:
             return
         process.signal(signal.SIGCONT)
+
+
+def test_ended_in_the_pause_between_generations(world):
+    world.plain("inserts")
+    process = world.replicate()
+    world.captured()
+    world.end(process)
+    # As if several generations had been begun just now: the next one would wait for a minute.
+    with open(world.folder / ".app.db-sqlstream/control", "r+b") as control:
+        control.seek(16)
+        control.write(struct.pack("<qI", time.time_ns(), 12))
+    # Nobody saw this: it is not of the same generation.
+    with closing(world.connect()) as db:
+        db.execute("create table unseen(x)")
+        db.execute("pragma wal_checkpoint(truncate)")
+    process = world.replicate()
+    harness.wait_until(lambda: world.status()["state"] == "waiting", "the pause")
+    assert len(world.generations()) == 1
+    world.end(process)
+    assert len(world.generations()) == 2, process.said()
+    world.check()
 
 
 def test_stopped_for_a_while(world):
