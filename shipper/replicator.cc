@@ -518,6 +518,8 @@ asio::awaitable<bool> Replicator::put(SegmentObject& object) {
   const auto size = object.body.size();
   const std::string position = describe_position(object.end.generation, object.begin);
   const auto begun = steady_clock::now();
+  log::info("write wal segment",
+            {{"db", database_.path()}, {"replica", settings_.name}, {"position", position}});
   try {
     co_await store_->put(object.key, std::move(object.body), options);
   } catch (const StoreError& e) {

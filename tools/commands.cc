@@ -108,8 +108,11 @@ const std::vector<Command> kCommands = {
      "run a program with its databases replicated",
      "Runs a program in which every SQLite database is opened through sqlstream, and exits as it "
      "does. Works for programs that link libsqlite3 dynamically.",
-     {{"replica", "URL", "where to replicate to; {name} and {path} stand for the database's"}},
-     {"-replica 's3://mybucket/{name}' -- sqlite3 app.db"},
+     {kConfigFlag,
+      {"replica", "URL",
+       "where to replicate what the file does not name; {name} and {path} stand for the "
+       "database's"}},
+     {"-replica 's3://mybucket/{name}' -- sqlite3 app.db", "-config ./litestream.yml -- app"},
      Completion::program,
      2,
      true},

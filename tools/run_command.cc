@@ -11,6 +11,7 @@
 
 #include "base/error.h"
 #include "config/config.h"
+#include "config/path.h"
 #include "tools/child.h"
 #include "tools/program_file.h"
 
@@ -81,6 +82,13 @@ int run_command(const ParsedFlags& flags) {
     config::parse_replica_url(config::expand_replica_url(*url, "/database"),
                               config::process_environment());
     set.emplace_back("SQLSTREAM_REPLICA_URL", *url);
+  }
+  if (const auto config_file = flags.text("config")) {
+    // As the VFS will read it, from wherever the program goes; what is wrong is said now.
+    const auto named =
+        config::canonical_path(config::expand_home(*config_file, config::process_environment()));
+    config::read_config(named, config::process_environment());
+    set.emplace_back("SQLSTREAM_CONFIG", named);
   }
   const char* path_variable = std::getenv("PATH");
   const std::string search_path = path_variable != nullptr ? path_variable : "/usr/bin:/bin";

@@ -376,6 +376,20 @@ def test_run_opens_databases_through_the_vfs(build, tmp_path):
         assert connection.execute("SELECT x FROM t").fetchall() == [(42,)]
 
 
+def test_run_with_a_configuration_file(build, tmp_path):
+    work, database = tmp_path / "work", tmp_path / "app.db"
+    work.mkdir()
+    (tmp_path / "c.yml").write_text(f"dbs: [{{path: {database}, replica: {tmp_path}/replica}}]\n")
+    # Named from here, and found by a program that goes elsewhere.
+    script = f'cd work && exec sqlite3 {database} "create table t(x); insert into t values (42)"'
+    result = harness.run([build.sqlstream, "run", "-config", "c.yml", "--", "sh", "-c", script], cwd=tmp_path)
+    assert result.stderr == ""
+    build.restore(tmp_path / "restored.db", f"file://{tmp_path}/replica")
+    with closing(sqlite3.connect(tmp_path / "restored.db")) as connection:
+        assert connection.execute("SELECT x FROM t").fetchall() == [(42,)]
+    assert "config file not found" in fails(build, "run", "-config", tmp_path / "gone.yml", "--", "true")
+
+
 def test_run_passes_signals_on(build, tmp_path):
     ready = tmp_path / "ready"
     script = f"trap 'exit 33' TERM; touch {ready}; while :; do sleep 0.05; done"
