@@ -132,6 +132,8 @@ class Database : public std::enable_shared_from_this<Database> {
   bool flushing() const { return flushing_.load() > 0; }
   /// Somebody waits for a commit that a replica ending at `sequence` has not.
   bool hurried(std::uint64_t sequence) const { return hurry_.load() > sequence; }
+  /// How many of the commits that wait, or waited, were captured so far.
+  std::uint64_t captured_tickets() const { return durability_.captured_tickets(); }
   /// The replica is proven to have everything up to there.
   void shipped(std::size_t replica, Durability::End end);
   void set_status(std::size_t replica, const ReplicaStatus& status);

@@ -9,10 +9,19 @@ Durability::Durability(std::size_t replicas, bool any) : any_(any), ends_(replic
 
 void Durability::captured(std::uint64_t tickets, std::uint64_t sequence) {
   const std::lock_guard lock(mutex_);
-  const Captured& newest = captured_[(next_ + captured_.size() - 1) % captured_.size()];
-  if (tickets <= newest.tickets) return;
+  if (tickets <= newest().tickets) return;
   captured_[next_] = {tickets, sequence};
   next_ = (next_ + 1) % captured_.size();
+}
+
+// Precondition: mutex_ is held.
+const Durability::Captured& Durability::newest() const {
+  return captured_[(next_ + captured_.size() - 1) % captured_.size()];
+}
+
+std::uint64_t Durability::captured_tickets() const {
+  const std::lock_guard lock(mutex_);
+  return newest().tickets;
 }
 
 std::uint64_t Durability::sequence_of(std::uint64_t ticket) const {

@@ -45,6 +45,8 @@ class Durability {
   /// A capture that began when there were so many tickets has seen everything through, and the
   /// outbox ends at `sequence`.
   void captured(std::uint64_t tickets, std::uint64_t sequence);
+  /// How many tickets captures have so far.
+  std::uint64_t captured_tickets() const;
   /// Where that commit is in the outbox, or a later place; 0: it was not captured yet.
   std::uint64_t sequence_of(std::uint64_t ticket) const;
 
@@ -67,12 +69,13 @@ class Durability {
   bool catch_up();
 
  private:
-  End durable() const;
-
   struct Captured {
     std::uint64_t tickets = 0;
     std::uint64_t sequence = 0;
   };
+
+  End durable() const;
+  const Captured& newest() const;
 
   const bool any_;
   std::atomic<std::uint64_t> tickets_{0};

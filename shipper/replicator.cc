@@ -7,6 +7,7 @@
 #include <sys/stat.h>
 #include <type_traits>
 #include <unistd.h>
+#include <utility>
 
 #include <boost/asio/bind_cancellation_slot.hpp>
 #include <boost/asio/co_spawn.hpp>
@@ -28,6 +29,7 @@ using std::chrono::steady_clock;
 constexpr std::uint64_t kBatchSize = 32ULL << 20;  // a fold ends behind it: bounds memory and loss
 constexpr auto kFirstPause = std::chrono::milliseconds(500);
 constexpr auto kLongestPause = std::chrono::seconds(30);
+constexpr auto kGather = std::chrono::milliseconds(5);
 constexpr auto kSnapshotRetry = std::chrono::seconds(1);
 
 std::string host_name() {
@@ -221,7 +223,11 @@ asio::awaitable<void> Replicator::step() {
     co_return;
   }
   co_await pace();
+  co_await gather();
   while (held_ && !stopping_) co_await signal_.wait();
+  const auto begun = steady_clock::now();
+  const std::uint64_t tickets = database_.captured_tickets();
+  batch_commits_ = tickets - std::exchange(batch_tickets_, tickets);
   const auto known = database_.tail();
   std::shared_ptr<const Batch> batch;
   std::string damage;
@@ -240,6 +246,7 @@ asio::awaitable<void> Replicator::step() {
     }
     if (batch != nullptr && !co_await write_batch(batch)) co_return;
     in_flight_ = 0;
+    batch_took_ = steady_clock::now() - begun;
   } catch (const StoreError&) {
     throw;
   } catch (const Error& e) {
@@ -287,6 +294,18 @@ asio::awaitable<bool> Replicator::seek(std::uint64_t sequence) {
 asio::awaitable<void> Replicator::pace() {
   const auto until = last_put_ + settings_.sync_interval;
   while (!stopping_ && !database_.flushing() && !database_.hurried(end_->sequence) &&
+         steady_clock::now() < until) {
+    co_await signal_.wait_until(until);
+  }
+}
+
+// Those whose commits were in one batch go on together, and mostly commit again at once: for a
+// fraction of what a batch takes they are waited for, so that they share the next one, too.
+asio::awaitable<void> Replicator::gather() {
+  const auto until =
+      steady_clock::now() + std::min<steady_clock::duration>(batch_took_ / 4, kGather);
+  while (!stopping_ && database_.hurried(end_->sequence) &&
+         database_.captured_tickets() - batch_tickets_ < batch_commits_ &&
          steady_clock::now() < until) {
     co_await signal_.wait_until(until);
   }

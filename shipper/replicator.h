@@ -97,6 +97,7 @@ class Replicator {
   asio::awaitable<void> ship();
   asio::awaitable<void> step();
   asio::awaitable<void> pace();
+  asio::awaitable<void> gather();
   asio::awaitable<bool> seek(std::uint64_t sequence);
   asio::awaitable<bool> locate(const capture::Tail& tail);
   asio::awaitable<std::optional<ReplicaEnd>> find_end(Generation generation,
@@ -139,6 +140,9 @@ class Replicator {
   bool guarded_ = false;  // the replica is known to be this database's
   ReplicaStatus status_;
   std::chrono::steady_clock::time_point last_put_{};
+  std::chrono::steady_clock::duration batch_took_{};  // the last one
+  std::uint64_t batch_tickets_ = 0;                   // captured when it was begun
+  std::uint64_t batch_commits_ = 0;                   // of them in it
 };
 
 }  // namespace sqlstream
