@@ -8,21 +8,25 @@
 //   update N RATE     N commits that change the same row
 //   fill MIB          that much incompressible data, then a checkpoint
 //   wait MS           sqlstream_wait(MS)
+//   writers N SECONDS N threads with a connection each commit rows of their own, as fast as it goes
 // It ends, closing the database, at the end of its input.
 
 #define _GNU_SOURCE
 #include <inttypes.h>
+#include <pthread.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
 #include <sqlite3.h>
 
 enum { kRowBytes = 100, kFillBytes = 1 << 20 };
 
 static sqlite3* db;
+static const char* database;
 
 static void fail(const char* what) {
   fprintf(stderr, "commits: %s: %s\n", what, db ? sqlite3_errmsg(db) : "no database");
@@ -109,6 +113,75 @@ static void commit_rows(const char* sql, long count, double rate) {
   free(took);
 }
 
+// One of many writers. A commit is timed once the write lock is there: how long SQLite lets others
+// wait for that is its busy handler's affair.
+struct writer {
+  pthread_t thread;
+  int64_t until;
+  long commits;
+  uint32_t took[1 << 16];
+};
+
+static int wait_for_lock(void* unused, int calls) {
+  (void)unused;
+  (void)calls;
+  usleep(200);
+  return 1;
+}
+
+static void* write_rows(void* argument) {
+  struct writer* self = argument;
+  sqlite3* own = NULL;
+  const int flags = SQLITE_OPEN_READWRITE | SQLITE_OPEN_URI;
+  if (sqlite3_open_v2(database, &own, flags, NULL) != SQLITE_OK) return "opening";
+  sqlite3_busy_handler(own, wait_for_lock, NULL);
+  if (sqlite3_exec(own, "PRAGMA synchronous=NORMAL", NULL, NULL, NULL) != SQLITE_OK) return "PRAGMA";
+  const long most = sizeof self->took / sizeof *self->took;
+  while (self->commits < most && clock_ns(CLOCK_MONOTONIC) < self->until) {
+    if (sqlite3_exec(own, "BEGIN IMMEDIATE; INSERT INTO row(data) VALUES(randomblob(100))", NULL,
+                     NULL, NULL) != SQLITE_OK) {
+      return "inserting";
+    }
+    const int64_t before = clock_ns(CLOCK_MONOTONIC);
+    if (sqlite3_exec(own, "COMMIT", NULL, NULL, NULL) != SQLITE_OK) return "committing";
+    const int64_t took = clock_ns(CLOCK_MONOTONIC) - before;
+    self->took[self->commits++] = took > UINT32_MAX ? UINT32_MAX : (uint32_t)took;
+  }
+  sqlite3_close(own);
+  return NULL;
+}
+
+static void many_writers(long count, double seconds) {
+  struct writer* all = calloc((size_t)count, sizeof *all);
+  if (!all) fail("out of memory");
+  const int64_t begun = clock_ns(CLOCK_MONOTONIC);
+  for (long i = 0; i < count; ++i) {
+    all[i].until = begun + (int64_t)(seconds * 1e9);
+    if (pthread_create(&all[i].thread, NULL, write_rows, &all[i]) != 0) fail("starting a thread");
+  }
+  long commits = 0;
+  for (long i = 0; i < count; ++i) {
+    void* failed = NULL;
+    pthread_join(all[i].thread, &failed);
+    if (failed) fail(failed);
+    commits += all[i].commits;
+  }
+  const int64_t ended = clock_ns(CLOCK_MONOTONIC);
+  uint32_t* took = malloc((size_t)(commits + 1) * sizeof *took);
+  if (!took || commits == 0) fail("no commits");
+  long next = 0;
+  for (long i = 0; i < count; ++i) {
+    memcpy(took + next, all[i].took, (size_t)all[i].commits * sizeof *took);
+    next += all[i].commits;
+  }
+  qsort(took, (size_t)commits, sizeof *took, ascending);
+  printf("{\"commits\":%ld,\"seconds\":%.6f,\"p50_us\":%.1f,\"p99_us\":%.1f,\"worst_us\":%.1f}\n",
+         commits, (double)(ended - begun) / 1e9, took[commits / 2] / 1e3,
+         took[commits - 1 - commits / 100] / 1e3, took[commits - 1] / 1e3);
+  free(took);
+  free(all);
+}
+
 static void fill(long mebibytes) {
   unsigned char* blob = malloc(kFillBytes);
   if (!blob) fail("out of memory");
@@ -146,8 +219,9 @@ int main(int argc, char** argv) {
     fprintf(stderr, "usage: commits [-load EXTENSION] DATABASE\n");
     return 2;
   }
+  database = argv[next];
   const int flags = SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_URI;
-  if (sqlite3_open_v2(argv[next], &db, flags, NULL) != SQLITE_OK) fail(argv[next]);
+  if (sqlite3_open_v2(database, &db, flags, NULL) != SQLITE_OK) fail(database);
   // As Litestream asks of applications: its checkpoints hold the write lock for moments.
   sqlite3_busy_timeout(db, 5000);
   // Settings of this connection; the mode is the database's.
@@ -172,6 +246,8 @@ int main(int argc, char** argv) {
       fill((long)amount);
     } else if (strcmp(command, "wait") == 0) {
       wait_shipped((long)amount);
+    } else if (strcmp(command, "writers") == 0 && amount >= 1 && rate > 0) {
+      many_writers((long)amount, rate);
     } else {
       fprintf(stderr, "commits: unknown command: %s", line);
       return 2;
