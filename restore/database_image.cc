@@ -85,6 +85,11 @@ void DatabaseImage::write_page(std::uint32_t page, ByteView data) {
   file_.write(at, data);
 }
 
+bool DatabaseImage::crowded() {
+  const std::lock_guard lock(mutex_);
+  return claims_.size() >= kMostChunks;
+}
+
 void DatabaseImage::commit(std::uint32_t pages) {
   const std::uint64_t size = std::uint64_t{pages} * page_size_;
   std::unique_lock lock(mutex_);

@@ -26,6 +26,9 @@ using std::chrono::steady_clock;
 // restore well under 64 MiB.
 constexpr std::uint64_t kDownloadMemory = 20 << 20;
 
+// Stored bytes that are replayed between two looks at whether the WAL is too far ahead.
+constexpr std::size_t kReplayStep = 64 << 10;
+
 // One restore: a lane for the snapshot and one for the WAL, at the same time. Everything but the
 // replaying itself runs on the store's executor.
 class Restore {
@@ -55,7 +58,7 @@ class Restore {
             },
             // With one download at a time, the snapshot comes first.
             options.parallelism > 1 ? share(2) : OrderedFetch::Limits{}),
-        wal_may_begin_(executor) {
+        snapshot_moved_(executor) {
     progress_.objects_total = 1 + plan.segments.size();
     progress_.bytes_total = plan.snapshot.size;
     for (const auto& segment : plan.segments) progress_.bytes_total += segment.size;
@@ -101,7 +104,7 @@ class Restore {
     if (!failure_) co_return;
     co_await asio::this_coro::throw_if_cancelled(false);
     stopped_ = true;
-    wal_may_begin_.notify();
+    snapshot_moved_.notify();
     co_await snapshot_fetch_.stop();
     co_await wal_fetch_.stop();
   }
@@ -117,7 +120,7 @@ class Restore {
   void begin_wal() {
     if (wal_begun_) return;
     wal_begun_ = true;
-    wal_may_begin_.notify();
+    snapshot_moved_.notify();
   }
 
   asio::awaitable<void> read_snapshot() {
@@ -141,24 +144,40 @@ class Restore {
       co_await on_worker(workers_, replay);
       count(pieces);
       if (snapshot_.page_size_known()) begin_wal();
+      snapshot_moved_.notify();
     }
     begin_wal();
     wal_fetch_.set_limits(share(1));
   }
 
   asio::awaitable<void> read_wal() {
-    while (!wal_begun_ && !stopped_) co_await wal_may_begin_.wait();
+    while (!wal_begun_ && !stopped_) co_await snapshot_moved_.wait();
     if (const auto& metadata = snapshot_.metadata()) wal_.follow(*metadata);
     std::vector<OrderedFetch::Piece> pieces;
     std::size_t failed = 0;  // the segment that cannot be used
     std::string reason;
+    std::size_t next = 0;    // of the pieces,
+    std::size_t offset = 0;  // and the byte in it
+    bool waits = false;      // it is to go on from there once the snapshot has moved
     auto replay = [&] {
-      for (const auto& piece : pieces) {
+      waits = false;
+      for (; next < pieces.size(); ++next, offset = 0) {
+        const auto& piece = pieces[next];
         const auto& segment = plan_.segments[piece.object];
         try {
-          if (piece.first && segment.position.offset == 0) index_begun_ = steady_clock::now();
-          if (piece.first) wal_.begin(segment, decode_metadata(piece.data));
-          wal_.write(piece.data);
+          do {
+            waits = image_.crowded();
+            if (waits) return;
+            if (offset == 0 && piece.first) {
+              if (segment.position.offset == 0) index_begun_ = steady_clock::now();
+              wal_.begin(segment, decode_metadata(piece.data));
+            }
+            const auto step = ByteView(piece.data)
+                                  .subspan(offset)
+                                  .first(std::min(kReplayStep, piece.data.size() - offset));
+            wal_.write(step);
+            offset += step.size();
+          } while (offset < piece.data.size());
           if (piece.last) wal_.end();
           if (piece.last && ends_index(piece.object)) say_of_index("applied wal", piece.object);
         } catch (const OutputError&) {
@@ -182,7 +201,12 @@ class Restore {
       for (const auto& piece : pieces) {
         if (piece.last && ends_index(piece.object)) say_of_index("downloaded wal", piece.object);
       }
-      co_await on_worker(workers_, replay);
+      next = offset = 0;
+      do {
+        while (waits && image_.crowded() && !stopped_) co_await snapshot_moved_.wait();
+        if (stopped_) co_return;
+        co_await on_worker(workers_, replay);
+      } while (waits);
       if (!reason.empty()) {
         const Reach reach = co_await reach_before(store_, plan_, failed);
         throw Error(reason + ": " + describe_reach(reach));
@@ -222,7 +246,7 @@ class Restore {
   WalReplay wal_;
   OrderedFetch snapshot_fetch_;
   OrderedFetch wal_fetch_;
-  Event wal_may_begin_;
+  Event snapshot_moved_;
   steady_clock::time_point index_begun_ = steady_clock::now();
   bool wal_begun_ = false;
   bool stopped_ = false;

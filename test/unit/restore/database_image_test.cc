@@ -15,6 +15,28 @@ namespace {
 
 using config::testing::TempFolder;
 
+TEST_CASE("it is crowded while the WAL is ahead of the snapshot in very many places") {
+  constexpr std::uint32_t kPageSize = 512;
+  const TempFolder folder;
+  TargetFile target(folder.path() + "/db");
+  DatabaseImage image(target);
+  image.set_page_size(kPageSize);
+  const Bytes page(kPageSize);
+  for (std::uint32_t i = 0; i < DatabaseImage::kMostChunks; ++i) {
+    CHECK_FALSE(image.crowded());
+    image.write_page(1 + i * 4096, page);
+    image.write_page(2 + i * 4096, page);
+  }
+  CHECK(image.crowded());
+  image.write_snapshot(Bytes(std::size_t{kPageSize} * 8192));  // what is behind it is forgotten
+  CHECK_FALSE(image.crowded());
+  image.write_page(3 + (DatabaseImage::kMostChunks + 1) * 4096, page);
+  image.write_page(3 + (DatabaseImage::kMostChunks + 2) * 4096, page);
+  CHECK(image.crowded());
+  image.end_snapshot();
+  CHECK_FALSE(image.crowded());
+}
+
 TEST_CASE("a snapshot and a WAL written at the same time give what one after the other gives") {
   constexpr std::uint32_t kPageSize = 512;
   test::Random random("snapshot and WAL at once");

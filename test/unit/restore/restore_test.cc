@@ -8,11 +8,15 @@
 #include <sys/stat.h>
 
 #include <boost/asio/io_context.hpp>
+#include <boost/asio/steady_timer.hpp>
+#include <boost/asio/use_awaitable.hpp>
 #include <doctest/doctest.h>
 
 #include "format/lz4_frame.h"
 #include "format/names.h"
+#include "restore/database_image.h"
 #include "restore/target_file.h"
+#include "store/fault_store.h"
 #include "test/unit/config/temp_folder.h"
 #include "test/unit/format/random.h"
 #include "test/unit/restore/history.h"
@@ -170,6 +174,79 @@ TEST_CASE("objects larger than a download, and transactions larger than memory f
       CHECK(f.restored(point.image));
     }
   }
+}
+
+// Gives the first piece of a snapshot, and what is behind it when the WAL has been replayed to
+// where it must wait.
+class LateSnapshot : public FaultStore {
+ public:
+  LateSnapshot(std::unique_ptr<Store> store, asio::any_io_executor executor, std::string folder,
+               std::uint64_t awaited)
+      : FaultStore(std::move(store), executor),
+        timer_(std::move(executor)),
+        folder_(std::move(folder)),
+        awaited_(awaited) {}
+
+  asio::awaitable<Bytes> get(std::string key, std::optional<ByteRange> range) override {
+    if (key.find("snapshots/") != std::string::npos && range && range->first > 0) {
+      while (output_size() < awaited_) co_await pause();
+      for (int i = 0; i < 20; ++i) co_await pause();  // to see whether it goes on
+      seen_ = output_size();
+    }
+    co_return co_await FaultStore::get(std::move(key), range);
+  }
+  /// The output's size when the snapshot went on.
+  std::uint64_t seen() const { return seen_; }
+
+ private:
+  asio::awaitable<void> pause() {
+    timer_.expires_after(std::chrono::milliseconds(5));
+    co_await timer_.async_wait(asio::use_awaitable);
+  }
+  std::uint64_t output_size() const {
+    const fs::directory_iterator files(folder_);
+    return files == fs::directory_iterator() ? 0 : files->file_size();
+  }
+
+  asio::steady_timer timer_;
+  std::string folder_;
+  std::uint64_t awaited_;
+  std::uint64_t seen_ = 0;
+};
+
+TEST_CASE("a WAL that is everywhere ahead of the snapshot waits for it") {
+  constexpr std::uint32_t kPageSize = 512;
+  constexpr std::uint32_t kSnapshot = 7000;  // pages: two downloads
+  constexpr std::uint32_t kPlaces = 3 * DatabaseImage::kMostChunks;
+  const auto size_with = [](std::uint64_t places) {
+    return (kSnapshot + places * 4096) * kPageSize;
+  };
+  test::Random random("far ahead of the snapshot");
+  Fixture f;
+  History history(f.replica, {7}, kPageSize, true, kBegin);
+  History::Images images;
+  for (std::uint32_t page = 2; page <= kSnapshot; ++page) {
+    images.emplace_back(page, random.bytes(kPageSize));
+  }
+  history.batch(images, kSnapshot, 1, kBegin + std::chrono::seconds(1));
+  history.snapshot(kBegin + std::chrono::seconds(1));
+  // More places than are remembered; all beyond the size, so that little is left.
+  images.clear();
+  for (std::uint32_t i = 1; i <= kPlaces; ++i) {
+    images.emplace_back(kSnapshot + i * 4096, Bytes(kPageSize));
+  }
+  images.emplace_back(7, random.bytes(kPageSize));
+  history.batch(images, 6000, 1, kBegin + std::chrono::seconds(2));
+
+  asio::io_context io(1);
+  StoreSettings settings;
+  settings.path = f.replica;
+  LateSnapshot store(make_store(settings, io.get_executor()), io.get_executor(),
+                     fs::path(f.output).parent_path(), size_with(DatabaseImage::kMostChunks));
+  asio::thread_pool workers(2);
+  test::run(io, sqlstream::restore(store, {.output = f.output}, workers, {}));
+  CHECK(f.restored(history.image()));
+  CHECK(store.seen() < size_with(kPlaces / 2));
 }
 
 TEST_CASE("a transaction without its commit is not applied") {
