@@ -50,6 +50,7 @@ class Build:
     options: list
     suites: list
     env: dict = field(default_factory=dict)
+    target: str = "all"
 
     @property
     def dir(self):
@@ -84,6 +85,11 @@ TSAN = Build(
         f":suppressions={ROOT / '.ci/tsan.supp'}",
     },
 )
+# Only the fuzz targets of it are built: these and the few files they need are instrumented.
+FUZZ = Build(
+    "build-fuzz", ["-Dfuzz=true", "-Db_sanitize=address,undefined", *CLANG_OPTIONS], [], CLANG, "fuzz"
+)
+FUZZ_SECONDS = 60  # each target; ten times as many with -long
 
 
 # The rooms that were gone through; the others follow one by one.
@@ -148,7 +154,7 @@ def make(build):
         if configured.returncode != 0:
             say(configured.stdout)
             return False
-    made = run(["ninja", "-C", build.dir, "-j", JOBS, "-k", "0", "--quiet"], env=build.env)
+    made = run(["ninja", "-C", build.dir, "-j", JOBS, "-k", "0", "--quiet", build.target], env=build.env)
     return made.returncode == 0
 
 
@@ -262,6 +268,22 @@ def check_system(long):
     return count
 
 
+def check_fuzz(long):
+    """Every corpus, and then some seconds of each target; with -long also what the corpora reach."""
+    seconds = FUZZ_SECONDS * (10 if long else 1)
+    result = run(
+        [ROOT / "test/fuzz/run", "-build", FUZZ.dir, "-seconds", seconds, "-jobs", JOBS], capture=True
+    )
+    say(result.stdout.rstrip())
+    counted = re.search(r"^(\d+) passed, (\d+) failed$", result.stdout, re.M)
+    if not counted:
+        return Count(failed=1)
+    count = Count(int(counted[1]), int(counted[2]))
+    if long and run([ROOT / "test/fuzz/run", "-build", FUZZ.dir, "-coverage"]).returncode != 0:
+        count.failed += 1
+    return count
+
+
 def main():
     parser = argparse.ArgumentParser(prog="./check", description="Every check there is.")
     parser.add_argument("-long", "--long", action="store_true", help="also the tests that take long")
@@ -292,6 +314,8 @@ def main():
     if step("build, clang, asan+ubsan", build_step, ASAN):
         step("unit tests, asan+ubsan", test_step, ASAN)
     step("clang-tidy", check_tidy)
+    if step("build, clang, fuzz targets", build_step, FUZZ):
+        step("fuzz targets", check_fuzz, arguments.long)
     if step("build, clang, tsan", build_step, TSAN):
         step("unit tests, tsan", test_step, TSAN)
 
