@@ -938,12 +938,11 @@ bool Database::caught_up(const Durability::Behind& behind) {
 void Database::fall_behind(std::uint64_t ticket, std::chrono::milliseconds limit) {
   const Time since = now();
   if (!durability_.fall_behind({since, ticket, limit})) return;
-  const std::string what = "a commit is not in the replica after " + std::to_string(limit.count()) +
-                           " ms; until it is, ";
+  const std::string what = "a commit is not in the replica after " + std::to_string(limit.count());
   if (settings_.sync_fail) {
-    log::error(what + "writes are refused (sync-policy: fail)", {{"db", path()}});
+    log::error(what + " ms; until it is, writes are refused (sync-policy: fail)", {{"db", path()}});
   } else {
-    log::warn(what + "commits do not wait for it", {{"db", path()}});
+    log::warn(what + " ms; until it is, commits do not wait for it", {{"db", path()}});
   }
   mark_behind(since);
 }
