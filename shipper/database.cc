@@ -776,13 +776,22 @@ void Database::flush(steady_clock::time_point deadline) {
 
 bool Database::wait_shipped(std::chrono::milliseconds limit) {
   const auto deadline = steady_clock::now() + limit;
-  // Only what a capture has seen through to the newest commit tells what is to be waited for.
-  while (!seen_through(capture_in_background())) {
+  while (true) {
+    // Only what a capture has seen through to the newest commit tells what is to be waited for.
+    while (!seen_through(capture_in_background())) {
+      if (steady_clock::now() >= deadline) return false;
+      std::this_thread::sleep_for(kSoon);
+    }
+    const auto target = tail();
+    if (!target || (!generation_alive() && !has_mapping())) return false;
+    if (generation_alive() && wait_shipped(*target, deadline)) return true;
     if (steady_clock::now() >= deadline) return false;
+    // The generation ended meanwhile: what is to be shipped is in the next one.
     std::this_thread::sleep_for(kSoon);
   }
-  const auto target = tail();
-  if (!target || !generation_alive()) return false;
+}
+
+bool Database::wait_shipped(const capture::Tail& target, steady_clock::time_point deadline) {
   start();
   flushing_.fetch_add(1);
   asio::post(Engine::get().executor(), [self = shared_from_this()] {
@@ -800,16 +809,14 @@ bool Database::wait_shipped(std::chrono::milliseconds limit) {
         generation = noted->end->generation;
         sequence = noted->end->sequence;
       }
-      if (sequence < target->last.sequence || generation < target->generation ||
-          target->generation < generation) {
-        return false;
-      }
+      if (sequence < target.last.sequence || generation != target.generation) return false;
     }
     return true;
   };
   std::unique_lock lock(status_mutex_);
   bool done = shipped();
-  while (!done && steady_clock::now() < deadline) {
+  const auto goes_on = [&] { return generation_alive() && tail_->generation == target.generation; };
+  while (!done && goes_on() && steady_clock::now() < deadline) {
     // Another process's progress is seen in the outbox only, and by looking.
     const auto look_again = role_ == Role::shipping ? deadline : steady_clock::now() + kSoon;
     status_changed_.wait_until(lock, std::min(deadline, look_again));

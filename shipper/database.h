@@ -112,6 +112,7 @@ class Database : public std::enable_shared_from_this<Database> {
 
   /// `sync`: how long the asking connection's commits wait.
   std::string status_json(std::chrono::milliseconds sync);
+  /// Waits until all that is committed now is in every replica, over the end of a generation too.
   bool wait_shipped(std::chrono::milliseconds limit);
   /// Captures and ships what is left without pacing; returns when nothing is left for this process
   /// to do, or at the deadline.
@@ -187,6 +188,8 @@ class Database : public std::enable_shared_from_this<Database> {
   void open_wal();
   capture::Outcome capture_from(capture::Source source, std::chrono::nanoseconds wait, bool must);
   bool look();
+  /// False at the deadline, and when the generation ends.
+  bool wait_shipped(const capture::Tail& target, std::chrono::steady_clock::time_point deadline);
   void start();
   bool drained() const;
   bool close_if_unused();

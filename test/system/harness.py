@@ -172,8 +172,15 @@ class Build:
     def sqlstream_restore(self):
         return self.dir / "tools/sqlstream-restore"
 
+    @property
+    def faults(self):
+        """To be preloaded: see test/system/faults.py."""
+        return self.dir / "test/faults/faults.so"
+
     def missing(self):
-        files = (self.extension, self.preload, self.sqlstream, self.sqlstream_restore)
+        files = (
+            self.extension, self.preload, self.sqlstream, self.sqlstream_restore, self.faults,
+        )  # fmt: skip
         return [str(file) for file in files if not file.exists()]
 
     def uri(self, database, replica=None, **parameters):

@@ -1,0 +1,117 @@
+"""kill -9 at each call that changes a file: of the database, the outbox and the replica."""
+
+import os
+import random
+import shutil
+import signal
+import sqlite3
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+
+import pytest
+
+import faults
+import harness
+
+WORKERS = 2
+IN_CI = 400  # points; all of them with --long
+SHELL = ["sqlite3", "-batch", "-bail", ":memory:"]
+
+
+class Place:
+    """A database with its outbox, a replica in a folder, and what the faults leave beside them."""
+
+    def __init__(self, build, folder):
+        self.build = build
+        self.folder = folder
+        self.under = folder / "under"
+        self.under.mkdir(parents=True)
+        self.faults = faults.Faults(build.faults, self.under, folder)
+        self.database = self.under / "app.db"
+        self.replica = self.under / "replica"
+        self.url = f"file://{self.replica}"
+        self.script = faults.workload(
+            build, build.uri(self.database, f"{self.url}?sync-interval=1ms")
+        )
+
+    def run(self, check=True, **settings):
+        return harness.run(
+            SHELL, input=self.script, check=check, env=self.faults.env(no_sync=1, **settings)
+        )
+
+    def generations(self):
+        return sorted(path.name for path in self.replica.glob("generations/*"))
+
+    def has_snapshot(self):
+        return any(self.replica.glob("generations/*/snapshots/*.lz4"))
+
+    def restored_state(self, name):
+        """Restores; which commit it is."""
+        output = self.folder / name
+        self.build.restore(output, self.url)
+        harness.integrity_check(output)
+        with closing(sqlite3.connect(f"file:{output}?immutable=1", uri=True)) as db:
+            return faults.check_state(db)
+
+
+def acknowledged(output):
+    """The last commit that was reported as shipped."""
+    lines = [line.split("|") for line in output.splitlines() if line.startswith("shipped")]
+    assert all(line[2] == "1" for line in lines), lines
+    return max((int(line[1]) for line in lines), default=0)
+
+
+def crash_and_go_on(build, folder, point, half):
+    """Whether it was killed at all: the number of calls is not the same in each run."""
+    place = Place(build, folder)
+    result = place.run(check=False, kill=point, **({"half": 1} if half else {}))
+    assert result.returncode in (0, -signal.SIGKILL), result.stderr
+    shipped = acknowledged(result.stdout)
+    if place.has_snapshot():
+        assert place.restored_state("crashed.db") >= shipped
+    else:
+        assert shipped == 0
+
+    acknowledged(place.run().stdout)
+    copy = harness.checkpointed_copy(place.database, folder / "expected.db")
+    place.restored_state("after.db")
+    harness.compare_databases(copy, folder / "after.db")
+    # A killed process costs no generation.
+    assert len(place.generations()) == 1, place.generations()
+    return result.returncode != 0
+
+
+@pytest.mark.parametrize("half", [False, True], ids=["before", "half"])
+def test_killed_at_each_call(build, tmp_path, request, half):
+    seed = int(os.environ.get("SQLSTREAM_TEST_SEED", random.randrange(1 << 30)))
+    print("seed", seed)
+    whole = Place(build, tmp_path / "whole")
+    whole.run()
+    count = whole.faults.count()
+    assert whole.restored_state("whole.db") > 10
+    points = list(range(1, count + 1))
+    if not request.config.getoption("--long"):
+        every = max(1, count // IN_CI)
+        points = points[random.Random(seed).randrange(every) :: every]
+    print(count, "calls, killed at", len(points))
+    failed = {}
+    killed = 0
+
+    def visit(point):
+        folder = tmp_path / f"at{point}"
+        try:
+            return crash_and_go_on(build, folder, point, half)
+        except Exception as error:
+            failed[point] = error
+            return True
+        finally:
+            if point not in failed:
+                shutil.rmtree(folder)
+
+    with ThreadPoolExecutor(WORKERS) as pool:
+        killed = sum(pool.map(visit, points))
+    for point, error in sorted(failed.items()):
+        print(f"--- killed at {point}: {tmp_path}/at{point}\n{error}")
+    assert not failed, sorted(failed)
+    # The last calls of a run may not come in another one.
+    assert killed >= len(points) * 9 // 10
