@@ -32,7 +32,7 @@ Time to_time(std::int64_t ns) {
 bool OutboxReader::open_file(std::uint64_t first) {
   const std::string path = directory_ + '/' + capture::log_file_name(first);
   auto file = capture::LogFile::open(path, false);
-  if (!file) throw Error("the outbox file " + path + " is damaged");
+  if (!file) return false;
   chain_ = file->header().state.chain;
   batch_chain_ = file->header().batch_chain;
   sequence_ = first - 1;
@@ -45,7 +45,7 @@ bool OutboxReader::seek(std::uint64_t sequence, const std::vector<std::uint64_t>
   file_.reset();
   const auto after = std::upper_bound(files.begin(), files.end(), sequence + 1);
   if (after == files.begin()) return false;
-  open_file(*(after - 1));
+  if (!open_file(*(after - 1))) return false;
   while (sequence_ < sequence) {
     if (!next(sequence)) break;
   }
@@ -72,11 +72,11 @@ std::optional<OutboxReader::Entry> OutboxReader::peek(std::uint64_t last) {
     }
     // The file's end: what follows is in the file that begins with the next sequence.
     const std::string next_path = directory_ + '/' + capture::log_file_name(sequence_ + 1);
-    if (file_->header().first == sequence_ + 1 || ::access(next_path.c_str(), F_OK) != 0) {
+    if (file_->header().first == sequence_ + 1 || ::access(next_path.c_str(), F_OK) != 0 ||
+        !open_file(sequence_ + 1)) {
       throw Error("the outbox is damaged: batch " + std::to_string(sequence_ + 1) +
                   " cannot be read from " + file_->path());
     }
-    open_file(sequence_ + 1);
   }
 }
 
