@@ -64,6 +64,7 @@ class OpenConnection final : public Connection {
       }
       if (!first) return;
       had_wal_ = true;
+      written_ = false;  // before it: a journal that a crash left was rolled back
       database_->set_obstacle({});
       database_->wake();
     });
