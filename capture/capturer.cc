@@ -133,7 +133,10 @@ Outcome Capturer::capture(const Source& source, std::chrono::nanoseconds wait) {
                           std::min<std::chrono::nanoseconds>(wait, kHeaderPatience);
     for (int attempt = 0;; ++attempt) {
       const Outcome outcome = capture_locked(source);
-      if (outcome == Outcome::captured || outcome == Outcome::up_to_date) anchored_ = true;
+      if (outcome == Outcome::captured || outcome == Outcome::up_to_date) {
+        anchored_ = true;
+        outbox_.note_proven();
+      }
       if (outcome != Outcome::try_again) return outcome;
       // SQLite holds the header inconsistent for some stores only, but its thread may have lost the
       // processor between two of them.

@@ -93,6 +93,7 @@ Glance look(const std::string& directory) {
   if (current == 0) return glance;
   glance.tail = read_tail(directory + '/' + log_file_name(current));
   if (!glance.tail) return glance;
+  if (disk.boot == 0 || disk.boot != boot_id()) glance.tail->last.identity = {};
   Generation ended;
   glance.alive = !control ||
                  ::pread(control.get(), &ended.id, sizeof ended.id,

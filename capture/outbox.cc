@@ -188,7 +188,8 @@ void Outbox::refresh() {
   const ssize_t n = ::pread(control_fd_.get(), &disk, sizeof disk, kControlAt);
   const bool known = n == sizeof disk && disk.magic == kControlMagic;
   if (known) {
-    control_ = {disk.current_log, disk.last_start, disk.quick_starts, disk.left_wal, disk.full};
+    control_ = {disk.current_log, disk.last_start, disk.quick_starts,
+                disk.left_wal,    disk.full,       disk.boot};
   } else {
     // Lost with the machine: the newest log file is the current one.
     control_ = {};
@@ -213,6 +214,14 @@ void Outbox::refresh() {
     advance_tail(found->record);
     log_end_ = found->end;
   }
+  if (boot_ == 0 || control_.boot != boot_) tail_->last.identity = {};
+}
+
+void Outbox::note_proven() {
+  if (control_.boot == boot_) return;
+  Control control = control_;
+  control.boot = boot_;
+  set_control(control);
 }
 
 void Outbox::adopt_log(std::uint64_t first_sequence) {
@@ -245,6 +254,7 @@ void Outbox::set_control(const Control& control) {
   disk.quick_starts = control.quick_starts;
   disk.left_wal = control.left_wal;
   disk.full = control.full;
+  disk.boot = control.boot;
   if (::pwrite(control_fd_.get(), &disk, sizeof disk, kControlAt) != sizeof disk) {
     throw std::system_error(errno, std::generic_category(),
                             "cannot write " + place_.directory + "/control");
@@ -321,6 +331,7 @@ bool Outbox::start_log(const LogHeader& header, Record& record,
     }
     Control control = control_;
     control.current_log = header.first;
+    control.boot = boot_;
     set_control(control);
     log_ = std::move(log);
     log_end_ = end;

@@ -31,6 +31,7 @@ struct Control {
   std::uint32_t quick_starts = 0;  ///< generations begun in quick succession
   std::uint32_t left_wal = 0;      ///< 1: the application chose another journal mode
   std::uint32_t full = 0;          ///< 1: ended for its size; cleared when everything is shipped
+  std::uint32_t boot = 0;          ///< boot_id() when the last record was last known to be true
 };
 
 /// The newest state of the outbox: the current generation and the last record.
@@ -80,11 +81,15 @@ class Outbox {
   bool has_role() const { return role_taken_ && role_fd_; }
 
   /// With the capture lock held: sees what others appended, cuts a torn tail. Afterwards tail() is
-  /// the newest state; empty when there is no generation yet.
+  /// the newest state; empty when there is no generation yet. It has no file identity that was
+  /// taken before the machine was last started: after a power failure, content that was synced can
+  /// be beside older times.
   void refresh();
   const std::optional<Tail>& tail() const { return tail_; }
   Control control() const { return control_; }
   void set_control(const Control& control);
+  /// The last record was found true since the machine was started. With the capture lock held.
+  void note_proven();
 
   /// Appends a batch of the current generation. False when `source` gave it up. Rotates files.
   bool append_batch(Record& record, const std::vector<std::uint32_t>& pages,
@@ -140,6 +145,7 @@ class Outbox {
 
   OutboxPlace place_;
   std::uint64_t rotate_size_;
+  std::uint32_t boot_ = boot_id();
   ForkClosedFd lock_fd_;
   ForkClosedFd role_fd_;
   bool role_taken_ = false;

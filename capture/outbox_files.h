@@ -18,7 +18,7 @@ struct DiskControl {
   std::uint32_t quick_starts;
   std::uint32_t left_wal;
   std::uint32_t full;
-  std::uint32_t reserved;
+  std::uint32_t boot;
 };
 inline constexpr off_t kControlAt = 0;
 /// Since when commits are not waited for in the synchronous mode, ns; 0: they are.

@@ -1,14 +1,20 @@
 #include "capture/source.h"
 
+#include <array>
 #include <ctime>
 #include <fcntl.h>
 #include <sys/random.h>
 #include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/unique_fd.h"
+#include "format/hex.h"
 
 namespace sqlstream::capture {
 namespace {
 
 constexpr std::int64_t kSecond = 1'000'000'000;
+constexpr std::size_t kBootDigits = 8;            // of a random UUID
 constexpr std::int64_t kRacyWindow = 10'000'000;  // over any kernel's timestamp granularity
 
 std::int64_t nanoseconds(const timespec& t) {
@@ -22,6 +28,14 @@ std::optional<FileIdentity> identify(const std::string& path) {
   if (::stat(path.c_str(), &st) != 0) return std::nullopt;
   return FileIdentity{st.st_dev, st.st_ino, static_cast<std::uint64_t>(st.st_size),
                       nanoseconds(st.st_mtim), nanoseconds(st.st_ctim)};
+}
+
+std::uint32_t boot_id() {
+  std::array<char, kBootDigits> digits{};
+  const UniqueFd fd(::open("/proc/sys/kernel/random/boot_id", O_RDONLY | O_CLOEXEC));
+  if (!fd || ::read(fd.get(), digits.data(), digits.size()) != kBootDigits) return 0;
+  const auto id = from_hex({digits.data(), digits.size()}, kBootDigits);
+  return static_cast<std::uint32_t>(id.value_or(0));
 }
 
 std::optional<FileIdentity> stamp_identity(const std::string& path) {

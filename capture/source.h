@@ -34,6 +34,9 @@ struct FileIdentity {
 /// stat(2); opens nothing. Empty when there is no such file.
 std::optional<FileIdentity> identify(const std::string& path);
 
+/// Names the time since the machine was started; 0 when that is not known.
+std::uint32_t boot_id();
+
 /// Gives the file an mtime that no later write can leave in place, and returns its identity then.
 /// The kernel stamps writes with a clock of some ms granularity, so a write right after a look
 /// would go unseen: hence a value up to 1 ms earlier and between two ticks; where that is not

@@ -307,6 +307,43 @@ TEST_CASE("a clean close and a new start continue the generation") {
   }
 }
 
+TEST_CASE(
+    "when the machine was started anew, the file's times prove nothing, the WAL's frames do") {
+  Captured c;
+  c.insert(10);
+  const Generation generation = c.sync();
+  const auto start_machine = [&] {
+    const auto lock = c.session->outbox.lock(1s);
+    Control control = c.session->outbox.control();
+    control.boot ^= 1;
+    c.session->outbox.set_control(control);
+  };
+  SUBCASE("after a clean close") {
+    c.close_cleanly();
+    c.session.emplace(c.path, c.page_size);
+    c.session->outbox.refresh();
+    REQUIRE(c.session->outbox.tail()->last.identity.inode != 0);
+    start_machine();
+    c.session->outbox.refresh();
+    CHECK(c.session->outbox.tail()->last.identity.inode == 0);
+    c.open();
+    c.insert();
+    CHECK(c.sync() != generation);
+  }
+  SUBCASE("with frames in the WAL") {
+    start_machine();
+    c.die();
+    c.open();
+    c.insert();
+    CHECK(c.sync() == generation);
+    // It is known in the new boot, too, what a clean close leaves.
+    c.close_cleanly();
+    c.open();
+    c.insert();
+    CHECK(c.sync() == generation);
+  }
+}
+
 TEST_CASE("a clean close, then a stock write of equal size: a new generation") {
   Captured c;
   c.insert(10);
