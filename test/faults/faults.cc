@@ -16,6 +16,7 @@
 //   FAULTS_CLOCK=FILE       8 bytes: ns that are added to CLOCK_REALTIME
 //   FAULTS_IDENTITY="DEV INODE MTIME CTIME PATH"   what stat says of PATH: the inode always, the
 //                           times until the file is changed
+//   FAULTS_BOOT_ID=FILE     read instead of the kernel's, which names the time since the last start
 //
 // Made with system calls, not with the functions it stands in for. Thread-safe.
 
@@ -282,6 +283,10 @@ long change(const char* what, const std::string& path, Make&& make) {
 }
 
 int open_at(int folder, const char* name, int flags, mode_t mode) {
+  if (const char* other = setting("FAULTS_BOOT_ID");
+      *other != 0 && std::strcmp(name, "/proc/sys/kernel/random/boot_id") == 0) {
+    name = other;
+  }
   const auto make = [&] { return call(SYS_openat, folder, name, flags, mode); };
   const std::string path = path_at(folder, name);
   if (!counts(path)) return static_cast<int>(make());

@@ -21,7 +21,7 @@ class Faults:
         named = {f"FAULTS_{name.upper()}": value for name, value in settings.items()}
         return harness.clean_environment(
             LD_PRELOAD=self.library, FAULTS_UNDER=self.under, FAULTS_COUNT=self.folder / "count",
-            **named,
+            SQLSTREAM_LOG=self.folder / "log", SQLSTREAM_LOG_LEVEL="debug", **named,
         )
 
     def count(self):
@@ -57,7 +57,7 @@ update total set many = (select count(*) from many);
 commit;
 """
 
-FEW = "begin immediate; delete from many where n > 7; update total set many = 7; commit; vacuum;"
+FEW = "begin immediate; delete from many where n > 7; update total set many = (select count(*) from many); commit; vacuum;"
 
 SHIPPED = "select 'shipped', n, sqlstream_wait(30000) from total;"
 

@@ -64,7 +64,8 @@ def acknowledged(output):
 def crash_and_go_on(build, folder, point, half):
     """Whether it was killed at all: the number of calls is not the same in each run."""
     place = Place(build, folder)
-    result = place.run(check=False, kill=point, **({"half": 1} if half else {}))
+    settings = {"half": 1} if half else {}
+    result = place.run(check=False, kill=point, log=folder / "calls", **settings)
     assert result.returncode in (0, -signal.SIGKILL), result.stderr
     shipped = acknowledged(result.stdout)
     if place.has_snapshot():
@@ -76,8 +77,10 @@ def crash_and_go_on(build, folder, point, half):
     copy = harness.checkpointed_copy(place.database, folder / "expected.db")
     place.restored_state("after.db")
     harness.compare_databases(copy, folder / "after.db")
-    # A killed process costs no generation.
-    assert len(place.generations()) == 1, place.generations()
+    # A killed process costs no generation. The kernel leaves no half of a header behind; where the
+    # test does, it may.
+    torn = half and f"\n{point} write " in (folder / "calls").read_text()
+    assert len(place.generations()) <= (2 if torn else 1), place.generations()
     return result.returncode != 0
 
 
