@@ -194,7 +194,7 @@ Outcome Capturer::capture_locked(const Source& given) {
 Outcome Capturer::nothing_new(const WalIndexHeader& header) {
   anchor_ =
       Anchor{outbox_.tail()->last.chain, {header.salt, header.frames, header.change, header.sum}};
-  recovered();
+  error_.clear();
   return Outcome::up_to_date;
 }
 
@@ -460,16 +460,16 @@ bool Capturer::map_regions(Source& source, std::uint32_t frames) const {
   return true;
 }
 
+// Once until something was written again, though one fault shows in several ways.
 void Capturer::fail(const std::string& what) {
-  if (error_ == what) return;
   error_ = what;
+  if (std::exchange(failing_, true)) return;
   log::error("cannot capture: " + what, {{"db", path_}});
 }
 
 void Capturer::recovered() {
-  if (error_.empty()) return;
   error_.clear();
-  log::info("capturing again", {{"db", path_}});
+  if (std::exchange(failing_, false)) log::info("capturing again", {{"db", path_}});
 }
 
 }  // namespace sqlstream::capture

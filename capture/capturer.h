@@ -123,6 +123,7 @@ class Capturer {
   bool anchored_ = false;  // captures since session_began() prove the wal-index to be one lifetime
   std::optional<Anchor> anchor_;
   std::string error_;
+  bool failing_ = false;
   Generation given_up_;
   bool hurried_ = false;
 };
