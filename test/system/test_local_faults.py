@@ -1,0 +1,274 @@
+"""Disks that are full or broken, descriptors that run out, clocks that jump, files that are taken
+away: the application sees what it would see without sqlstream, and replication recovers by itself."""
+
+import os
+import shutil
+import sqlite3
+import struct
+from contextlib import closing
+
+import pytest
+
+import faults
+import harness
+from test_lifecycle import Session, generations
+from test_workloads import check_restores
+
+SQL = "insert into t values (randomblob(2000))"
+
+
+class Place:
+    """A database, its outbox and its replica, for programs whose calls are made to fail."""
+
+    def __init__(self, build, folder):
+        self.build, self.folder = build, folder
+        self.under = folder / "under"
+        self.under.mkdir()
+        self.database = self.under / "app.db"
+        self.outbox = self.under / ".app.db-sqlstream"
+        self.replica = self.under / "replica"
+        self.url = f"file://{self.replica}?sync-interval=10ms"
+        self.errors = folder / "errors"
+        self.errors.write_text("")
+        self.clock = folder / "clock"
+        self.clock.write_bytes(bytes(8))
+        self.log = folder / "log"
+        self.env = faults.Faults(build.faults, self.under, folder).env(
+            errors=self.errors, clock=self.clock
+        )
+
+    def fail(self, *lines):
+        """From now on; nothing: no more."""
+        new = self.folder / "errors.new"
+        new.write_text("".join(line + "\n" for line in lines))
+        new.rename(self.errors)
+
+    def session(self):
+        return Session(self.build, self.database, self.url, self.env)
+
+    def lines(self, level):
+        text = self.log.read_text() if self.log.exists() else ""
+        return [line for line in text.splitlines() if f"level={level}" in line]
+
+
+@pytest.fixture
+def place(build, tmp_path):
+    return Place(build, tmp_path)
+
+
+def whole(build, litestream, place):
+    check_restores(build, litestream, place.database, place.url, place.replica, place.folder)
+
+
+OUTBOX_FAULTS = [
+    "ENOSPC write", "EIO write", "EIO read", "EIO *", "EMFILE open", "EROFS *", "EDQUOT truncate",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("fault", OUTBOX_FAULTS)
+@pytest.mark.parametrize("when", ["from the beginning", "while it runs"])
+def test_a_fault_in_the_outbox_is_no_fault_of_the_application(build, litestream, place, fault, when):
+    early = when == "from the beginning"
+    if early:
+        place.fail(f"{fault} {place.outbox}")
+    with place.session() as app:
+        assert app.do("create table t(x)") == []
+        if not early:
+            assert app.shipped() == 1
+            place.fail(f"{fault} {place.outbox}")
+        for i in range(30):
+            assert app.do(SQL) == []
+            if i % 5 == 4:
+                assert app.do("pragma wal_checkpoint(truncate)") == [[0, 0, 0]]
+        assert app.do("select count(*) from t") == [[30]]
+        place.fail()
+        assert app.do(SQL) == []
+        assert app.shipped(60000) == 1
+        app.do("close")
+        app.end()
+    captures = [line for line in place.lines("ERROR") if "cannot capture" in line]
+    assert len(captures) <= 1, "once: " + "\n".join(captures)
+    assert len(place.lines("ERROR")) <= 3, "\n".join(place.lines("ERROR"))
+    whole(build, litestream, place)
+
+
+DATABASE_FAULTS = [
+    "ENOSPC write {database}", "EIO write {database}", "EIO sync {database}",
+    "ENOSPC write {database}-wal", "EIO write {database}-wal", "EIO truncate {database}-wal",
+    "EROFS * {database}", "EMFILE open {database}",
+]  # fmt: skip
+
+STATEMENTS = [
+    SQL, "pragma wal_checkpoint(full)", SQL, "update t set x = zeroblob(300)",
+    "pragma wal_checkpoint(truncate)", SQL, "select count(*) from t",
+]  # fmt: skip
+
+
+def answers(place, url, fault):
+    """What an application is told while the fault lasts, and afterwards."""
+    place.fail()
+    said = []
+    with Session(place.build, place.database, url, place.env) as app:
+        said.append(app.do("create table t(x)"))
+        said += [app.do(SQL) for _ in range(3)]
+        if url != "-":
+            assert app.shipped() == 1
+        place.fail(fault.format(database=place.database))
+        said += [app.do(each) for each in STATEMENTS]
+        place.fail()
+        said.append(app.do(SQL))
+        said.append(app.do("select count(*) from t"))
+        said.append(app.do("pragma wal_checkpoint(truncate)"))
+        if url != "-":
+            assert app.shipped(60000) == 1
+        app.do("close")
+        app.end()
+    return said
+
+
+@pytest.mark.parametrize("fault", DATABASE_FAULTS)
+def test_a_fault_in_the_database_is_told_as_without_sqlstream(build, litestream, place, fault):
+    plain_folder = place.folder / "plain"
+    plain_folder.mkdir()
+    plain = Place(build, plain_folder)
+    for each in (place, plain):
+        with closing(sqlite3.connect(each.database)) as db:
+            db.execute("pragma journal_mode = wal")
+    told = answers(plain, "-", fault)
+    # SQLite has all its files open by then; only sqlstream opens one.
+    assert any("error" in answer for answer in told) == (not fault.startswith("EMFILE"))
+    assert answers(place, place.url, fault) == told
+    whole(build, litestream, place)
+
+
+def test_a_clock_that_jumps_back_an_hour(build, litestream, place):
+    """Commit times never run backwards, and nothing waits for the hour to pass."""
+    with place.session() as app:
+        app.do("create table t(x)")
+        assert app.do(SQL) == [] and app.shipped() == 1
+        before = app.status()
+        place.clock.write_bytes(struct.pack("q", -3600 * 10**9))
+        for _ in range(10):
+            assert app.do(SQL) == []
+            assert app.do("pragma wal_checkpoint(truncate)") == [[0, 0, 0]]
+            assert app.shipped() == 1
+        after = app.status()
+        assert after["generation"] == before["generation"]
+        assert after["last_commit"] >= before["last_commit"]
+        place.clock.write_bytes(struct.pack("q", 3600 * 10**9))
+        assert app.do(SQL) == [] and app.shipped() == 1
+        app.do("close")
+        app.end()
+    times = [path.stat().st_mtime_ns for path in sorted(place.replica.glob("generations/*/wal/*"))]
+    assert len(times) > 10 and times == sorted(times)
+    whole(build, litestream, place)
+
+
+@pytest.mark.parametrize("how", ["removed", "replaced", "removed with its WAL"])
+def test_a_database_file_taken_away_under_an_open_connection(build, litestream, place, how):
+    """What goes on in the old file is nobody's; the one that has its name then is replicated."""
+    database = place.database
+    with place.session() as app:
+        app.do("create table t(x)")
+        assert app.do(SQL) == [] and app.shipped() == 1
+        if how == "replaced":
+            other = place.folder / "other.db"
+            with closing(sqlite3.connect(other)) as db:
+                db.execute("create table t(x)")
+                db.execute("insert into t values ('another')")
+                db.commit()
+            os.replace(other, database)
+        else:
+            database.unlink()
+        if how != "removed":
+            for suffix in ("-wal", "-shm"):
+                (place.under / f"app.db{suffix}").unlink()
+        for _ in range(3):
+            app.do(SQL)  # SQLite may tell that its file is gone, or not
+        app.do("close")
+        app.end()
+    # SQLite itself must not find a WAL of the file that is gone.
+    for suffix in ("-wal", "-shm"):
+        (place.under / f"app.db{suffix}").unlink(missing_ok=True)
+    with place.session() as app:
+        app.do("create table if not exists t(x)")
+        assert app.do("insert into t values ('the new file')") == []
+        assert app.shipped(60000) == 1
+        app.do("close")
+        app.end()
+    assert len(generations(place.replica)) > 1
+    whole(build, litestream, place)
+
+
+@pytest.mark.parametrize("when", ["closed", "killed"])
+def test_a_backup_copied_over_the_file(build, litestream, place, when):
+    """The same inode, and often the same size."""
+    with place.session() as app:
+        app.do("create table t(x)")
+        assert app.do(SQL) == [] and app.shipped() == 1
+        assert app.do("pragma wal_checkpoint(truncate)") == [[0, 0, 0]]
+        backup = shutil.copyfile(place.database, place.folder / "backup.db")
+        app.do("update t set x = zeroblob(2000)")
+        assert app.shipped() == 1
+        if when == "closed":
+            app.do("close")
+            app.end()
+        else:
+            app.kill()
+    for suffix in ("-wal", "-shm"):
+        (place.under / f"app.db{suffix}").unlink(missing_ok=True)
+    shutil.copyfile(backup, place.database)
+    with place.session() as app:
+        assert app.do("select x = zeroblob(2000) from t") == [[0]]
+        app.do(SQL)
+        assert app.shipped(60000) == 1
+        app.do("close")
+        app.end()
+    assert len(generations(place.replica)) == 2
+    whole(build, litestream, place)
+
+
+def test_a_writer_without_the_extension_mixes_in(build, litestream, place):
+    """Beside an open connection its commits are captured, too; a reset that came unseen is noticed."""
+    with place.session() as app:
+        app.do("create table t(x)")
+        for i in range(30):
+            assert app.do(SQL) == []
+            sql = f"insert into t values ('stock {i}')"
+            if i % 3 == 0:
+                sql += f"; pragma wal_checkpoint({('passive', 'restart', 'truncate')[i // 3 % 3]})"
+            harness.run(["sqlite3", "-cmd", ".timeout 20000", place.database, sql])
+        assert app.do("select count(*) from t") == [[60]]
+        assert app.shipped(60000) == 1
+        app.do("close")
+        app.end()
+    whole(build, litestream, place)
+
+
+def test_an_outbox_on_a_full_file_system(build, litestream, place, tmp_path):
+    """A real one: a tmpfs of 300 KiB."""
+    small = tmp_path / "small"
+    small.mkdir()
+    mounted = harness.run(
+        ["mount", "-t", "tmpfs", "-o", "size=300k", "none", small], check=False
+    )
+    if mounted.returncode != 0:
+        pytest.skip("needs the right to mount")
+    try:
+        place.outbox.symlink_to(small)
+        with place.session() as app:
+            app.do("create table t(x)")
+            for i in range(40):
+                assert app.do("insert into t values (randomblob(20000))") == []
+                if i % 10 == 9:
+                    assert app.do("pragma wal_checkpoint(truncate)") == [[0, 0, 0]]
+            assert app.do("select count(*) from t") == [[40]]
+            assert len(place.lines("ERROR")) <= 2, "\n".join(place.lines("ERROR"))
+            harness.run(["mount", "-o", "remount,size=20m", small])
+            app.do(SQL)
+            assert app.shipped(60000) == 1
+            app.do("close")
+            app.end()
+        whole(build, litestream, place)
+    finally:
+        harness.run(["umount", "-l", small])
