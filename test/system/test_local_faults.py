@@ -95,7 +95,7 @@ def test_a_fault_in_the_outbox_is_no_fault_of_the_application(build, litestream,
 DATABASE_FAULTS = [
     "ENOSPC write {database}", "EIO write {database}", "EIO sync {database}",
     "ENOSPC write {database}-wal", "EIO write {database}-wal", "EIO truncate {database}-wal",
-    "EROFS * {database}", "EMFILE open {database}",
+    "EROFS write {database}", "EROFS truncate {database}", "EMFILE open {database}",
 ]  # fmt: skip
 
 STATEMENTS = [
