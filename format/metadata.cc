@@ -30,6 +30,19 @@ constexpr std::size_t kLargestPayload = 1024 - 8;
 
 constexpr std::string_view kSnapshot = "snapshot";
 constexpr std::string_view kSegment = "segment";
+constexpr std::string_view kCompacted = "compacted";
+
+std::string_view name_of(Metadata::Kind kind) {
+  switch (kind) {
+    case Metadata::Kind::snapshot:
+      return kSnapshot;
+    case Metadata::Kind::segment:
+      return kSegment;
+    case Metadata::Kind::compacted:
+      break;
+  }
+  return kCompacted;
+}
 
 std::string sum_of(std::string_view text) {
   return to_hex(XXH3_64bits(text.data(), text.size()), kSumDigits);
@@ -107,10 +120,9 @@ class Reader {
 }  // namespace
 
 Bytes encode_metadata(const Metadata& metadata) {
-  const bool segment = metadata.kind == Metadata::Kind::segment;
   Json json;
   json["sqlstream"] = Metadata::kFormatVersion;
-  json["kind"] = segment ? kSegment : kSnapshot;
+  json["kind"] = name_of(metadata.kind);
   json["first"] = to_nanos(metadata.first_commit);
   json["last"] = to_nanos(metadata.last_commit);
   json["commits"] = metadata.commits;
@@ -124,7 +136,7 @@ Bytes encode_metadata(const Metadata& metadata) {
   if (metadata.batch_frame != 0) json["batch_frame"] = metadata.batch_frame;
   json["src_salt"] = metadata.source_salt;
   json["src_frame"] = metadata.source_frame;
-  if (segment) {
+  if (metadata.kind != Metadata::Kind::snapshot) {
     json["wal_size"] = metadata.wal_size;
     json["wal_salt"] = metadata.wal_salt;
     json["wal_sum"] = metadata.wal_sum;
@@ -172,6 +184,8 @@ std::optional<Metadata> decode_metadata(ByteView head) {
     m.kind = Metadata::Kind::snapshot;
   } else if (kind == kSegment) {
     m.kind = Metadata::Kind::segment;
+  } else if (kind == kCompacted) {
+    m.kind = Metadata::Kind::compacted;
   } else {
     fail_damaged();
   }

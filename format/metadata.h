@@ -14,14 +14,14 @@ namespace sqlstream {
 /// JSON with short, stable keys. Unknown keys are ignored when reading; absent ones keep the
 /// default.
 struct Metadata {
-  enum class Kind { snapshot, segment };
+  enum class Kind { snapshot, segment, compacted };
   static constexpr int kFormatVersion = 1;
 
   Kind kind = Kind::segment;
   Time first_commit{};        ///< commit time of the first commit inside
   Time last_commit{};         ///< … and of the last: what -timestamp is compared with
   std::uint64_t commits = 0;  ///< source commits folded into it
-  std::uint32_t pages = 0;    ///< frames (segment) or pages (snapshot)
+  std::uint32_t pages = 0;    ///< frames (segment) or pages (snapshot); compacted: not told
   std::uint32_t page_size = 0;
   std::uint32_t database_size = 0;  ///< in pages, after it
   bool ends_on_commit = true;  ///< false: one of several objects of a split batch, not the last
@@ -31,9 +31,10 @@ struct Metadata {
   std::uint32_t batch_frame = 0;     ///< segment: frames of the first batch in earlier objects
   wal::Salt source_salt{};           ///< of the source WAL when the last batch was captured
   std::uint32_t source_frame = 0;    ///< last captured frame in that WAL
-  std::uint64_t wal_size = 0;        ///< segment: uncompressed bytes in this object
-  wal::Salt wal_salt{};              ///< segment: salts of the virtual WAL
-  wal::Checksum wal_sum{};           ///< segment: chain checksum after the last frame
+  std::uint64_t wal_size = 0;        ///< segment: uncompressed bytes in this object;
+                                     ///< compacted: in the segments it stands for
+  wal::Salt wal_salt{};              ///< not snapshot: salts of the segments' WAL
+  wal::Checksum wal_sum{};           ///< … and its chain checksum after the last of their frames
   std::string host;                  ///< who wrote it
   std::string database;              ///< its path there
 };

@@ -58,6 +58,25 @@ Generation generation_at(std::span<const GenerationSpan> spans, Time moment) {
   return newest_generation(covering.empty() ? begun : covering);
 }
 
+std::vector<replica::Segment> fewest_covering(std::span<const replica::Segment> compacted,
+                                              Position begin, Position until) {
+  std::vector<replica::Segment> chosen;
+  for (const auto& segment : compacted) {
+    const Position end{segment.position.index, segment.end};
+    if (segment.position < begin || end > until) continue;
+    if (!chosen.empty()) {
+      auto& last = chosen.back();
+      if (segment.position == last.position) {
+        if (segment.end > last.end) last = segment;
+        continue;
+      }
+      if (segment.position < Position{last.position.index, last.end}) continue;
+    }
+    chosen.push_back(segment);
+  }
+  return chosen;
+}
+
 std::optional<std::size_t> first_gap(const RestorePlan& plan) {
   std::uint64_t index = plan.snapshot.index;  // one behind the last must not be the first
   for (std::size_t i = 0; i < plan.segments.size(); ++i) {

@@ -56,7 +56,12 @@ class PrefixSearch {
   std::size_t high_;
 };
 
-/// What a restore reads: one snapshot, then the segments in this order.
+/// Of compacted segments (ascending by position), those that cover most with fewest: from `begin`
+/// on and up to `until`, ascending, not overlapping.
+std::vector<replica::Segment> fewest_covering(std::span<const replica::Segment> compacted,
+                                              Position begin, Position until);
+
+/// What a restore reads: one snapshot, then the segments in this order, compacted ones among them.
 struct RestorePlan {
   Generation generation;
   replica::Snapshot snapshot;

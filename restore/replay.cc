@@ -139,8 +139,10 @@ void WalReplay::begin(const replica::Segment& segment, const std::optional<Metad
   if (new_index ? position.offset != 0 : position.offset > decoder_.offset()) {
     throw SegmentMissing("a part of the index");
   }
+  folded_.reset();
   known_bytes_ = overlaps ? decoder_.offset() - position.offset : 0;
-  if (metadata && metadata->kind != Metadata::Kind::segment) throw Error("it is not a WAL segment");
+  const auto kind = segment.level == 0 ? Metadata::Kind::segment : Metadata::Kind::compacted;
+  if (metadata && metadata->kind != kind) throw Error("it is not a WAL segment");
   if (new_index) {
     pending_.drop();  // as SQLite does with a transaction that was never committed
     decoder_ = wal::Decoder();
@@ -149,11 +151,29 @@ void WalReplay::begin(const replica::Segment& segment, const std::optional<Metad
   decompressor_ = lz4::Decompressor();
   metadata_ = metadata;
   time_ = object_time(segment.created, metadata);
-  begin_offset_ = decoder_.offset();
+  begin_offset_ = frames_begin_ = decoder_.offset();
+  most_bytes_ = metadata ? metadata->wal_size : 0;
   commit_offset_ = 0;
   ends_on_commit_ = metadata && metadata->ends_on_commit;
   after_commit_ = false;
+  if (segment.level != 0) begin_compacted(segment, metadata);
   if (ends_on_commit_ && !pending_.empty()) pending_.apply(image_);
+}
+
+void WalReplay::begin_compacted(const replica::Segment& segment,
+                                const std::optional<Metadata>& metadata) {
+  if (!metadata || !metadata->ends_on_commit ||
+      metadata->wal_size != segment.end - segment.position.offset) {
+    throw Error("it is not what its name says");
+  }
+  if (!pending_.empty() || !decoder_.at_frame_boundary()) {
+    throw Error("it begins inside a transaction");
+  }
+  folded_.emplace();
+  // Each page once.
+  frames_begin_ = 0;
+  most_bytes_ = wal::kHeaderSize + std::uint64_t{metadata->database_size} *
+                                       (wal::kFrameHeaderSize + metadata->page_size);
 }
 
 void WalReplay::take(const wal::Decoder::Frame& frame) {
@@ -166,7 +186,7 @@ void WalReplay::take(const wal::Decoder::Frame& frame) {
   }
   if (!after_commit_) return;
   image_.commit(frame.commit_size);
-  commit_offset_ = decoder_.offset();
+  commit_offset_ = decoder_.offset();  // end_compacted() corrects it
 }
 
 void WalReplay::write(ByteView stored) {
@@ -174,13 +194,14 @@ void WalReplay::write(ByteView stored) {
     const auto known = std::min<std::uint64_t>(known_bytes_, data.size());
     known_bytes_ -= known;
     data = data.subspan(known);
-    if (metadata_ && decoder_.offset() + data.size() - begin_offset_ > metadata_->wal_size) {
+    wal::Decoder& decoder = folded_ ? *folded_ : decoder_;
+    if (metadata_ && decoder.offset() + data.size() - frames_begin_ > most_bytes_) {
       fail_frames();  // at once, as a snapshot does
     }
     while (true) {
-      const bool had_header = decoder_.header().has_value();
-      const auto frame = decoder_.next(data);
-      if (!had_header && decoder_.header()) image_.set_page_size(decoder_.header()->page_size);
+      const bool had_header = decoder.header().has_value();
+      const auto frame = decoder.next(data);
+      if (!had_header && decoder.header()) image_.set_page_size(decoder.header()->page_size);
       if (!frame) break;
       take(*frame);
     }
@@ -189,15 +210,29 @@ void WalReplay::write(ByteView stored) {
 
 void WalReplay::end() {
   decompressor_.finish();
-  if (ends_on_commit_ && (!after_commit_ || !decoder_.at_frame_boundary())) {
+  const wal::Decoder& decoder = folded_ ? *folded_ : decoder_;
+  if (ends_on_commit_ && (!after_commit_ || !decoder.at_frame_boundary())) {
     throw Error("it does not end with a commit");
   }
-  if (metadata_) {
+  if (folded_) {
+    end_compacted();
+  } else if (metadata_) {
     const std::uint64_t size = decoder_.offset() - begin_offset_;
     if (size != metadata_->wal_size || decoder_.sum() != metadata_->wal_sum) fail_frames();
     last_sequence_ = metadata_->last_sequence;
   }
   if (commit_offset_ != 0) reached_ = Reached{{*index_, commit_offset_}, time_};
+}
+
+// The next segment goes on where those ended that it stands for.
+void WalReplay::end_compacted() {
+  wal::Header header;
+  header.page_size = metadata_->page_size;
+  header.salt = metadata_->wal_salt;
+  decoder_ = wal::Decoder(header, metadata_->wal_sum, begin_offset_ + metadata_->wal_size);
+  commit_offset_ = decoder_.offset();
+  last_sequence_ = metadata_->last_sequence;
+  folded_.reset();
 }
 
 }  // namespace sqlstream

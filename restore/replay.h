@@ -78,7 +78,8 @@ class WalReplay {
   /// What the WAL follows, where known: so that nothing is missing in between.
   void follow(const Metadata& snapshot) { last_sequence_ = snapshot.last_sequence; }
 
-  /// Throws SegmentMissing when the segment does not follow what was replayed.
+  /// Throws SegmentMissing when the segment (a compacted one, too) does not follow what was
+  /// replayed.
   void begin(const replica::Segment& segment, const std::optional<Metadata>& metadata);
   void write(ByteView stored);
   void end();
@@ -91,21 +92,26 @@ class WalReplay {
   const std::optional<Reached>& reached() const { return reached_; }
 
  private:
+  void begin_compacted(const replica::Segment& segment, const std::optional<Metadata>& metadata);
   void take(const wal::Decoder::Frame& frame);
+  void end_compacted();
 
   DatabaseImage& image_;
   PendingFrames pending_;
   std::optional<Reached> reached_;
 
   std::optional<std::uint32_t> index_;
-  wal::Decoder decoder_;
-  std::uint64_t last_sequence_ = 0;  // 0: not known
+  wal::Decoder decoder_;                // of the segments as they were shipped
+  std::optional<wal::Decoder> folded_;  // of the frames of a compacted one
+  std::uint64_t last_sequence_ = 0;     // 0: not known
 
   // Of the segment begun.
   lz4::Decompressor decompressor_;
   std::optional<Metadata> metadata_;
   Time time_{};
   std::uint64_t begin_offset_ = 0;
+  std::uint64_t frames_begin_ = 0;   // where the decoder stood
+  std::uint64_t most_bytes_ = 0;     // its frames can have; known from its metadata
   std::uint64_t known_bytes_ = 0;    // at its beginning, already replayed from the one before
   std::uint64_t commit_offset_ = 0;  // behind its last commit; 0: none yet
   bool ends_on_commit_ = false;      // known from its metadata

@@ -91,7 +91,7 @@ class Restore {
     return names::snapshot_key(plan_.generation, plan_.snapshot.index);
   }
   std::string segment_key(std::size_t i) const {
-    return names::segment_key(plan_.generation, plan_.segments[i].position);
+    return replica::key_of(plan_.generation, plan_.segments[i]);
   }
 
   // The first failure of either lane ends both, and every download with them. Never throws.
@@ -207,6 +207,7 @@ class Restore {
         if (stopped_) co_return;
         co_await on_worker(workers_, replay);
       } while (waits);
+      if (!reason.empty() && plan_.segments[failed].level != 0) throw CompactedUnusable(reason);
       if (!reason.empty()) {
         const Reach reach = co_await reach_before(store_, plan_, failed);
         throw Error(reason + ": " + describe_reach(reach));
@@ -267,16 +268,14 @@ void say_plan(const Store& store, const RestorePlan& plan, const std::string& ou
              {"index_max", std::to_string(plan.segments.back().position.index)}});
 }
 
-}  // namespace
-
-asio::awaitable<RestoreResult> restore(Store& store, RestoreOptions options,
-                                       asio::thread_pool& workers, ProgressCallback progress) {
+asio::awaitable<RestoreResult> restore_as_planned(Store& store, const RestoreOptions& options,
+                                                  asio::thread_pool& workers,
+                                                  const ProgressCallback& progress) {
   const auto executor = co_await asio::this_coro::executor;
-  refuse_existing_output(options.output);
   const RestorePlan plan = co_await survey(store, options);
   if (!options.quiet) say_plan(store, plan, options.output);
   TargetFile target(options.output);
-  Restore run(store, executor, plan, target, workers, options, std::move(progress));
+  Restore run(store, executor, plan, target, workers, options, progress);
   RestoreResult result = co_await run.run();
   result.output = options.output;
   if (!options.quiet) {
@@ -286,6 +285,26 @@ asio::awaitable<RestoreResult> restore(Store& store, RestoreOptions options,
   auto publish = [&] { target.publish(); };
   co_await on_worker(workers, publish);
   co_return result;
+}
+
+}  // namespace
+
+asio::awaitable<RestoreResult> restore(Store& store, RestoreOptions options,
+                                       asio::thread_pool& workers, ProgressCallback progress) {
+  refuse_existing_output(options.output);
+  std::string unusable;
+  try {
+    co_return co_await restore_as_planned(store, options, workers, progress);
+  } catch (const CompactedUnusable& error) {
+    unusable = error.what();
+  } catch (const StoreError& error) {
+    // Folded further meanwhile: the smaller ones are deleted then.
+    if (error.kind() != StoreError::Kind::not_found || !options.compacted) throw;
+    unusable = error.what();
+  }
+  log::warn(unusable + "; restoring without compacted segments", {{"replica", store.url()}});
+  options.compacted = false;
+  co_return co_await restore_as_planned(store, options, workers, progress);
 }
 
 }  // namespace sqlstream

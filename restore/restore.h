@@ -28,6 +28,7 @@ struct RestoreOptions {
   std::optional<Time> timestamp;         ///< every batch whose last commit time is <= it
   std::optional<Position> until;         ///< no object that begins there or behind it
   bool quiet = false;                    ///< nothing in the log
+  bool compacted = true;                 ///< read folded segments where there are any
   unsigned parallelism = 8;  ///< large downloads in flight, >= 1; 16 times as many of small objects
 };
 

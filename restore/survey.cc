@@ -31,29 +31,65 @@ asio::awaitable<Time> time_of(Store& store, Generation generation, const Snapsho
 }
 
 asio::awaitable<Time> time_of(Store& store, Generation generation, const Segment& segment) {
-  const auto metadata =
-      co_await metadata_of(store, names::segment_key(generation, segment.position));
-  co_return object_time(segment.created, metadata);
+  const std::string key = replica::key_of(generation, segment);
+  std::string damage;
+  try {
+    const auto metadata = co_await metadata_of(store, key);
+    if (segment.level == 0 || (metadata && metadata->kind == Metadata::Kind::compacted &&
+                               metadata->wal_size == segment.end - segment.position.offset)) {
+      co_return object_time(segment.created, metadata);
+    }
+    damage = "object " + store.url() + "/" + key + " is damaged (it is not what its name says)";
+  } catch (const StoreError&) {
+    throw;
+  } catch (const Error& error) {
+    if (segment.level == 0) throw;
+    damage = error.what();
+  }
+  throw CompactedUnusable(damage);
 }
 
 struct Holdings {
   std::vector<Snapshot> snapshots;
-  std::vector<Segment> segments;  // none before the first snapshot
+  std::vector<Segment> compacted;
+  Position listed{};              // behind these, and not before the first snapshot:
+  std::vector<Segment> segments;  // from there on
+
+  // The one with the latest data, if any.
+  const Segment* last() const {
+    if (!segments.empty()) return &segments.back();
+    const auto furthest = std::max_element(compacted.begin(), compacted.end(), ends_earlier);
+    return furthest == compacted.end() ? nullptr : &*furthest;
+  }
+  static bool ends_earlier(const Segment& a, const Segment& b) {
+    return std::pair(a.position.index, a.end) < std::pair(b.position.index, b.end);
+  }
 };
 
-// Behind every segment of the indexes before `index`.
-std::optional<Position> before_index(std::uint32_t index) {
-  if (index == 0) return std::nullopt;
-  return Position{index - 1, std::numeric_limits<std::uint32_t>::max()};
+constexpr std::uint32_t kLastOffset = std::numeric_limits<std::uint32_t>::max();
+
+// Behind every segment that begins before `position`.
+std::optional<Position> right_before(Position position) {
+  if (position.offset > 0) return Position{position.index, position.offset - 1};
+  if (position.index > 0) return Position{position.index - 1, kLastOffset};
+  return std::nullopt;
 }
 
-asio::awaitable<Holdings> list_holdings(Store& store, Generation generation) {
+asio::awaitable<Holdings> list_holdings(Store& store, Generation generation, bool use_compacted) {
   Holdings holdings;
   holdings.snapshots = co_await replica::list_snapshots(store, generation);
-  if (!holdings.snapshots.empty()) {
-    const auto after = before_index(holdings.snapshots.front().index);
-    holdings.segments = co_await replica::list_segments(store, generation, after);
+  if (holdings.snapshots.empty()) co_return holdings;
+  holdings.listed = {holdings.snapshots.front().index, 0};
+  if (use_compacted) {
+    holdings.compacted = co_await replica::list_compacted(store, generation);
+    std::erase_if(holdings.compacted,
+                  [&](const Segment& s) { return s.position < holdings.listed; });
+    if (const Segment* last = holdings.last()) {
+      holdings.listed = {last->position.index, last->end};
+    }
   }
+  holdings.segments =
+      co_await replica::list_segments(store, generation, right_before(holdings.listed));
   co_return holdings;
 }
 
@@ -61,9 +97,7 @@ asio::awaitable<Holdings> list_holdings(Store& store, Generation generation) {
 GenerationSpan stored_span(Generation generation, const Holdings& holdings) {
   GenerationSpan span{generation, holdings.snapshots.front().created,
                       holdings.snapshots.back().created};
-  if (!holdings.segments.empty()) {
-    span.latest = std::max(span.latest, holdings.segments.back().created);
-  }
+  if (const Segment* last = holdings.last()) span.latest = std::max(span.latest, last->created);
   return span;
 }
 
@@ -72,9 +106,8 @@ asio::awaitable<GenerationSpan> commit_span(Store& store, Generation generation,
   GenerationSpan span{generation};
   span.earliest = co_await time_of(store, generation, holdings.snapshots.front());
   span.latest = co_await time_of(store, generation, holdings.snapshots.back());
-  if (!holdings.segments.empty()) {
-    const Time last = co_await time_of(store, generation, holdings.segments.back());
-    span.latest = std::max(span.latest, last);
+  if (const Segment* last = holdings.last()) {
+    span.latest = std::max(span.latest, co_await time_of(store, generation, *last));
   }
   co_return span;
 }
@@ -105,7 +138,7 @@ asio::awaitable<Chosen> choose_generation(Store& store, const RestoreOptions& op
                              " is not in " + store.url() + ", which has " + known);
     }
     chosen.generation = wanted;
-    chosen.holdings = co_await list_holdings(store, wanted);
+    chosen.holdings = co_await list_holdings(store, wanted, options.compacted);
     if (chosen.holdings.snapshots.empty()) {
       throw NothingToRestore("no matching backups found: generation " + wanted.str() + " in " +
                              store.url() + " has no snapshot; choose another one");
@@ -115,7 +148,7 @@ asio::awaitable<Chosen> choose_generation(Store& store, const RestoreOptions& op
 
   std::vector<GenerationSpan> spans;
   for (const Generation generation : generations) {
-    Holdings found = co_await list_holdings(store, generation);
+    Holdings found = co_await list_holdings(store, generation, options.compacted);
     if (found.snapshots.empty()) continue;
     if (options.timestamp) {
       spans.push_back(co_await commit_span(store, generation, found));
@@ -129,7 +162,7 @@ asio::awaitable<Chosen> choose_generation(Store& store, const RestoreOptions& op
       options.timestamp ? generation_at(spans, *options.timestamp) : newest_generation(spans);
   // Only the last one's listing was kept.
   if (chosen.generation != spans.back().generation) {
-    chosen.holdings = co_await list_holdings(store, chosen.generation);
+    chosen.holdings = co_await list_holdings(store, chosen.generation, options.compacted);
   }
   co_return chosen;
 }
@@ -151,28 +184,28 @@ std::string hex(std::uint32_t index) {
   return text;
 }
 
-void limit_to_index(Chosen& chosen, std::uint32_t index) {
+// The position it ends with.
+Position limit_to_index(Chosen& chosen, std::uint32_t index) {
   Holdings& holdings = chosen.holdings;
   const std::uint32_t first = holdings.snapshots.front().index;
   std::uint32_t last = holdings.snapshots.back().index;
-  if (!holdings.segments.empty()) last = std::max(last, holdings.segments.back().position.index);
+  if (const Segment* segment = holdings.last()) last = std::max(last, segment->position.index);
   if (index > last) {
     throw Error("cannot restore to index " + hex(index) + ", generation " +
                 chosen.generation.str() + " ends with index " + hex(last));
   }
   std::erase_if(holdings.snapshots, [&](const Snapshot& s) { return s.index > index; });
-  std::erase_if(holdings.segments, [&](const Segment& s) { return s.position.index > index; });
   if (holdings.snapshots.empty()) {
     throw Error("cannot restore to index " + hex(index) +
                 ", which is before the first snapshot of generation " + chosen.generation.str() +
                 ", at index " + hex(first));
   }
+  return {index, kLastOffset};
 }
 
 void limit_to_position(Chosen& chosen, Position until) {
   Holdings& holdings = chosen.holdings;
   std::erase_if(holdings.snapshots, [&](const Snapshot& s) { return s.index > until.index; });
-  std::erase_if(holdings.segments, [&](const Segment& s) { return s.position >= until; });
   if (holdings.snapshots.empty()) {
     throw NothingToRestore("no matching backups found: cannot restore to " +
                            describe_position(chosen.generation, until) +
@@ -180,13 +213,67 @@ void limit_to_position(Chosen& chosen, Position until) {
   }
 }
 
+// Where listing each gap between compacted segments costs more than listing all.
+constexpr std::size_t kManyGaps = 8;
+
+// The generation's WAL from `begin` on, of objects that begin before `until`: the fewest.
+asio::awaitable<std::vector<Segment>> segments_between(Store& store, const Chosen& chosen,
+                                                       Position begin, Position until) {
+  const Holdings& holdings = chosen.holdings;
+  const auto folded = fewest_covering(holdings.compacted, begin, until);
+  struct Gap {
+    Position begin, end;
+  };
+  std::vector<Gap> gaps;
+  Position at = begin;
+  for (const Segment& segment : folded) {
+    if (segment.position != at) gaps.push_back({at, segment.position});
+    at = {segment.position.index, segment.end};
+  }
+  // Compacted segments that reach beyond `until` cannot be used, nor is what they cover listed.
+  const Position listed = std::min(holdings.listed, until);
+  if (at < listed) gaps.push_back({at, listed});
+  if (gaps.size() > kManyGaps) gaps = {{begin, gaps.back().end}};
+
+  std::vector<Segment> result = folded;
+  const auto covered = [&](const Segment& segment) {
+    return std::any_of(folded.begin(), folded.end(), [&](const Segment& f) {
+      return segment.position >= f.position && segment.position < Position{f.position.index, f.end};
+    });
+  };
+  for (const Gap& gap : gaps) {
+    const auto plain =
+        co_await replica::list_segments(store, chosen.generation, right_before(gap.begin), gap.end);
+    std::copy_if(plain.begin(), plain.end(), std::back_inserter(result),
+                 [&](const Segment& segment) { return !covered(segment); });
+  }
+  std::copy_if(holdings.segments.begin(), holdings.segments.end(), std::back_inserter(result),
+               [&](const Segment& s) { return s.position >= begin && s.position < until; });
+  std::sort(result.begin(), result.end(),
+            [](const Segment& a, const Segment& b) { return a.position < b.position; });
+  co_return result;
+}
+
+asio::awaitable<void> limit_to_time(Store& store, RestorePlan& plan, Time moment) {
+  const std::size_t count = co_await count_until(store, plan.generation, plan.segments, moment);
+  if (count == plan.segments.size()) co_return;
+  const Segment beyond = plan.segments[count];
+  plan.segments.resize(count);
+  if (beyond.level == 0) co_return;
+  // A part of what is folded into it is not beyond.
+  auto inside =
+      co_await replica::list_segments(store, plan.generation, right_before(beyond.position),
+                                      Position{beyond.position.index, beyond.end});
+  inside.resize(co_await count_until(store, plan.generation, inside, moment));
+  plan.segments.insert(plan.segments.end(), inside.begin(), inside.end());
+}
+
 }  // namespace
 
 asio::awaitable<Reach> reach_before(Store& store, const RestorePlan& plan, std::size_t end) {
   for (std::size_t i = end; i-- > 0;) {
     const Segment& segment = plan.segments[i];
-    const auto metadata =
-        co_await metadata_of(store, names::segment_key(plan.generation, segment.position));
+    const auto metadata = co_await metadata_of(store, replica::key_of(plan.generation, segment));
     if (metadata && !metadata->ends_on_commit) continue;
     Position position = segment.position;
     if (metadata) position.offset += metadata->wal_size;
@@ -205,8 +292,12 @@ asio::awaitable<RestoreTarget> find_target(Store& store, RestoreOptions options)
 asio::awaitable<RestorePlan> survey(Store& store, const RestoreOptions& options) {
   Chosen chosen = co_await choose_generation(store, options);
   Holdings& holdings = chosen.holdings;
-  if (options.index) limit_to_index(chosen, *options.index);
-  if (options.until) limit_to_position(chosen, *options.until);
+  Position until{std::numeric_limits<std::uint32_t>::max(), kLastOffset};
+  if (options.index) until = limit_to_index(chosen, *options.index);
+  if (options.until) {
+    limit_to_position(chosen, *options.until);
+    until = std::min(until, *options.until);
+  }
   if (options.timestamp) {
     const std::size_t count =
         co_await count_until(store, chosen.generation, holdings.snapshots, *options.timestamp);
@@ -221,21 +312,13 @@ asio::awaitable<RestorePlan> survey(Store& store, const RestoreOptions& options)
   }
 
   RestorePlan plan{chosen.generation, holdings.snapshots.back(), {}};
-  const auto first = std::find_if(
-      holdings.segments.begin(), holdings.segments.end(),
-      [&](const Segment& segment) { return segment.position.index >= plan.snapshot.index; });
-  holdings.segments.erase(holdings.segments.begin(), first);
-  plan.segments = std::move(holdings.segments);
-  if (options.timestamp) {
-    const std::size_t count =
-        co_await count_until(store, chosen.generation, plan.segments, *options.timestamp);
-    plan.segments.resize(count);
-  }
+  plan.segments = co_await segments_between(store, chosen, Position{plan.snapshot.index, 0}, until);
+  if (options.timestamp) co_await limit_to_time(store, plan, *options.timestamp);
 
   if (const auto gap = first_gap(plan)) {
     const Reach reach = co_await reach_before(store, plan, *gap);
     throw Error("cannot restore, a WAL segment is missing in " + store.url() + " before " +
-                names::segment_key(plan.generation, plan.segments[*gap].position) + ": " +
+                replica::key_of(plan.generation, plan.segments[*gap]) + ": " +
                 describe_reach(reach));
   }
   co_return plan;

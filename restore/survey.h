@@ -6,9 +6,15 @@
 
 namespace sqlstream {
 
+/// A compacted segment is damaged or gone. What it stands for is there as it was shipped.
+class CompactedUnusable : public Error {
+ public:
+  using Error::Error;
+};
+
 /// Finds out by listing, and by reading metadata where a moment was asked for, what a restore has
-/// to read. Throws Error when there is nothing for these options. Uses options.generation, index,
-/// timestamp and until.
+/// to read. Throws Error when there is nothing for these options, CompactedUnusable where it may do
+/// without options.compacted. Uses options.generation, index, timestamp, until and compacted.
 asio::awaitable<RestorePlan> survey(Store& store, const RestoreOptions& options);
 
 /// How far a restore by `plan` can go without its segments from `end` on.

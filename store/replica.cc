@@ -10,6 +10,7 @@ namespace {
 // One request's answer of this size holds any metadata frame we write with room to spare.
 constexpr std::uint64_t kMetadataHead = 1024;
 constexpr std::uint64_t kLargestMetadata = 64 * 1024;
+constexpr std::size_t kPage = 1000;  // as many as S3 gives at once
 
 }  // namespace
 
@@ -42,19 +43,45 @@ asio::awaitable<std::vector<Snapshot>> list_snapshots(Store& store, Generation g
   co_return snapshots;  // fixed-width names: key order is index order
 }
 
+std::string key_of(Generation generation, const Segment& segment) {
+  return segment.level == 0
+             ? names::segment_key(generation, segment.position)
+             : names::compacted_key(generation, segment.position, segment.end, segment.level);
+}
+
 asio::awaitable<std::vector<Segment>> list_segments(Store& store, Generation generation,
-                                                    std::optional<Position> after) {
+                                                    std::optional<Position> after,
+                                                    std::optional<Position> before) {
   ListQuery query;
   query.prefix = names::wal_prefix(generation);
   if (after) query.start_after = names::segment_key(generation, *after);
+  // There may be many behind `before`.
+  if (before) query.limit = kPage;
+  std::vector<Segment> segments;
+  while (true) {
+    const Listing listing = co_await store.list(query);
+    for (const ObjectInfo& object : listing.objects) {
+      const auto name = names::parse_segment_key(object.key);
+      if (!name) continue;
+      if (before && name->position >= *before) co_return segments;
+      segments.push_back({name->position, object.size, object.modified, 0, 0});
+    }
+    if (!before || listing.objects.size() < kPage) co_return segments;
+    query.start_after = listing.objects.back().key;
+  }  // fixed-width names: key order is position order
+}
+
+asio::awaitable<std::vector<Segment>> list_compacted(Store& store, Generation generation) {
+  ListQuery query;
+  query.prefix = names::compacted_prefix(generation);
   const Listing listing = co_await store.list(std::move(query));
   std::vector<Segment> segments;
-  segments.reserve(listing.objects.size());
   for (const ObjectInfo& object : listing.objects) {
-    if (const auto name = names::parse_segment_key(object.key))
-      segments.push_back({name->position, object.size, object.modified});
+    const auto name = names::parse_compacted_key(object.key);
+    if (!name) continue;
+    segments.push_back({name->begin, object.size, object.modified, name->level, name->end});
   }
-  co_return segments;  // fixed-width names: key order is position order
+  co_return segments;
 }
 
 asio::awaitable<std::optional<Metadata>> read_metadata(Store& store, std::string key) {

@@ -17,19 +17,28 @@ struct Snapshot {
   Time created{};          ///< the store's time
 };
 
+/// A piece of a generation's WAL: as it was shipped, or several of these folded into one.
 struct Segment {
   Position position;
   std::uint64_t size = 0;  ///< stored (compressed) bytes
   Time created{};          ///< the store's time
+  unsigned level = 0;      ///< of compaction; 0: as it was shipped
+  std::uint64_t end = 0;   ///< the offset behind it; 0: its name does not tell
 };
+
+std::string key_of(Generation generation, const Segment& segment);
 
 /// Ascending by id (which means nothing of their age).
 asio::awaitable<std::vector<Generation>> list_generations(Store& store);
 /// Ascending by index.
 asio::awaitable<std::vector<Snapshot>> list_snapshots(Store& store, Generation generation);
-/// Ascending by position; only those behind `after` when given.
+/// As they were shipped, ascending by position; only those behind `after` and before `before` when
+/// given.
 asio::awaitable<std::vector<Segment>> list_segments(Store& store, Generation generation,
-                                                    std::optional<Position> after = {});
+                                                    std::optional<Position> after = {},
+                                                    std::optional<Position> before = {});
+/// The compacted ones, ascending by position, then by end.
+asio::awaitable<std::vector<Segment>> list_compacted(Store& store, Generation generation);
 /// Reads the metadata in front of an object with one small range GET; empty for objects of others.
 asio::awaitable<std::optional<Metadata>> read_metadata(Store& store, std::string key);
 

@@ -112,6 +112,9 @@ void History::batch(const Images& images, std::uint32_t size, std::size_t parts,
     metadata.page_size = page_size_;
     metadata.database_size = size;
     metadata.ends_on_commit = part == parts;
+    if (begin > 0) {
+      metadata.batch_frame = static_cast<std::uint32_t>((begin - header_size) / frame);
+    }
     metadata.first_sequence = metadata.last_sequence = sequence_;
     metadata.wal_size = end - begin;
     metadata.wal_salt = salt_;

@@ -14,9 +14,11 @@
 
 #include "format/lz4_frame.h"
 #include "format/names.h"
+#include "format/segment_merge.h"
 #include "restore/database_image.h"
 #include "restore/target_file.h"
 #include "store/fault_store.h"
+#include "store/replica.h"
 #include "test/unit/config/temp_folder.h"
 #include "test/unit/format/random.h"
 #include "test/unit/restore/history.h"
@@ -90,6 +92,173 @@ History::Images random_images(test::Random& random, std::uint32_t page_size, std
     images.emplace_back(page, std::move(image));
   }
   return images;
+}
+
+// Folds `run`, of adjacent objects, into one beside them. Empty: it is not for folding.
+std::optional<replica::Segment> compact(const History& history,
+                                        const std::vector<replica::Segment>& run,
+                                        test::Random& random) {
+  std::vector<SegmentMerge::Span> spans;
+  std::vector<Bytes> objects;
+  std::vector<std::size_t> taken(run.size());
+  unsigned level = 0;
+  for (const auto& segment : run) {
+    spans.push_back({segment.position.offset, segment.end});
+    objects.push_back(test::read_file(history.path(key_of(history.generation(), segment))));
+    level = std::max(level, segment.level);
+  }
+  replica::Segment folded = run.front();
+  folded.end = run.back().end;
+  folded.level = level + 1;
+  Bytes object;
+  try {
+    SegmentMerge merge(folded.position.index, spans);
+    while (!merge.done()) {
+      Bytes out;
+      const auto lacking = merge.run(out);
+      object.insert(object.end(), out.begin(), out.end());
+      if (!lacking) continue;
+      const std::size_t i = *lacking;
+      const std::size_t least = taken[i] == 0 ? 2048 : 1;
+      const std::size_t size = std::min<std::size_t>(
+          objects[i].size() - taken[i], std::max<std::size_t>(least, random.between(1, 9000)));
+      const auto from = objects[i].begin() + static_cast<std::ptrdiff_t>(taken[i]);
+      taken[i] += size;
+      merge.give(i, Bytes(from, from + static_cast<std::ptrdiff_t>(size)),
+                 taken[i] == objects[i].size());
+    }
+  } catch (const SegmentMerge::Unsuitable&) {
+    return std::nullopt;
+  }
+  test::write_file(history.path(key_of(history.generation(), folded)), object);
+  folded.size = object.size();
+  return folded;
+}
+
+// Folds random runs of what is there, folded ones, too. Nested: what was folded is not folded again
+// with others.
+std::vector<replica::Segment> compact_some(const History& history, test::Random& random,
+                                           bool nested) {
+  std::vector<replica::Segment> all;
+  for (const auto& key : history.keys()) {
+    const auto name = names::parse_segment_key(key);
+    if (!name) continue;
+    const auto metadata = decode_metadata(test::read_file(history.path(key)));
+    all.push_back({name->position, 0, {}, 0, name->position.offset + metadata->wal_size});
+  }
+  std::vector<replica::Segment> folded;
+  for (std::uint32_t n = random.between(1, 12); n > 0 && !all.empty(); --n) {
+    std::vector<replica::Segment> run{
+        all[random.between(0, static_cast<std::uint32_t>(all.size()) - 1)]};
+    for (std::uint32_t more = random.between(0, 5); more > 0; --more) {
+      std::vector<replica::Segment> next;
+      for (const auto& segment : all) {
+        if (segment.position == Position{run.back().position.index, run.back().end}) {
+          next.push_back(segment);
+        }
+      }
+      if (next.empty()) break;
+      run.push_back(next[random.between(0, static_cast<std::uint32_t>(next.size()) - 1)]);
+    }
+    if (const auto object = compact(history, run, random)) {
+      if (nested) {
+        std::erase_if(all, [&](const auto& segment) {
+          return segment.position.index == object->position.index &&
+                 segment.position >= object->position && segment.end <= object->end;
+        });
+      }
+      folded.push_back(*object);
+      all.push_back(*object);
+    }
+  }
+  return folded;
+}
+
+void check_every_state(Fixture& f, const History& history) {
+  for (const auto& point : history.points()) {
+    for (const auto later : {0, 1}) {
+      const RestoreResult result = f.restore(until(point.time + std::chrono::nanoseconds(later)));
+      REQUIRE(f.restored(point.image));
+      CHECK(result.commit_time == point.time);
+    }
+    RestoreOptions options;
+    options.until = point.position;
+    CHECK(f.restore(options).position == point.position);
+    REQUIRE(f.restored(point.image));
+  }
+  f.restore();
+  REQUIRE(f.restored(history.image()));
+}
+
+TEST_CASE("every state is restored where segments are folded, and without what they were") {
+  test::Random random("compacted");
+  std::size_t read = 0;
+  for (int round = 0; round < 40; ++round) {
+    Fixture f;
+    const std::uint32_t page_size = 512U << random.between(0, 3);
+    History history(f.replica, Generation::random(), page_size, true, kBegin);
+    Time time = kBegin;
+    for (std::uint32_t n = random.between(2, 24); n > 0; --n) {
+      const std::uint32_t size = random.one_in(4) ? random.between(1, 20) : random.between(10, 60);
+      time += std::chrono::nanoseconds(random.between(2, 1'000'000'000));
+      history.batch(random_images(random, page_size, size), size,
+                    random.one_in(6) ? random.between(1, 4) : 1, time);
+      if (random.one_in(15)) history.roll();
+      if (random.one_in(15)) history.snapshot(time);
+    }
+    const auto folded = compact_some(history, random, true);
+    check_every_state(f, history);
+    // What a compacted segment stands for is not read.
+    for (const auto& key : history.keys()) {
+      const auto name = names::parse_segment_key(key);
+      if (!name) continue;
+      const bool covered = std::any_of(folded.begin(), folded.end(), [&](const auto& segment) {
+        return segment.position.index == name->position.index &&
+               segment.position.offset <= name->position.offset &&
+               name->position.offset < segment.end;
+      });
+      if (!covered) continue;
+      test::write_file(history.path(key), Bytes{});
+      ++read;
+    }
+    f.restore();
+    REQUIRE(f.restored(history.image()));
+  }
+  CHECK(read > 100);
+}
+
+TEST_CASE("what is folded wrongly, or was, is restored from what it stands for") {
+  test::Random random("damaged compaction");
+  std::size_t damaged = 0;
+  for (int round = 0; round < 20; ++round) {
+    Fixture f;
+    History history(f.replica, Generation::random(), 1024, true, kBegin);
+    Time time = kBegin;
+    for (int n = 0; n < 12; ++n) {
+      const std::uint32_t size = random.between(3, 60);
+      time += std::chrono::seconds(1);
+      history.batch(random_images(random, 1024, size), size, 1, time);
+    }
+    for (const auto& segment : compact_some(history, random, false)) {
+      const std::string path = history.path(key_of(history.generation(), segment));
+      Bytes object = test::read_file(path);
+      if (object.empty()) continue;
+      switch (random.between(0, 2)) {
+        case 0:
+          object[random.between(0, static_cast<std::uint32_t>(object.size()) - 1)] ^= 0x10;
+          break;
+        case 1:
+          object.resize(random.between(0, static_cast<std::uint32_t>(object.size()) - 1));
+          break;
+        default:
+          object = test::read_file(history.path(history.keys().back()));
+      }
+      test::write_file(path, object);
+      ++damaged;
+    }
+    check_every_state(f, history);
+  }
+  CHECK(damaged > 40);
 }
 
 TEST_CASE("every state of random histories is restored") {
