@@ -73,6 +73,7 @@ Values values_of(const ReplicaSettings& replica) {
   values.emplace_back("validation-interval", replica.validation_interval
                                                  ? format_duration(*replica.validation_interval)
                                                  : "none");
+  values.emplace_back("compaction", shown(replica.compaction));
   values.emplace_back("exclusive", shown(replica.exclusive));
   return values;
 }

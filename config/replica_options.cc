@@ -47,6 +47,10 @@ void set_text(ReplicaSettings& replica, std::string_view, const std::string& val
 // Sorted by name.
 constexpr std::array kOptions = {
     Option{"ca-file", true, set_text<&StoreSettings::ca_file>},
+    Option{"compaction", false,
+           [](ReplicaSettings& r, std::string_view name, const std::string& value) {
+             r.compaction = bool_value(name, value);
+           }},
     Option{"endpoint", true,
            [](ReplicaSettings& r, std::string_view, const std::string& value) {
              r.store.endpoint = normalise_endpoint(value);

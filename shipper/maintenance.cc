@@ -39,7 +39,11 @@ std::optional<Time> SnapshotRule::due(Time last_snapshot, std::uint64_t snapshot
 }
 
 Maintenance::Maintenance(Replicator& replicator)
-    : replicator_(replicator), signal_(Engine::get().executor()) {}
+    : replicator_(replicator), compaction_(replicator.store()), signal_(Engine::get().executor()) {}
+
+bool Maintenance::compaction_due() const {
+  return replicator_.settings().compaction && compaction_.due();
+}
 
 std::optional<Time> Maintenance::snapshot_due() const {
   const auto& settings = replicator_.settings();
@@ -71,14 +75,17 @@ asio::awaitable<void> Maintenance::run() {
     set_clock_right();
     const auto snapshot = snapshot_due();
     const auto retention = retention_due();
+    const bool compaction = compaction_due();
     // A store that is away gets no further requests. What is not possible now (nobody here has the
     // database open) is when more is shipped.
-    if (!replicator_.shipping() || (!snapshot && !retention) || impossible_) {
+    if (!replicator_.shipping() || (!snapshot && !retention && !compaction) || impossible_) {
       impossible_ = false;
       co_await signal_.wait();
       continue;
     }
-    const Time due = std::min(snapshot.value_or(Time::max()), retention.value_or(Time::max()));
+    const Time due =
+        compaction ? now()
+                   : std::min(snapshot.value_or(Time::max()), retention.value_or(Time::max()));
     const auto time = steady_clock::now();
     const auto next = std::max(time + (due - now()), not_before_);
     if (time < next) {
@@ -88,7 +95,9 @@ asio::awaitable<void> Maintenance::run() {
     std::string error;
     try {
       not_before_ = time + kRest;
-      if (snapshot && (!retention || *snapshot <= *retention)) {
+      if (compaction) {
+        co_await compact();
+      } else if (snapshot && (!retention || *snapshot <= *retention)) {
         co_await write_snapshot();
       } else {
         co_await enforce_retention();
@@ -112,6 +121,13 @@ asio::awaitable<void> Maintenance::run() {
     not_before_ = steady_clock::now() + pause;
     pause = std::min<std::chrono::nanoseconds>(pause * 2, kLongestPause);
   }
+}
+
+asio::awaitable<void> Maintenance::compact() {
+  const std::function<bool()> wanted = [this] {
+    return !replicator_.stopping() && replicator_.shipping();
+  };
+  co_await compaction_.run(wanted);
 }
 
 asio::awaitable<void> Maintenance::write_snapshot() {
@@ -231,6 +247,7 @@ asio::awaitable<void> Maintenance::enforce_retention() {
     all.generation = one;
     all.snapshots = co_await replica::list_snapshots(store, one);
     all.segments = co_await replica::list_segments(store, one);
+    all.compacted = co_await replica::list_compacted(store, one);
     objects.push_back(std::move(all));
   }
   const bool there = std::any_of(objects.begin(), objects.end(), [&](const auto& one) {

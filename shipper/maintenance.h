@@ -7,6 +7,7 @@
 
 #include "base/clock.h"
 #include "format/position.h"
+#include "shipper/compaction.h"
 #include "shipper/engine.h"
 #include "shipper/retention.h"
 
@@ -26,15 +27,19 @@ struct SnapshotRule {
                           std::uint64_t bytes_since) const;
 };
 
-/// Beside a replica's segments: later snapshots, which begin a new index and do not hold segments
-/// back, and the deletion of what the retention lets go. Sleeps on one timer, for the next of these
-/// that is due. Lives on the engine's thread, as long as its Replicator.
+/// Beside a replica's segments: folding many small ones, later snapshots, which begin a new index
+/// and do not hold segments back, and the deletion of what the retention lets go. Sleeps on one
+/// timer, for the next of these that is due. Lives on the engine's thread, as long as its
+/// Replicator.
 class Maintenance {
  public:
   explicit Maintenance(Replicator& replicator);
   asio::awaitable<void> run();
   /// The replicator moved on.
   void notify() { signal_.notify(); }
+  void shipped(Generation generation, const replica::Segment& segment) {
+    compaction_.shipped(generation, segment);
+  }
   /// A copy in the making is given up: the outbox is filling with what it needs.
   void make_room() { room_wanted_ = true; }
   /// True while a later snapshot is being made or uploaded; its end is notified to the Replicator.
@@ -42,8 +47,10 @@ class Maintenance {
 
  private:
   void set_clock_right();
+  bool compaction_due() const;
   std::optional<Time> snapshot_due() const;
   std::optional<Time> retention_due() const;
+  asio::awaitable<void> compact();
   asio::awaitable<void> write_snapshot();
   asio::awaitable<std::unique_ptr<SnapshotCopy>> copy_database(Generation generation);
   asio::awaitable<void> release_outbox();
@@ -51,6 +58,7 @@ class Maintenance {
   Time store_time(const std::vector<GenerationObjects>& objects) const;
 
   Replicator& replicator_;
+  Compaction compaction_;
   Signal signal_;
   std::chrono::steady_clock::time_point not_before_{};
   bool writing_ = false;

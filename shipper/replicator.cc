@@ -546,6 +546,8 @@ asio::awaitable<bool> Replicator::put(SegmentObject& object) {
     co_return false;
   }
   note_.bytes_since_snapshot += size;
+  maintenance_->shipped(object.end.generation,
+                        {object.begin, size, now(), 0, object.end.position.offset});
   log::info("wal segment written", {{"db", database_.path()},
                                     {"replica", settings_.name},
                                     {"position", position},

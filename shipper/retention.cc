@@ -67,6 +67,11 @@ std::vector<std::string> expired_keys(std::span<const GenerationObjects> replica
         keys.push_back(names::segment_key(objects.generation, segment.position));
       }
     }
+    for (const auto& segment : objects.compacted) {
+      if (whole || segment.position.index < kept) {
+        keys.push_back(replica::key_of(objects.generation, segment));
+      }
+    }
   }
   return keys;
 }

@@ -15,6 +15,7 @@ struct GenerationObjects {
   Generation generation;
   std::vector<replica::Snapshot> snapshots;
   std::vector<replica::Segment> segments;
+  std::vector<replica::Segment> compacted;
 };
 
 /// When something was last written to the replica, by the store's clock.

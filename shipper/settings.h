@@ -19,6 +19,7 @@ struct ReplicaSettings {
   std::chrono::nanoseconds retention_check_interval = std::chrono::hours(1);
   std::optional<std::chrono::nanoseconds> snapshot_interval;
   std::optional<std::chrono::nanoseconds> validation_interval;  ///< empty: never
+  bool compaction = true;  ///< fold many small segments into fewer, for a restore
   bool exclusive = false;  ///< refuse where another wrote within the retention (see guard.h)
 };
 

@@ -1,0 +1,72 @@
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <optional>
+#include <vector>
+
+#include "shipper/engine.h"
+#include "store/replica.h"
+
+namespace sqlstream {
+
+/// Which segments of a generation to fold into one, level by level: so many small objects that
+/// fetching them would take longer than what is in them. Segments that are large as they are stay
+/// alone, and no object reaches from one index into the next. Pure.
+class CompactionPlan {
+ public:
+  static constexpr std::size_t kSegments = 32;  ///< folded into one of level 1
+  static constexpr std::size_t kFanIn = 16;     ///< of a level, folded into one of the next
+  static constexpr unsigned kTopLevel = 4;
+  static constexpr std::uint64_t kRunBytes = 16ULL << 20;  ///< uncompressed, folded into level 1
+
+  /// An object is there. Of each level they come in the order of their positions; `end` is known.
+  void add(const replica::Segment& segment);
+
+  /// Adjacent objects of one level that are to be folded; empty: none yet. The caller folds them,
+  /// add()s the result, and pop()s them; or pops them alone when they cannot be.
+  std::optional<std::vector<replica::Segment>> next() const;
+  void pop() { ready_.pop_front(); }
+
+ private:
+  using Run = std::vector<replica::Segment>;
+  void close(Run& run, std::size_t fewest);
+
+  std::array<Run, kTopLevel> runs_;  // by level
+  std::array<std::uint64_t, kTopLevel> bytes_{};
+  std::deque<Run> ready_;
+};
+
+/// Folds what a Replicator ships. Keeps nothing on disk: what is to be done next is seen from the
+/// store, with one listing when a process has shipped enough for a first fold. Lives on the
+/// engine's thread.
+class Compaction {
+ public:
+  explicit Compaction(Store& store) : store_(store) {}
+
+  /// A segment is there, behind which the replica ends.
+  void shipped(Generation generation, const replica::Segment& segment);
+  bool due() const { return plan_.next().has_value(); }
+  /// Does what is due; one object at most. Throws StoreError, and Error for damage; what failed is
+  /// looked for again when more was shipped. Nothing becomes visible of what is no longer `wanted`.
+  asio::awaitable<void> run(const std::function<bool()>& wanted);
+
+ private:
+  asio::awaitable<void> look();
+  asio::awaitable<void> fold_next(const std::function<bool()>& wanted);
+  asio::awaitable<std::optional<std::uint64_t>> fold(const std::vector<replica::Segment>& inputs,
+                                                     const replica::Segment& output,
+                                                     const std::function<bool()>& wanted);
+
+  Store& store_;
+  Generation generation_{};
+  CompactionPlan plan_;
+  std::optional<replica::Segment> last_;  // shipped
+  bool looked_ = false;                   // the plan knows what others shipped before
+  // Folded into others, but perhaps being read by a restore: deleted after the next fold.
+  std::vector<std::string> covered_;
+};
+
+}  // namespace sqlstream

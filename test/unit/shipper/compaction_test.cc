@@ -1,0 +1,237 @@
+// Folding many small segments, against what a restore gives, with a store that fails and processes
+// that end.
+
+#include "shipper/compaction.h"
+
+#include <algorithm>
+#include <filesystem>
+#include <set>
+
+#include <boost/asio/io_context.hpp>
+#include <doctest/doctest.h>
+
+#include "format/names.h"
+#include "restore/restore.h"
+#include "store/fault_store.h"
+#include "test/unit/config/temp_folder.h"
+#include "test/unit/format/random.h"
+#include "test/unit/restore/history.h"
+#include "test/unit/store/run.h"
+
+using namespace sqlstream;
+using test::History;
+
+namespace {
+
+const Time kBegin{std::chrono::seconds(1'750'000'000)};
+constexpr std::uint32_t kPageSize = 512;
+
+replica::Segment segment(std::uint64_t begin, std::uint64_t end, unsigned level = 0,
+                         std::uint32_t index = 0) {
+  return {{index, begin}, end - begin, {}, level, end};
+}
+
+const std::function<bool()> kAlways = [] { return true; };
+
+class Replica {
+ public:
+  Replica() : history_(folder_.path() + "/replica", {7}, kPageSize, true, kBegin) {
+    StoreSettings settings;
+    settings.path = folder_.path() + "/replica";
+    auto store =
+        std::make_unique<FaultStore>(make_store(settings, io_.get_executor()), io_.get_executor());
+    faults_ = store.get();
+    store_ = std::move(store);
+    begin_process();
+  }
+
+  FaultStore& faults() { return *faults_; }
+  History& history() { return history_; }
+  Compaction& compaction() { return *compaction_; }
+  void begin_process() { compaction_ = std::make_unique<Compaction>(*store_); }
+
+  void ship(test::Random& random) {
+    const std::uint32_t size = random.one_in(9) ? random.between(2, 20) : random.between(15, 60);
+    History::Images images;
+    std::set<std::uint32_t> pages{1};
+    for (std::uint32_t n = random.between(0, 4); n > 0; --n) pages.insert(random.between(1, size));
+    for (const auto page : pages) {
+      Bytes image = random.bytes(kPageSize);
+      if (page == 1) std::copy_n(history_.image().begin(), 100, image.begin());
+      images.emplace_back(page, std::move(image));
+    }
+    const Position begin = history_.points().size() == 1 ? Position{} : behind();
+    time_ += std::chrono::seconds(1);
+    history_.batch(images, size, 1, time_);
+    const Position end = behind();
+    const bool rolled = end.index != begin.index;
+    compaction_->shipped({7}, segment(rolled ? 0 : begin.offset, end.offset, 0, end.index));
+  }
+
+  void run(const std::function<bool()>& wanted = kAlways) {
+    test::run(io_, compaction_->run(wanted));
+  }
+
+  std::vector<replica::Segment> compacted() {
+    return test::run(io_, replica::list_compacted(*store_, {7}));
+  }
+
+  // Every `step`th state, and the last.
+  void check(std::size_t step) {
+    const auto& points = history_.points();
+    for (std::size_t i = 0; i < points.size(); i += step) restore(points[i].time, points[i].image);
+    restore({}, history_.image());
+  }
+
+  // How many objects a restore of the newest state reads, beside the snapshot.
+  std::uint64_t objects_read() {
+    std::uint64_t read = 0;
+    restore({}, history_.image(), &read);
+    return read - 1;
+  }
+
+ private:
+  Position behind() const { return history_.points().back().position; }
+
+  void restore(std::optional<Time> moment, const Bytes& expected, std::uint64_t* read = nullptr) {
+    RestoreOptions options;
+    options.timestamp = moment;
+    options.quiet = true;
+    options.output = folder_.path() + "/restored";
+    std::filesystem::remove(options.output);
+    asio::thread_pool workers(1);
+    test::run(io_, sqlstream::restore(*store_, options, workers, [&](const RestoreProgress& p) {
+                if (read != nullptr) *read = p.objects_total;
+              }));
+    REQUIRE(test::read_file(options.output) == expected);
+  }
+
+  config::testing::TempFolder folder_;
+  asio::io_context io_{1};
+  History history_;
+  std::unique_ptr<Store> store_;
+  FaultStore* faults_ = nullptr;
+  std::unique_ptr<Compaction> compaction_;
+  Time time_ = kBegin;
+};
+
+}  // namespace
+
+TEST_CASE("small segments are folded when they are many, level by level") {
+  CompactionPlan plan;
+  std::uint64_t at = 0;
+  std::size_t folded = 0;
+  std::array<std::size_t, CompactionPlan::kTopLevel + 1> made{};
+  for (std::size_t n = 0; n < CompactionPlan::kSegments * 16 * 16; ++n) {
+    plan.add(segment(at, at + 4000));
+    at += 4000;
+    while (const auto inputs = plan.next()) {
+      plan.pop();
+      const auto& first = inputs->front();
+      const auto& last = inputs->back();
+      CHECK(inputs->size() ==
+            (first.level == 0 ? CompactionPlan::kSegments : CompactionPlan::kFanIn));
+      plan.add(segment(first.position.offset, last.end, first.level + 1));
+      ++made[first.level + 1];
+      ++folded;
+    }
+  }
+  CHECK(made[1] == 256);
+  CHECK(made[2] == 16);
+  CHECK(made[3] == 1);
+  CHECK(folded == 273);
+}
+
+TEST_CASE("what is folded is adjacent, of one index, and small") {
+  CompactionPlan plan;
+  const auto add_small = [&](std::uint64_t from, std::size_t count, std::uint32_t index) {
+    for (std::size_t i = 0; i < count; ++i) {
+      plan.add(segment(from + i * 100, from + (i + 1) * 100, 0, index));
+    }
+  };
+  add_small(0, 20, 0);
+  add_small(5000, 31, 0);  // something is missing in between
+  auto run = plan.next();
+  REQUIRE(run);
+  CHECK(run->size() == 20);
+  plan.pop();
+  CHECK_FALSE(plan.next());
+
+  add_small(0, 5, 1);
+  run = plan.next();
+  REQUIRE(run);
+  CHECK(run->size() == 31);
+  CHECK(run->back().position.index == 0);
+  plan.pop();
+
+  plan.add(segment(500, 500 + (16 << 20), 0, 1));  // large; five are too few to fold
+  CHECK_FALSE(plan.next());
+  const std::uint64_t large = CompactionPlan::kRunBytes / 4;
+  for (std::uint64_t i = 0; i < 5; ++i) plan.add(segment(i * large, (i + 1) * large, 0, 2));
+  CHECK_FALSE(plan.next());
+}
+
+TEST_CASE("every state is restored while its segments are folded, from few objects") {
+  test::Random random("compaction");
+  Replica replica;
+  for (int n = 0; n < 1200; ++n) {
+    replica.ship(random);
+    if (random.one_in(400)) replica.history().roll();
+    while (replica.compaction().due()) replica.run();
+    if (n % 200 == 199) replica.check(17);
+  }
+  replica.check(7);
+  CHECK(replica.objects_read() < 200);
+  CHECK(!replica.compacted().empty());
+}
+
+TEST_CASE("a process goes on folding where another ended, whatever failed in between") {
+  using Operation = FaultStore::Operation;
+  using When = FaultStore::When;
+  test::Random random("compaction with faults");
+  Replica replica;
+  const Operation operations[] = {Operation::upload, Operation::get, Operation::list,
+                                  Operation::remove};
+  std::size_t failed = 0;
+  for (int n = 0; n < 2200; ++n) {
+    replica.ship(random);
+    if (random.one_in(150)) replica.begin_process();
+    while (replica.compaction().due()) {
+      if (random.one_in(3)) {
+        FaultStore::Fault fault;
+        fault.operation = operations[random.between(0, 3)];
+        fault.when = random.one_in(2) ? When::before : When::after;
+        fault.skip = static_cast<int>(random.between(0, 5));
+        fault.key_part = random.one_in(2) ? "compacted/" : "";
+        replica.faults().add(fault);
+      }
+      try {
+        std::uint32_t left = random.one_in(4) ? random.between(0, 40) : 1'000'000;
+        replica.run([&] { return left-- > 0; });
+      } catch (const StoreError&) {
+        ++failed;
+      }
+      replica.faults().clear();
+      if (random.one_in(12)) replica.begin_process();
+    }
+    if (n % 300 == 299) replica.check(37);
+  }
+  CHECK(failed > 5);
+  replica.check(9);
+  // Nothing stopped it for good.
+  for (int n = 0; n < 600; ++n) {
+    replica.ship(random);
+    while (replica.compaction().due()) replica.run();
+  }
+  replica.check(31);
+  CHECK(replica.objects_read() < 150);
+  // Nor is anything there twice: but for the last, what was folded into others is deleted.
+  std::size_t inside = 0;
+  const auto compacted = replica.compacted();
+  for (const auto& one : compacted) {
+    inside += std::any_of(compacted.begin(), compacted.end(), [&](const auto& other) {
+      return one.level < other.level && one.position >= other.position && one.end <= other.end;
+    });
+  }
+  CHECK(inside <= CompactionPlan::kFanIn);
+}
