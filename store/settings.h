@@ -26,6 +26,7 @@ struct StoreSettings {
   std::string storage_class;           ///< x-amz-storage-class; empty: the bucket's
   std::string server_side_encryption;  ///< AES256 or aws:kms; empty: the bucket's
   std::string kms_key_id;
+  unsigned requests = 32;  ///< at most on their way at once; the others wait
 
   /// "s3://bucket/path" or "file:///path": for people; never holds credentials.
   std::string url() const;

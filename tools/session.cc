@@ -11,7 +11,9 @@
 
 namespace sqlstream::tools {
 
-void with_store(const StoreSettings& settings, const RemoteWork& work) {
+void with_store(StoreSettings settings, const RemoteWork& work) {
+  // Alone here: what makes a restore slow is waiting for answers.
+  settings.requests = 128;
   std::exception_ptr failure;
   int signal_number = 0;
   {

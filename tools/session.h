@@ -14,6 +14,6 @@ using RemoteWork = std::function<asio::awaitable<void>(Store& store, asio::threa
 
 /// Runs `work` on the store that the settings name, to its end. What it throws comes out here. At
 /// SIGINT and SIGTERM it is cancelled first, and then the process ends as that signal ends it.
-void with_store(const StoreSettings& settings, const RemoteWork& work);
+void with_store(StoreSettings settings, const RemoteWork& work);
 
 }  // namespace sqlstream::tools

@@ -39,7 +39,6 @@ using boost::system::error_code;
 using Tcp = asio::ip::tcp;
 using Clock = std::chrono::steady_clock;
 
-constexpr int kRequestsPerOrigin = 32;
 constexpr std::size_t kIdlePerOrigin = 16;
 // Firewalls and NAT forget idle connections silently; a fresh one is cheaper than a timeout.
 constexpr std::chrono::seconds kLongestIdle{60};
@@ -80,7 +79,8 @@ struct Connection {
 
 /// What the connections of one origin share.
 struct Pool {
-  explicit Pool(const asio::any_io_executor& executor) : places(executor, kRequestsPerOrigin) {}
+  Pool(const asio::any_io_executor& executor, unsigned requests)
+      : places(executor, static_cast<int>(requests)) {}
   Semaphore places;
   std::vector<std::unique_ptr<Connection>> idle;  // the most recently used last
 };
@@ -184,7 +184,9 @@ struct Client::Impl {
     return made;
   }
 
-  Pool& pool_of(const Origin& origin) { return pools.try_emplace(origin, executor).first->second; }
+  Pool& pool_of(const Origin& origin) {
+    return pools.try_emplace(origin, executor, settings.requests).first->second;
+  }
 
   /// A connection that can be used again, if any. Those that cannot are closed, of all origins.
   std::unique_ptr<Connection> take_idle(Pool& wanted) {

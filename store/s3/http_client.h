@@ -35,11 +35,11 @@ struct ClientSettings {
   std::string ca_file;  ///< PEM; empty: the system's
   bool skip_verify = false;
   Proxies proxies;
+  unsigned requests = 32;  ///< to one origin on their way at once, the others wait
 };
 
 /// Sends requests over a pool of kept-alive connections, TLS 1.2 or newer where the origin says so.
-/// At most 32 requests to one origin are on their way at once, the others wait. Nothing runs while
-/// nothing is asked: idle connections are looked at when the next request comes.
+/// Nothing runs while nothing is asked: idle connections are looked at when the next request comes.
 ///
 /// Everything happens on one executor that runs one handler at a time; the client must outlive its
 /// requests. Cancelling (terminal) ends a request with operation_aborted and drops its connection.

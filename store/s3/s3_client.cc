@@ -31,6 +31,7 @@ http::ClientSettings http_settings(const StoreSettings& settings, const Environm
     if (result.ca_file.empty()) result.ca_file = env(name).value_or("");
   }
   result.skip_verify = settings.skip_verify;
+  result.requests = settings.requests;
   result.proxies = http::Proxies::from(env);
   return result;
 }
@@ -44,7 +45,7 @@ CredentialSettings credential_settings(const StoreSettings& settings) {
 /// What stores must have in common to share a client.
 auto shared_part(const StoreSettings& s) {
   return std::tie(s.bucket, s.endpoint, s.region, s.force_path_style, s.skip_verify, s.ca_file,
-                  s.access_key_id, s.secret_access_key, s.session_token, s.profile);
+                  s.access_key_id, s.secret_access_key, s.session_token, s.profile, s.requests);
 }
 
 /// The clients in use, by executor and settings; one registry in each execution context.
