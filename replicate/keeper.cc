@@ -76,12 +76,22 @@ std::optional<WalState> Keeper::look() {
 bool Keeper::is_under_way(std::uint32_t page_size, const WalState& state,
                           std::uint32_t begun) const {
   if (begun > state.backfilled && !is_whole_in_file(state)) return true;
-  std::array<std::uint8_t, wal::kFrameHeaderSize> bytes{};
+  std::array<std::uint8_t, wal::kFrameHeaderSize> frame{};
   const std::uint64_t offset =
       wal::kHeaderSize + state.frames * (std::uint64_t{wal::kFrameHeaderSize} + page_size);
+  if (!read_wal(frame, offset)) return false;
+  const wal::Salt salt = wal::decode_frame_header(frame).salt;
+  if (salt == state.salt) return true;
+  // The first commit may take a salt of its own, which the wal-index does not know yet.
+  std::array<std::uint8_t, wal::kHeaderSize> first{};
+  if (state.frames != 0 || !read_wal(first, 0)) return false;
+  const auto header = wal::decode_header(first);
+  return header && header->salt == salt;
+}
+
+bool Keeper::read_wal(std::span<std::uint8_t> bytes, std::uint64_t offset) const {
   return ::pread(wal_.get(), bytes.data(), bytes.size(), static_cast<off_t>(offset)) ==
-             static_cast<ssize_t>(bytes.size()) &&
-         wal::decode_frame_header(bytes).salt == state.salt;
+         static_cast<ssize_t>(bytes.size());
 }
 
 bool Keeper::has_news(const WalState& state) const {

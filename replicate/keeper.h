@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 
 #include "base/unique_fd.h"
@@ -65,6 +66,7 @@ class Keeper {
   bool advance(const WalState& state);
   void checkpoint_alone();
   bool is_under_way(std::uint32_t page_size, const WalState& state, std::uint32_t begun) const;
+  bool read_wal(std::span<std::uint8_t> bytes, std::uint64_t offset) const;
 
   const std::string path_;
   const Limits limits_;

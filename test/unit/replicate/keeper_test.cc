@@ -142,6 +142,26 @@ TEST_CASE("a transaction that is being written is seen before it commits") {
   CHECK_FALSE(look(*keeper).under_way);
 }
 
+TEST_CASE("so is the first one of a WAL") {
+  const Followed database;
+  Application app(database.path());
+  app.must("CREATE TABLE t(x)");
+  app.checkpoint("TRUNCATE");
+  const auto keeper = Keeper::open(database.path(), kFar);
+  REQUIRE(keeper);
+  CHECK(look(*keeper).frames == 0);
+  CHECK_FALSE(look(*keeper).under_way);
+  // Whoever did not do the checkpoint chooses a new salt.
+  Application other(database.path());
+  other.must("PRAGMA cache_size=1");
+  other.must("BEGIN");
+  for (int i = 0; i < 50; ++i) other.must("INSERT INTO t VALUES (randomblob(5000))");
+  CHECK(look(*keeper).frames == 0);
+  CHECK(look(*keeper).under_way);
+  other.must("COMMIT");
+  CHECK_FALSE(look(*keeper).under_way);
+}
+
 TEST_CASE("another file in its place is noticed, and what was committed is captured at the end") {
   const Followed database;
   std::uint32_t frames = 0;
