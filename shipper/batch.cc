@@ -223,6 +223,7 @@ SegmentObject SegmentEncoder::next() {
   end_.wal_sum = encoder.sum();
   end_.open_batch = last_object ? 0 : metadata.last_sequence;
   end_.open_frames = last_object ? 0 : static_cast<std::uint32_t>(next_);
+  end_.open_chain = last_object ? 0 : metadata.chain;
   if (last_object) {
     end_.sequence = metadata.last_sequence;
     end_.chain = metadata.chain;

@@ -96,9 +96,11 @@ struct ReplicaEnd {
   std::uint64_t sequence = 0;  ///< of the last batch that is wholly in the replica
   std::uint64_t chain = 0;     ///< the outbox's chain there
   /// A batch whose first objects are in the replica and whose last is not: its last sequence (0:
-  /// none) and how many of its frames are there. It must be folded the same way again.
+  /// none), how many of its frames are there, and the outbox's chain behind it, as the replica says
+  /// (not in notes). It must be folded the same way again.
   std::uint64_t open_batch = 0;
   std::uint32_t open_frames = 0;
+  std::uint64_t open_chain = 0;
 };
 
 /// One segment object, ready to be put.

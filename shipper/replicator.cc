@@ -319,7 +319,8 @@ std::shared_ptr<const Batch> Replicator::next_batch(std::uint64_t last) {
     batch->add(*reader_.next(last));
     if (end_->open_batch != 0 && batch->last().sequence == end_->open_batch) break;
   }
-  if (end_->open_batch != 0 && (batch->empty() || batch->last().sequence != end_->open_batch)) {
+  if (end_->open_batch != 0 && (batch->empty() || batch->last().sequence != end_->open_batch ||
+                                batch->last().chain != end_->open_chain)) {
     throw Error("the outbox no longer holds batch " + std::to_string(end_->open_batch) +
                 " as it was when a part of it was shipped");
   }
@@ -359,9 +360,10 @@ asio::awaitable<bool> Replicator::locate(const capture::Tail& tail) {
     co_return false;
   }
   bool stands = false;
+  const std::uint64_t newest = std::max(found->sequence, found->open_batch);
   std::string why =
-      "the replica holds batch " + std::to_string(found->sequence) + ", which the outbox does not";
-  if (found->sequence <= tail.last.sequence) {
+      "the replica holds batch " + std::to_string(newest) + ", which the outbox does not";
+  if (newest <= tail.last.sequence) {
     const auto reading = co_await begin_reading(signal_);
     stands = co_await seek(found->sequence);
     // Where another generation has begun behind it, the replica has all of its own.
@@ -390,6 +392,8 @@ asio::awaitable<bool> Replicator::locate(const capture::Tail& tail) {
 asio::awaitable<std::optional<ReplicaEnd>> Replicator::find_end(
     Generation generation, std::optional<ReplicaEnd> known,
     std::vector<replica::Snapshot> snapshots) {
+  // Of a batch that is partly there, the replica tells which it is.
+  if (known && known->open_batch != 0) known.reset();
   // With a note of where it ended, one request shows whether an answer was lost after it.
   std::optional<Position> after;
   if (known && known->position.offset > 0) {
@@ -437,6 +441,7 @@ asio::awaitable<std::optional<ReplicaEnd>> Replicator::find_end(
   if (!metadata->ends_on_commit) {
     end.open_batch = metadata->last_sequence;
     end.open_frames = metadata->batch_frame + metadata->pages;
+    end.open_chain = metadata->chain;
     end.sequence = metadata->first_sequence - 1;
     end.chain = 0;
   }

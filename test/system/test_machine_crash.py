@@ -15,6 +15,8 @@ from pathlib import Path
 import faults
 import harness
 from test_crash_points import SHELL, Place, acknowledged
+from test_kill import LARGE_MIB, finish, started_large
+from test_workloads import PYTHON, check_restores
 
 WORKERS = 2
 RUNS = 12
@@ -231,6 +233,44 @@ def test_whatever_a_machine_loses_nothing_diverges(build, tmp_path, request):
     print({n: counted.count(n) for n in sorted(set(counted))}, "states by generations")
     # It is not that every crash ends a generation, nor that none does.
     assert 1 in counted and 2 in counted
+
+
+def without_the_last_record(log):
+    """As if the machine had not written it. See "The outbox" in doc/internals.md."""
+    content = log.read_bytes()
+    at = previous = 512
+    while at < len(content):
+        assert content[at : at + 4] == b"SOB1"
+        pages, page_size = struct.unpack_from("<II", content, at + 16)
+        previous, at = at, at + 168 + pages * (8 + page_size)
+    log.write_bytes(content[:previous])
+
+
+def test_a_batch_of_which_a_part_was_shipped_is_lost(build, litestream, tmp_path):
+    """Captured again, together with one more commit, it is another: the objects that are in the replica
+    must not be continued with its pages."""
+    database, replica = tmp_path / "app.db", tmp_path / "replica"
+    url = f"file://{replica}"
+    process = started_large(build, database, url, harness.clean_environment())
+    try:
+        harness.wait_until(lambda: len(list(replica.glob("generations/*/wal/*.lz4"))) >= 2, "parts")
+    finally:
+        process.kill()
+        process.communicate()
+    shipped = len(list(replica.glob("generations/*/wal/*.lz4")))
+    assert shipped < LARGE_MIB // 32 + 2, "all of it was shipped already"
+    without_the_last_record(sorted(tmp_path.glob(".app.db-sqlstream/*.log"))[-1])
+    writer = (
+        "import os, sqlite3, sys\n"
+        "db = sqlite3.connect(sys.argv[1], isolation_level=None)\n"
+        "db.execute('pragma wal_autocheckpoint = 0').fetchall()\n"
+        "db.execute('update large set x = zeroblob(1048576)')\n"
+        "os._exit(0)\n"
+    )
+    harness.run([PYTHON, "-c", writer, database])
+    finish(build, database, url)
+    assert len(list(replica.glob("generations/*"))) == 2
+    check_restores(build, litestream, database, url, replica, tmp_path)
 
 
 def test_the_states_are_what_was_written(build, tmp_path):
