@@ -1,6 +1,7 @@
 """The machine ends: of the database, the WAL and the outbox an arbitrary part of what was not synced
 is lost, and the -shm. A run writes a journal of all its changes; states of a crash are made from it."""
 
+import fcntl
 import os
 import random
 import shutil
@@ -16,12 +17,14 @@ import faults
 import harness
 from test_crash_points import SHELL, Place, acknowledged
 from test_kill import LARGE_MIB, finish, started_large
+from test_stopped import FLOCK, SHIPPING
 from test_workloads import PYTHON, check_restores
 
 WORKERS = 2
 RUNS = 12
 STATES = 30  # of each run
 LONG = 20  # times as many with --long
+F_OFD_SETLK = 37
 ENTRY = struct.Struct("=8sIIQQQQqq")
 
 
@@ -268,6 +271,11 @@ def test_a_batch_of_which_a_part_was_shipped_is_lost(build, litestream, tmp_path
         "os._exit(0)\n"
     )
     harness.run([PYTHON, "-c", writer, database])
+    with open(tmp_path / ".app.db-sqlstream/lock", "r+b") as role:
+        # Nobody can ship: first it is captured.
+        wanted = struct.pack(FLOCK, fcntl.F_WRLCK, os.SEEK_SET, SHIPPING, 1, 0)
+        fcntl.fcntl(role, F_OFD_SETLK, wanted)
+        build.shell(database, url, "select count(*) from small;")
     finish(build, database, url)
     assert len(list(replica.glob("generations/*"))) == 2
     check_restores(build, litestream, database, url, replica, tmp_path)
