@@ -92,6 +92,7 @@ class Reader {
     Config config;
     config.file = file_;
     const YAML::Node root = parse(read_whole(file_));
+    take_merged(root);
     // First of all: it says where warnings about the rest go.
     Origins& origins = config.origins[{"", ""}];
     if (root.IsMap() && root["logging"].IsDefined()) {
@@ -106,6 +107,7 @@ class Reader {
          {"addr", [&](const auto& v) { warn(v, "addr has no effect: there are no metrics yet"); }},
          {"exec", [&](const auto& v) { config.exec = text(v); }},
          {"logging", [](const auto&) {}},
+         {"age", [&](const auto& v) { refuse_age(v); }},
          {"dbs", [&](const auto& v) { databases_ = v; }}},
         origins);
     for (const char* key : {"access-key-id", "secret-access-key"}) {
@@ -171,11 +173,34 @@ class Reader {
     return origin;
   }
 
+  // Puts what "<<: *anchor" stands for into `map`, whose own keys come first.
+  void take_merged(YAML::Node map) const {
+    if (!map.IsMap()) return;
+    std::vector<YAML::Node> sources;
+    while (const YAML::Node merged = std::as_const(map)["<<"]) {
+      if (merged.IsSequence()) {
+        for (const YAML::Node& source : merged) sources.push_back(source);
+      } else {
+        sources.push_back(merged);
+      }
+      map.remove("<<");  // first, as it may contain itself
+    }
+    for (const YAML::Node& source : sources) {
+      if (!source.IsMap()) fail(source, "behind << an alias of \"key: value\" lines is expected");
+      take_merged(source);
+      for (const auto& entry : source) {
+        const bool own = entry.first.IsScalar() && std::as_const(map)[entry.first.Scalar()];
+        if (!own) map.force_insert(entry.first, entry.second);
+      }
+    }
+  }
+
   // Calls the handler of each key of `map`, and notes where it stands. `what` names the map for
   // messages.
   void read_keys(const YAML::Node& map, const std::string& what, const Handlers& handlers,
                  Origins& origins, std::span<const std::string_view> ignored = {}) {
     if (!map.IsMap()) fail(map, what + " must consist of \"key: value\" lines");
+    take_merged(map);
     std::set<std::string> seen;
     for (const auto& entry : map) {
       if (!entry.first.IsScalar()) fail(entry.first, "a key of " + what + " must be a word");
@@ -291,6 +316,7 @@ class Reader {
         {"path", [&](const auto& v) { path = v; }},
         {"replicas", [&](const auto& v) { replicas = v; }},
         {"replica", [&](const auto& v) { replica = v; }},
+        {"age", [&](const auto& v) { refuse_age(v); }},
         {"outbox-dir",
          [&](const auto& v) {
            database.outbox_dir =
@@ -399,19 +425,14 @@ class Reader {
     YAML::Node type, url, path, bucket;
     std::vector<std::pair<std::string, YAML::Node>> options;
     std::string key_id = access_key_id_, secret = secret_access_key_, token;
-    Handlers handlers = {
-        {"type", [&](const auto& v) { type = v; }},
-        {"url", [&](const auto& v) { url = v; }},
-        {"path", [&](const auto& v) { path = v; }},
-        {"bucket", [&](const auto& v) { bucket = v; }},
-        {"access-key-id", [&](const auto& v) { key_id = text(v); }},
-        {"secret-access-key", [&](const auto& v) { secret = text(v); }},
-        {"session-token", [&](const auto& v) { token = text(v); }},
-        {"age", [&](const auto& v) {
-           fail(v,
-                "age encryption is not supported, and nothing is shipped unencrypted that was "
-                "asked to be encrypted: remove the replica or its age section");
-         }}};
+    Handlers handlers = {{"type", [&](const auto& v) { type = v; }},
+                         {"url", [&](const auto& v) { url = v; }},
+                         {"path", [&](const auto& v) { path = v; }},
+                         {"bucket", [&](const auto& v) { bucket = v; }},
+                         {"access-key-id", [&](const auto& v) { key_id = text(v); }},
+                         {"secret-access-key", [&](const auto& v) { secret = text(v); }},
+                         {"session-token", [&](const auto& v) { token = text(v); }},
+                         {"age", [&](const auto& v) { refuse_age(v); }}};
     for (const auto name : replica_option_names()) {
       handlers[name] = [&options, name](const auto& v) { options.emplace_back(name, v); };
     }
@@ -464,9 +485,16 @@ class Reader {
     return replica;
   }
 
+  [[noreturn]] void refuse_age(const YAML::Node& at) const {
+    fail(at,
+         "age encryption is not supported, and nothing is shipped unencrypted that was asked to be "
+         "encrypted: remove the replica or its age section");
+  }
+
   // Before its keys are read: those of another type would only be unknown ones.
   void refuse_other_type(const YAML::Node& node) const {
     if (!node.IsMap()) return;
+    take_merged(node);
     const YAML::Node type = node["type"];
     if (!type.IsDefined() || !type.IsScalar()) return;
     const std::string name = text(type);

@@ -32,8 +32,8 @@ nanoseconds duration_value(std::string_view name, const std::string& value, nano
   if (*parsed < least) {
     throw Error(
         std::string(name) +
-        (least.count() == 0 ? " must not be negative, as \"" : " must be more than 0, not \"") +
-        value + "\" is");
+        (least.count() == 0 ? " must not be negative, not \"" : " must be more than 0, not \"") +
+        value + '"');
   }
   return *parsed;
 }

@@ -280,6 +280,43 @@ dbs:
   CHECK(log.has("nearest=sync-interval"));
 }
 
+TEST_CASE("aliases and merged lines are taken as if they stood there") {
+  const LogCapture log;
+  const auto config = read(R"(
+x-common: &common
+  <<: &more
+    sync-interval: 5s
+    snapshot-interval: 3h
+  retention: 72h
+  snapshot-interval: 2h
+dbs:
+  - path: /a.db
+    replicas:
+      - <<: *common
+        path: /r/a
+      - {<<: [*more, *common], name: other, path: /r/b, retention: 1h}
+)");
+  const auto& replicas = config.databases.at(0).replicas;
+  CHECK(replicas.at(0).retention == 72h);
+  CHECK(replicas.at(0).snapshot_interval == 2h);
+  CHECK(replicas.at(0).sync_interval == 5s);
+  CHECK(replicas.at(1).retention == 1h);
+  CHECK(replicas.at(1).snapshot_interval == 3h);
+  CHECK(contains(config.origins.at({"/a.db", "file"}).at("retention"), ":6"));
+  CHECK_FALSE(log.has("key=<<"));
+  CHECK(contains(refusal("dbs:\n- path: /a.db\n  <<: 5\n"), "line 3: behind <<"));
+  CHECK(contains(refusal("dbs:\n- &me\n  <<: *me\n"), "a database has no path"));
+  CHECK(contains(refusal("dbs:\n- path: /a.db\n  replica: {<<: {type: sftp}, host: h}\n"), "sftp"));
+}
+
+TEST_CASE("encryption that was asked for in any place is refused") {
+  for (const char* text :
+       {"age: {recipients: [r]}\ndbs: []\n", "dbs:\n- path: /a.db\n  age: {recipients: [r]}\n",
+        "dbs:\n- path: /a.db\n  replica: {path: /r, age: {recipients: [r]}}\n"}) {
+    CHECK(contains(refusal(text), "age encryption is not supported"));
+  }
+}
+
 TEST_CASE("a database without a replica is warned about") {
   const LogCapture log;
   const auto config = read("dbs: [{path: /none/a.db}, {path: /none/b.db, replicas: []}]");
