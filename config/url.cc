@@ -108,6 +108,12 @@ void apply_query(std::string_view whole, const urls::url_view& url, ReplicaSetti
   }
 }
 
+// Litestream's, of which a URL may hold a user's name, too.
+bool is_other_type(std::string_view scheme) {
+  return scheme == "abs" || scheme == "gs" || scheme == "gcs" || scheme == "sftp" ||
+         scheme == "nats";
+}
+
 ReplicaSettings parse_plain_path(std::string_view path, ReplicaSettings replica) {
   replica.name = "file";
   replica.store.path = std::filesystem::path(path).lexically_normal().string();
@@ -131,6 +137,11 @@ ReplicaSettings parse_url_alone(std::string_view url, const ReplicaSettings& def
   const auto parsed = urls::parse_uri(readable);
   if (!parsed) fail_malformed(url);
   const urls::url_view& view = *parsed;
+  std::string scheme(view.scheme());
+  for (char& c : scheme) c = c >= 'A' && c <= 'Z' ? static_cast<char>(c + 32) : c;
+  if (is_other_type(scheme)) {
+    fail(url, "replicas of type " + scheme + " are not supported: use s3:// or file://");
+  }
   if (view.has_userinfo()) {
     fail(url,
          "it holds a user name or password: take it out and set AWS_ACCESS_KEY_ID and "
@@ -139,8 +150,6 @@ ReplicaSettings parse_url_alone(std::string_view url, const ReplicaSettings& def
   if (view.has_fragment()) fail(url, "it contains '#': write that as %23");
 
   ReplicaSettings replica = defaults;
-  std::string scheme(view.scheme());
-  for (char& c : scheme) c = c >= 'A' && c <= 'Z' ? static_cast<char>(c + 32) : c;
   if (scheme == "s3") {
     replica.store.type = StoreSettings::Type::s3;
     if (view.encoded_host().empty()) fail(url, "it names no bucket: write s3://bucket/path");
@@ -158,9 +167,6 @@ ReplicaSettings parse_url_alone(std::string_view url, const ReplicaSettings& def
     }
     replica.store.path = '/' + clean_path(url, view);
     if (replica.store.path == "/") fail(url, "it names no folder: write file:///folder/name");
-  } else if (scheme == "abs" || scheme == "gs" || scheme == "gcs" || scheme == "sftp" ||
-             scheme == "nats") {
-    fail(url, "replicas of type " + scheme + " are not supported: use s3:// or file://");
   } else {
     fail(url, "its scheme \"" + scheme + "\" is not known: use s3:// or file://");
   }

@@ -233,8 +233,12 @@ TEST_CASE("malformed URLs get one sentence") {
   }
   CHECK(contains(refusal("s3://b/p?regoin=1"), "\"regoin\""));
   CHECK(contains(refusal("s3://b/p?regoin=1"),
-                 "known are ca-file, endpoint, exclusive, force-path-style"));
+                 "known are ca-file, compaction, endpoint, exclusive, force-path-style"));
   CHECK(contains(refusal("s3://b/{nme}"), "{name}"));
+}
+
+TEST_CASE("a URL of another kind of replica is named, whatever else it holds") {
+  CHECK(contains(refusal("sftp://user:pw@host/path"), "replicas of type sftp are not supported"));
 }
 
 TEST_CASE("secrets in a URL are refused and never repeated") {
