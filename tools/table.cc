@@ -22,6 +22,13 @@ std::string shown(const std::vector<std::string>& texts) {
   return result;
 }
 
+// As many columns of a terminal as most scripts need: one for each character of UTF-8.
+std::size_t width_of(const std::string& text) {
+  return static_cast<std::size_t>(std::count_if(text.begin(), text.end(), [](char c) {
+    return (static_cast<unsigned char>(c) & 0xc0) != 0x80;
+  }));
+}
+
 }  // namespace
 
 std::string Table::text() const {
@@ -34,13 +41,14 @@ std::string Table::text() const {
   }
   std::vector<std::size_t> widths(columns_.size());
   for (const auto& line : lines) {
-    for (std::size_t i = 0; i < widths.size(); ++i) widths[i] = std::max(widths[i], line[i].size());
+    for (std::size_t i = 0; i < widths.size(); ++i)
+      widths[i] = std::max(widths[i], width_of(line[i]));
   }
   std::string result;
   for (const auto& line : lines) {
     for (std::size_t i = 0; i < widths.size(); ++i) {
       result += line[i];
-      if (i + 1 < widths.size()) result.append(widths[i] + 2 - line[i].size(), ' ');
+      if (i + 1 < widths.size()) result.append(widths[i] + 2 - width_of(line[i]), ' ');
     }
     result += '\n';
   }

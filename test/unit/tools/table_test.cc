@@ -24,6 +24,14 @@ TEST_CASE("a table's columns are as wide as their widest cell") {
         "\n");
 }
 
+TEST_CASE("a character that is several bytes takes one column") {
+  Table table({"path", "replicas"});
+  table.add({"/b\u00fccher.db", "s3"});
+  CHECK(table.text() ==
+        "path        replicas\n"
+        "/b\u00fccher.db  s3\n");
+}
+
 TEST_CASE("a lag has fewer digits the longer it is") {
   using namespace std::chrono_literals;
   CHECK(shown_lag(123ns) == "123ns");
