@@ -29,6 +29,16 @@ constexpr std::uint64_t kDownloadMemory = 20 << 20;
 // Stored bytes that are replayed between two looks at whether the WAL is too far ahead.
 constexpr std::size_t kReplayStep = 64 << 10;
 
+// The words of Litestream, which people's scripts and eyes look for.
+void say(const Store& store, const RestoreOptions& options, std::string_view what,
+         const log::Fields& more) {
+  if (options.quiet) return;
+  log::Fields fields = options.log_as;
+  if (fields.empty()) fields.emplace_back("replica", store.url());
+  fields.insert(fields.end(), more.begin(), more.end());
+  log::info(what, fields);
+}
+
 // One restore: a lane for the snapshot and one for the WAL, at the same time. Everything but the
 // replaying itself runs on the store's executor.
 class Restore {
@@ -39,7 +49,7 @@ class Restore {
       : store_(store),
         workers_(workers),
         plan_(plan),
-        quiet_(options.quiet),
+        options_(options),
         report_(std::move(progress)),
         units_(std::uint64_t{std::max(options.parallelism, 1U)} * OrderedFetch::kLargeUnits),
         image_(target),
@@ -223,11 +233,10 @@ class Restore {
   }
 
   void say_of_index(const char* what, std::size_t segment) const {
-    if (quiet_) return;
-    log::info(what, {{"replica", store_.url()},
-                     {"generation", plan_.generation.str()},
-                     {"index", std::to_string(plan_.segments[segment].position.index)},
-                     {"elapsed", elapsed_since(index_begun_)}});
+    say(store_, options_, what,
+        {{"generation", plan_.generation.str()},
+         {"index", std::to_string(plan_.segments[segment].position.index)},
+         {"elapsed", elapsed_since(index_begun_)}});
   }
 
   std::string damaged(const std::string& key, const Error& error) const {
@@ -238,7 +247,7 @@ class Restore {
   Store& store_;
   asio::thread_pool& workers_;
   const RestorePlan& plan_;
-  const bool quiet_;
+  const RestoreOptions& options_;
   ProgressCallback report_;
   RestoreProgress progress_;
   std::uint64_t units_;
@@ -254,18 +263,16 @@ class Restore {
   std::exception_ptr failure_;
 };
 
-// The words of Litestream, which people's scripts and eyes look for.
-void say_plan(const Store& store, const RestorePlan& plan, const std::string& output) {
-  log::info("restoring snapshot", {{"replica", store.url()},
-                                   {"generation", plan.generation.str()},
-                                   {"index", std::to_string(plan.snapshot.index)},
-                                   {"path", output}});
+void say_plan(const Store& store, const RestoreOptions& options, const RestorePlan& plan) {
+  say(store, options, "restoring snapshot",
+      {{"generation", plan.generation.str()},
+       {"index", std::to_string(plan.snapshot.index)},
+       {"path", options.output}});
   if (plan.segments.empty()) return;
-  log::info("restoring wal files",
-            {{"replica", store.url()},
-             {"generation", plan.generation.str()},
-             {"index_min", std::to_string(plan.segments.front().position.index)},
-             {"index_max", std::to_string(plan.segments.back().position.index)}});
+  say(store, options, "restoring wal files",
+      {{"generation", plan.generation.str()},
+       {"index_min", std::to_string(plan.segments.front().position.index)},
+       {"index_max", std::to_string(plan.segments.back().position.index)}});
 }
 
 asio::awaitable<RestoreResult> restore_as_planned(Store& store, const RestoreOptions& options,
@@ -273,15 +280,12 @@ asio::awaitable<RestoreResult> restore_as_planned(Store& store, const RestoreOpt
                                                   const ProgressCallback& progress) {
   const auto executor = co_await asio::this_coro::executor;
   const RestorePlan plan = co_await survey(store, options);
-  if (!options.quiet) say_plan(store, plan, options.output);
+  say_plan(store, options, plan);
   TargetFile target(options.output);
   Restore run(store, executor, plan, target, workers, options, progress);
   RestoreResult result = co_await run.run();
   result.output = options.output;
-  if (!options.quiet) {
-    log::info("renaming database from temporary location",
-              {{"replica", store.url()}, {"path", options.output}});
-  }
+  say(store, options, "renaming database from temporary location", {{"path", options.output}});
   auto publish = [&] { target.publish(); };
   co_await on_worker(workers, publish);
   co_return result;

@@ -9,6 +9,7 @@
 #include <boost/asio/awaitable.hpp>
 #include <boost/asio/thread_pool.hpp>
 
+#include "base/log.h"
 #include "format/position.h"
 #include "store/store.h"
 
@@ -28,6 +29,7 @@ struct RestoreOptions {
   std::optional<Time> timestamp;         ///< every batch whose last commit time is <= it
   std::optional<Position> until;         ///< no object that begins there or behind it
   bool quiet = false;                    ///< nothing in the log
+  log::Fields log_as;                    ///< names it in the log; empty: the replica's URL
   bool compacted = true;                 ///< read folded segments where there are any
   unsigned parallelism = 8;  ///< large downloads in flight, >= 1; 16 times as many of small objects
 };

@@ -108,6 +108,9 @@ TargetFile::TargetFile(std::string output)
   const auto slash = output_.rfind('/');
   const std::string name = slash == std::string::npos ? output_ : output_.substr(slash + 1);
   if (name.empty()) throw Error("cannot restore to " + output_ + ": it names a folder, not a file");
+  if (std::error_code code; !std::filesystem::create_directories(folder_, code) && code) {
+    fail(output_, "create its folder", code.value());
+  }
   const std::string prefix = '.' + name + ".sqlstream-restore-";
   remove_abandoned(folder_, prefix);
   do {

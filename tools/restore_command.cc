@@ -139,6 +139,8 @@ int restore_command(const ParsedFlags& flags) {
   }
   try {
     const ReplicaSettings replica = choose_replica(source, options);
+    if (!source.database.empty()) options.log_as = {{"db", source.database}};
+    options.log_as.emplace_back("replica", replica.name);
     const RestoreResult result = restore_from(replica, options);
     if (flags.on("json")) {
       print_json(result, replica.name);

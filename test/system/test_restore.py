@@ -274,9 +274,12 @@ def test_a_signal_leaves_nothing(build, litestream, tmp_path, output, number):
     pytest.fail("20 restores all ended before the signal")
 
 
-def test_a_folder_that_is_not_there(build, replica, tmp_path):
-    said = fails(build, "restore", "-o", tmp_path / "no/app.db", f"file://{replica}")
-    assert str(tmp_path / "no/app.db") in said
+def test_a_folder_that_is_not_there_is_made(build, litestream, replica, tmp_path):
+    for folder in ("no/such", "none"):
+        build.restore(tmp_path / folder / "app.db", f"file://{replica}")
+        harness.integrity_check(tmp_path / folder / "app.db")
+    said = fails(build, "restore", "-o", tmp_path / "none/app.db/app.db", f"file://{replica}")
+    assert "could not create its folder, Not a directory" in said
 
 
 @pytest.mark.parametrize("url", ["s3://", "s3://bucket/a?nosuchoption=1", "ftp://host/x"])
