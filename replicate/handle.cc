@@ -28,7 +28,11 @@ Handle::Handle(const std::string& path) : db_(nullptr, sqlite3_close) {
     throw Error("cannot open " + path + ": " + (db != nullptr ? error() : "out of memory"));
   }
   connection_ = connection_of(db);
-  if (connection_ == nullptr) throw Error(path + " cannot be replicated: see the log");
+  if (connection_ == nullptr) {
+    throw Error(
+        path + " cannot be replicated: " +
+        (sqlite3_db_readonly(db, "main") == 1 ? "this user may not write to it" : "see the log"));
+  }
   sqlite3_db_config(db, SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1, nullptr);
   sqlite3_wal_autocheckpoint(db, 0);
   sqlite3_busy_handler(db, wait_while_busy, this);

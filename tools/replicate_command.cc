@@ -2,14 +2,15 @@
 
 #include <algorithm>
 #include <array>
+#include <csignal>
 #include <cstdlib>
+#include <ctime>
 #include <functional>
 #include <map>
 #include <thread>
 #include <unistd.h>
 
 #include "base/log.h"
-#include "config/path.h"
 #include "config/units.h"
 #include "replicate/replication.h"
 #include "shipper/connection.h"
@@ -38,7 +39,7 @@ DatabaseSettings database_of_arguments(const Words& arguments) {
   }
   const auto environment = config::process_environment();
   DatabaseSettings database;
-  database.path = config::canonical_path(config::expand_home(arguments.front(), environment));
+  database.path = canonical_database(arguments.front());
   for (std::size_t i = 1; i < arguments.size(); ++i) {
     const std::string url = config::expand_replica_url(arguments[i], database.path);
     database.replicas.push_back(config::parse_replica_url(url, environment));
@@ -117,13 +118,21 @@ std::vector<Follower::Settings> followed(const std::vector<DatabaseSettings>& da
   return result;
 }
 
-// From now on TERM and INT end this process at once.
+// What ends a process often comes twice, to it and to its group: as from timeout(1), or a
+// supervisor.
+constexpr timespec kSameSignal{1, 0};
+
+// From now on TERM and INT end this process at once, but not what came with the first one.
 void end_at_a_signal(std::optional<int> code) {
   std::thread([code] {
     sigset_t signals;
     ::sigemptyset(&signals);
     ::sigaddset(&signals, SIGTERM);
     ::sigaddset(&signals, SIGINT);
+    ::nanosleep(&kSameSignal, nullptr);
+    constexpr timespec kNow{};
+    while (::sigtimedwait(&signals, nullptr, &kNow) > 0) {
+    }
     int number = 0;
     ::sigwait(&signals, &number);
     ::_exit(code.value_or(128 + number));

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <cctype>
+#include <filesystem>
+#include <system_error>
 
 #include "base/log.h"
 #include "config/path.h"
@@ -102,7 +104,12 @@ Source resolve_source(const ParsedFlags& flags) {
 }
 
 std::string canonical_database(const std::string& path) {
-  return config::canonical_path(config::expand_home(path, config::process_environment()));
+  std::string canonical =
+      config::canonical_path(config::expand_home(path, config::process_environment()));
+  if (std::error_code ignored; std::filesystem::is_directory(canonical, ignored)) {
+    throw Error("the database path " + canonical + " is a folder: name the file in it");
+  }
+  return canonical;
 }
 
 ConfigSource::ConfigSource(const ParsedFlags& flags) : environment(config::process_environment()) {

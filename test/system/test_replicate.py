@@ -600,12 +600,36 @@ def test_a_second_signal_ends_it_at_once(build, litestream, own_minio, tmp_path,
             db.execute("create table more(a)")
         process.signal(signal.SIGTERM)
         harness.wait_until(lambda: "signal received" in process.said(), "the first signal's line")
-        process.signal(signal.SIGTERM)
+
+        def ends():
+            process.signal(signal.SIGTERM)
+            return process.popen.poll() is not None
+
+        harness.wait_until(ends, "its end")
         assert process.wait() == 128 + signal.SIGTERM
     finally:
         own_minio.process.signal(signal.SIGCONT)
     again = world.replicate()
     world.end(again)
+    world.check()
+
+
+def test_signals_that_come_together_are_one(build, litestream, own_minio, tmp_path, processes):
+    # As from timeout(1), which signals the process and then its group.
+    world = World(build, litestream, tmp_path, processes, minio=own_minio)
+    process = world.replicate()
+    world.plain("updates")
+    world.captured()
+    own_minio.process.signal(signal.SIGSTOP)
+    try:
+        with closing(world.connect()) as db:
+            db.execute("create table more(a)")
+        process.signal(signal.SIGTERM)
+        process.signal(signal.SIGINT)
+        harness.wait_until(lambda: "signal received" in process.said(), "the signals' line")
+    finally:
+        own_minio.process.signal(signal.SIGCONT)
+    assert process.wait() == 0, process.said()
     world.check()
 
 
