@@ -1,10 +1,28 @@
 #include "tools/command.h"
 
+#include <csignal>
 #include <cstdio>
 #include <exception>
 #include <new>
+#include <poll.h>
+#include <unistd.h>
 
 namespace sqlstream::tools {
+namespace {
+
+// Like any program in a pipe, silently when nobody reads any more.
+void finish_output() {
+  const bool flushed = std::fflush(stdout) == 0;
+  if (flushed && std::ferror(stdout) == 0) return;
+  pollfd output{STDOUT_FILENO, POLLOUT, 0};
+  if (::poll(&output, 1, 0) == 1 && (output.revents & POLLERR) != 0) {
+    std::signal(SIGPIPE, SIG_DFL);
+    std::raise(SIGPIPE);
+  }
+  throw Error("cannot write to the standard output");
+}
+
+}  // namespace
 
 int run_command_line(const Program& program, const std::string& called, const Command& command,
                      const Words& words, const std::function<int(const ParsedFlags& flags)>& work) {
@@ -14,7 +32,7 @@ int run_command_line(const Program& program, const std::string& called, const Co
     const ParsedFlags flags = parse_flags(words, command);
     if (flags.help) std::fputs(usage.c_str(), stdout);
     const int code = flags.help ? program.help_code : work(flags);
-    if (std::fflush(stdout) != 0) throw Error("cannot write to the standard output");
+    finish_output();
     return code;
   } catch (const UsageError& error) {
     std::fprintf(stderr, "%s: %s\n\n%s", name, error.what(), usage.c_str());

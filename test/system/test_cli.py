@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import signal
 import sqlite3
 import subprocess
 import time
@@ -538,10 +539,67 @@ def test_a_database_that_the_configuration_lacks(build, tmp_path):
     assert "has no replica" in sentence(build, "wal", "-config", config, tmp_path / "app.db")
 
 
-def test_says_when_its_output_cannot_be_written(build, world):
-    with open("/dev/full", "wb") as full:
-        result = subprocess.run(
-            [build.sqlstream, "wal", world.url], stdout=full, stderr=subprocess.PIPE, text=True,
-            env=harness.clean_environment(),
-        )  # fmt: skip
-    assert result.returncode == 1 and "cannot write to the standard output" in result.stderr
+def into(build, output, *words):
+    """Runs a command with a standard output of its own kind."""
+    return subprocess.run(
+        [build.sqlstream, *words], stdout=output, stderr=subprocess.PIPE, text=True,
+        env=harness.clean_environment(),
+    )  # fmt: skip
+
+
+def many_databases(folder):
+    config = folder / "many.yml"
+    config.write_text("dbs:\n" + "".join(f"- {{path: /none/{n}, replica: /r/{n}}}\n" for n in range(2000)))
+    return config
+
+
+def test_says_when_its_output_cannot_be_written(build, world, tmp_path):
+    for words in (["wal", world.url], ["databases", "-config", many_databases(tmp_path)]):
+        with open("/dev/full", "wb") as full:
+            result = into(build, full, *words)
+        assert result.returncode == 1 and "cannot write to the standard output" in result.stderr
+
+
+def test_ends_silently_when_nobody_reads_its_output(build, world, tmp_path):
+    for words in (["wal", world.url], ["databases", "-config", many_databases(tmp_path)]):
+        reader, writer = os.pipe()
+        os.close(reader)
+        with open(writer, "wb") as pipe:
+            result = into(build, pipe, *words)
+        assert result.returncode == -signal.SIGPIPE and result.stderr == ""
+
+
+def test_no_file_takes_the_place_of_a_closed_stream(build, tmp_path, processes):
+    database = tmp_path / "app.db"
+    script = f'exec "{build.sqlstream}" replicate "{database}" "{tmp_path}/replica" <&- >&- 2>&-'
+    process = harness.Process(["bash", "-c", script])
+    processes.append(process)
+    with closing(sqlite3.connect(database)) as db:
+        db.executescript("pragma journal_mode = wal; create table t(a); insert into t values (1)")
+        harness.wait_until(lambda: list(tmp_path.glob("replica/generations/*/snapshots/*")), "the snapshot")
+        assert {os.readlink(f"/proc/{process.pid}/fd/{number}") for number in range(3)} == {"/dev/null"}
+    process.signal(signal.SIGTERM)
+    assert process.wait() == 0
+
+
+def test_a_folder_is_no_database(build, tmp_path):
+    env = harness.clean_environment(SQLSTREAM_REPLICA_URL=tmp_path / "replica")
+    config = write_config(tmp_path / "c.yml", tmp_path / "app.db", {"path": f"{tmp_path}/r"})
+    for words in (
+        *([command, tmp_path] for command in ("status", "sync", "verify", "config")),
+        *([command, "-config", config, tmp_path] for command in (*LISTS, "restore")),
+        ["replicate", tmp_path, f"file://{tmp_path}/replica"],
+    ):
+        assert f"{tmp_path} is a folder" in sentence(build, *words, env=env)
+
+
+def test_a_restore_is_logged_with_litestreams_keys(build, world, tmp_path):
+    ours, stock = (
+        harness.run([program, "restore", "-config", world.config, "-o", tmp_path / name, world.database])
+        for program, name in ((build.sqlstream, "ours.db"), (world.stock, "stock.db"))
+    )
+    for message in ("restoring snapshot", "restoring wal files", "downloaded wal", "applied wal", "renaming database"):
+        (line,) = [line for line in stock.stdout.splitlines() if message in line]
+        keys = re.findall(r" (?:db|replica|generation|index|index_min|index_max)=\S+", line)
+        (line,) = [line for line in ours.stdout.splitlines() if message in line]
+        assert set(keys) <= set(re.findall(r" [a-z_]+=\S+", line)), line
