@@ -166,6 +166,30 @@ def test_a_restored_copy_put_in_place_begins_a_new_generation(build, litestream,
     check_restores(build, litestream, database, url, replica, tmp_path)
 
 
+def test_the_applications_standard_output_is_its_own(build, tmp_path):
+    (tmp_path / "file").touch()
+    config = tmp_path / "litestream.yml"
+    config.write_text(
+        f"""
+logging: {{level: debug, stderr: false}}
+unknown: key
+dbs:
+  - path: {tmp_path}/app.db
+    replicas:
+      - path: {tmp_path}/replica
+      - {{name: broken, path: {tmp_path}/file/replica}}
+"""
+    )
+    env = harness.clean_environment(SQLSTREAM_CONFIG=config, SQLSTREAM_LOG_LEVEL="debug")
+    sql = "create table t(a);\nselect 'mine';\nselect sqlstream_wait(100) is not null;\nselect 'mine too';"
+    script = f".load {build.extension.with_suffix('')}\n.open file:{tmp_path}/app.db?vfs=sqlstream\n{sql}\n"
+    for log, what in (("stderr", "msg="), ("", "")):
+        (tmp_path / "app.db").unlink(missing_ok=True)
+        said = harness.run(["sqlite3", "-batch", ":memory:"], env={**env, "SQLSTREAM_LOG": log}, input=script)
+        assert said.stdout == "mine\n1\nmine too\n", said
+        assert what in said.stderr and bool(said.stderr) == bool(what), said
+
+
 def test_two_databases_with_one_replica_are_refused(build, place, tmp_path):
     database, replica, url = place
     with Session(build, database, url) as first:
