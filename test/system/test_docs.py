@@ -26,6 +26,7 @@ import boto3
 import botocore.config
 import pytest
 
+import conftest
 import harness
 from test_readme import sources
 
@@ -527,6 +528,14 @@ def test_the_image_is_built_as_quickstart_builds(build, tmp_path):
     copied = " ".join(re.findall(r"^COPY --from=sqlstream (.*)$", application, re.M))
     taken = set(re.findall(r"/usr/(?:bin|lib)/\S+", copied))
     assert taken == {"/usr/bin/sqlstream", "/usr/lib/sqlstream.so", "/usr/lib/sqlstream-preload.so"}
+
+
+def test_the_dockerfile_is_linted():
+    linter = conftest.need(harness.TEST_HOME / "venv/bin/hadolint", "./check installs it")
+    # DL3008: the packages' versions are the distribution's, which mends them.
+    harness.run(
+        [linter, "--failure-threshold", "warning", "--ignore", "DL3008", harness.ROOT / "Dockerfile"]
+    )
 
 
 def test_images_have_the_libraries_that_are_needed(build):
