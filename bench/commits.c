@@ -8,6 +8,8 @@
 //   update N RATE     N commits that change the same row
 //   fill MIB          that much incompressible data, then a checkpoint
 //   wait MS           sqlstream_wait(MS)
+//   rows              a table of 22 MB, checkpointed
+//   segments N        N segments, each an update of one of these rows
 //   writers N SECONDS N threads with a connection each commit rows of their own, as fast as it goes
 // It ends, closing the database, at the end of its input.
 
@@ -135,7 +137,8 @@ static void* write_rows(void* argument) {
   const int flags = SQLITE_OPEN_READWRITE | SQLITE_OPEN_URI;
   if (sqlite3_open_v2(database, &own, flags, NULL) != SQLITE_OK) return "opening";
   sqlite3_busy_handler(own, wait_for_lock, NULL);
-  if (sqlite3_exec(own, "PRAGMA synchronous=NORMAL", NULL, NULL, NULL) != SQLITE_OK) return "PRAGMA";
+  if (sqlite3_exec(own, "PRAGMA synchronous=NORMAL", NULL, NULL, NULL) != SQLITE_OK)
+    return "PRAGMA";
   const long most = sizeof self->took / sizeof *self->took;
   while (self->commits < most && clock_ns(CLOCK_MONOTONIC) < self->until) {
     if (sqlite3_exec(own, "BEGIN IMMEDIATE; INSERT INTO row(data) VALUES(randomblob(100))", NULL,
@@ -201,12 +204,41 @@ static void fill(long mebibytes) {
   printf("{\"mebibytes\":%ld}\n", mebibytes);
 }
 
-static void wait_shipped(long milliseconds) {
+static int wait_shipped(long milliseconds) {
   sqlite3_stmt* statement = prepare("SELECT sqlstream_wait(?)");
   sqlite3_bind_int64(statement, 1, milliseconds);
   if (sqlite3_step(statement) != SQLITE_ROW) fail("sqlstream_wait");
-  printf("{\"shipped\":%d}\n", sqlite3_column_int(statement, 0));
+  const int shipped = sqlite3_column_int(statement, 0);
   sqlite3_finalize(statement);
+  return shipped;
+}
+
+enum { kRows = 200000 };  // 22 MB
+
+static void rows(void) {
+  char sql[200];
+  snprintf(sql, sizeof sql,
+           "INSERT INTO row(data) WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n "
+           "WHERE i<%d) SELECT randomblob(%d) FROM n",
+           kRows, kRowBytes);
+  run(sql);
+  run("PRAGMA wal_checkpoint(TRUNCATE)");
+  printf("{\"rows\":%d}\n", kRows);
+}
+
+// A history of that many segments, each of one commit.
+static void segments(long count) {
+  char sql[200];
+  snprintf(sql, sizeof sql, "UPDATE row SET data=randomblob(%d) WHERE id=1+abs(random())%%%d",
+           kRowBytes, kRows);
+  sqlite3_stmt* update = prepare(sql);
+  for (long i = 0; i < count; ++i) {
+    if (sqlite3_step(update) != SQLITE_DONE) fail(sql);
+    sqlite3_reset(update);
+    if (!wait_shipped(60000)) fail("waited in vain for a segment");
+  }
+  sqlite3_finalize(update);
+  printf("{\"segments\":%ld}\n", count);
 }
 
 int main(int argc, char** argv) {
@@ -245,7 +277,11 @@ int main(int argc, char** argv) {
     } else if (strcmp(command, "fill") == 0) {
       fill((long)amount);
     } else if (strcmp(command, "wait") == 0) {
-      wait_shipped((long)amount);
+      printf("{\"shipped\":%d}\n", wait_shipped((long)amount));
+    } else if (strcmp(command, "rows") == 0) {
+      rows();
+    } else if (strcmp(command, "segments") == 0 && amount >= 1) {
+      segments((long)amount);
     } else if (strcmp(command, "writers") == 0 && amount >= 1 && rate > 0) {
       many_writers((long)amount, rate);
     } else {

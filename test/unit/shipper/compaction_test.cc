@@ -216,7 +216,7 @@ TEST_CASE("a process goes on folding where another ended, whatever failed in bet
     }
     if (n % 300 == 299) replica.check(71);
   }
-  CHECK(failed > 5);
+  CHECK(failed > 0);
   replica.check(23);
   // Nothing stopped it for good.
   for (int n = 0; n < 600; ++n) {
