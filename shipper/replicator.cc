@@ -385,6 +385,8 @@ asio::awaitable<bool> Replicator::locate(const capture::Tail& tail) {
   // Till here, what was in the making when an answer was lost was kept from folds.
   in_flight_ = snapshot_at_ = 0;
   located_ = true;
+  // With something left to write it is not known yet whether that can be done again.
+  if (end_->sequence >= tail.last.sequence) report({});
   co_await advance(*end_, status_.commit_time);
   co_return true;
 }
@@ -491,6 +493,7 @@ asio::awaitable<bool> Replicator::write_snapshot(const capture::Tail& tail) {
   in_flight_ = snapshot_at_ = 0;
   note_.bytes_since_snapshot = 0;
   snapshot_written(*stored);
+  report({});
   co_await advance(end, metadata.last_commit);
   co_return true;
 }
@@ -529,6 +532,7 @@ asio::awaitable<bool> Replicator::write_batch(std::shared_ptr<const Batch> batch
       co_return false;
     }
     end_ = object.end;
+    report({});
     co_await advance(object.end, object.commit_time);
   }
   co_return true;
@@ -542,8 +546,10 @@ asio::awaitable<bool> Replicator::put(SegmentObject& object) {
   const auto size = object.body.size();
   const std::string position = describe_position(object.end.generation, object.begin);
   const auto begun = steady_clock::now();
-  log::info("write wal segment",
-            {{"db", database_.path()}, {"replica", settings_.name}, {"position", position}});
+  if (status_.error.empty()) {
+    log::info("write wal segment",
+              {{"db", database_.path()}, {"replica", settings_.name}, {"position", position}});
+  }
   try {
     co_await store_->put(object.key, std::move(object.body), options);
   } catch (const StoreError& e) {
@@ -562,7 +568,6 @@ asio::awaitable<bool> Replicator::put(SegmentObject& object) {
 }
 
 asio::awaitable<void> Replicator::advance(ReplicaEnd end, Time commit_time) {
-  report({});
   note_.end = end;
   note_.boot = boot_hash();
   note_.commit_time = commit_time;

@@ -220,7 +220,7 @@ class FileStore::Files {
     while (!data.empty()) {
       const ssize_t n = ::write(pending.fd(), data.data(), data.size());
       if (n < 0 && errno == EINTR) continue;
-      if (n < 0) fail(errno, "write", pending.path());
+      if (n < 0) fail(errno, "write a file in folder", parent_of(pending.path()));
       data = data.subspan(static_cast<std::size_t>(n));
     }
   }

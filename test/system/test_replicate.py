@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from contextlib import closing
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -631,6 +632,32 @@ def test_signals_that_come_together_are_one(build, litestream, own_minio, tmp_pa
         own_minio.process.signal(signal.SIGCONT)
     assert process.wait() == 0, process.said()
     world.check()
+
+
+def test_a_replica_without_space_is_two_lines_in_the_log(world):
+    replica = Path(world.url.removeprefix("file://"))
+    replica.mkdir()
+    small = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", replica]
+    if subprocess.run(small, capture_output=True).returncode != 0:
+        pytest.skip("cannot mount a small file system")
+    try:
+        process = world.replicate()
+        with closing(world.connect()) as db:
+            db.execute("pragma journal_mode = wal")
+            db.execute("create table t(a)")
+            world.captured()
+            db.execute("insert into t values (randomblob(1000000))")
+        harness.wait_until(lambda: "No space left" in process.said(), "the error")
+        before = process.said()
+        time.sleep(3)  # it tries again meanwhile
+        assert process.said() == before
+        harness.run(["mount", "-o", "remount,size=16m", replica])
+        harness.wait_until(lambda: "replica takes data again" in process.said(), "the end of it")
+        world.end(process)
+        assert process.said().count("level=ERROR") == process.said().count("takes data again") == 1
+        world.check()
+    finally:
+        subprocess.run(["umount", replica], check=True)
 
 
 @pytest.mark.parametrize(
