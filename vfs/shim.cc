@@ -546,8 +546,8 @@ Plan plan_for(const sqlite3_api_routines& api, const char* name) {
     throw;
   } catch (const std::exception& e) {
     plan.faulty = true;
-    plan.unknown = !restore_forbidden(restore) &&
-                   dynamic_cast<const config::NamedConfigError*>(&e) != nullptr;
+    plan.unknown =
+        !restore_forbidden(restore) && dynamic_cast<const config::NamedConfigError*>(&e) != nullptr;
     plan.settings.reset();
     plan.unreplicated_reason = e.what();
   }
