@@ -25,6 +25,7 @@ namespace sqlstream::tools {
 namespace {
 
 constexpr int kComparisons = 10;
+constexpr int kUndisturbed = 4;  // of these, without holding others back
 
 struct Wanted {
   bool write = true;
@@ -56,6 +57,20 @@ Mark write_mark(SqlConnection& db) {
       {mark.token, std::to_string(mark.time)});
   return mark;
 }
+
+// Nobody else writes while one of these lives. Waits for who writes now.
+class WriteLock {
+ public:
+  explicit WriteLock(const std::string& path) : db_(open_replicated(path)) {
+    db_.run("BEGIN IMMEDIATE");
+  }
+  WriteLock(const WriteLock&) = delete;
+  WriteLock& operator=(const WriteLock&) = delete;
+  ~WriteLock() { sqlite3_exec(db_.get(), "ROLLBACK", nullptr, nullptr, nullptr); }
+
+ private:
+  SqlConnection db_;
+};
 
 // A restored database, open and already without a name: whatever happens, it is gone with this.
 class Restored {
@@ -166,11 +181,15 @@ class Verification {
   }
 
   // Restores the position at which the replica has exactly what a read transaction sees. While
-  // others write, a batch may go past it: then another transaction is tried.
+  // others write, a batch may go past it: then another transaction is tried, in the end with
+  // writers waiting until what it sees is shipped.
   RestoreResult compare(std::size_t number) {
     for (int i = 0; i < kComparisons; ++i) {
+      std::optional<WriteLock> lock;
+      if (i >= kUndisturbed) lock.emplace(settings_.path);
       const SourcePages source(*db_, settings_.path);
       const auto options = position_of(source, number);
+      lock.reset();
       if (!options) continue;
       Checked checked = check(number, *options);
       if (checked.result.position != options->until) {
