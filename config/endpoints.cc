@@ -17,6 +17,13 @@ namespace {
 
 namespace urls = boost::urls;
 
+std::string lower(std::string_view text) {
+  std::string result(text);
+  std::transform(result.begin(), result.end(), result.begin(),
+                 [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
+  return result;
+}
+
 enum class Label { none, region, account };
 
 // A service's own name is: prefix, a label (if it has one), suffix.
@@ -111,14 +118,12 @@ std::string normalise_endpoint(std::string_view endpoint) {
     throw Error("the endpoint's port must be a number from 1 to 65535" + wanted);
   }
 
-  std::string scheme(url.scheme());
-  std::transform(scheme.begin(), scheme.end(), scheme.begin(),
-                 [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
+  std::string scheme = lower(url.scheme());
   if (scheme == "none") scheme = is_local_host(url.host_address()) ? "http" : "https";
   if (scheme != "http" && scheme != "https") {
     throw Error("the endpoint's scheme must be http or https, not \"" + scheme + '"');
   }
-  std::string result = scheme + "://" + std::string(url.encoded_host());
+  std::string result = scheme + "://" + lower(url.encoded_host());
   if (url.has_port()) result += ':' + std::string(url.port());
   return result;
 }
@@ -132,10 +137,7 @@ bool is_port(std::string_view text) {
 std::string endpoint_host(std::string_view endpoint) {
   const auto parsed = urls::parse_uri(endpoint);
   if (!parsed) return {};
-  std::string host = parsed->host_address();
-  std::transform(host.begin(), host.end(), host.begin(),
-                 [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
-  return host;
+  return lower(parsed->host_address());
 }
 
 }  // namespace sqlstream::config

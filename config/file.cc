@@ -411,7 +411,10 @@ class Reader {
     const std::string place = store.type == StoreSettings::Type::s3
                                   ? "s3://" + store.bucket + '/' + store.path
                                   : store.path;
-    const std::string key = store.endpoint + ' ' + place;
+    std::string server = store.endpoint;
+    const auto local = server.find("://localhost");
+    if (local != std::string::npos) server.replace(local + 3, 9, "127.0.0.1");
+    const std::string key = server + ' ' + place;
     const auto [other, fresh] = places_.emplace(key, database);
     if (!fresh) {
       fail(at, "the replica " + place + " of " + database + " is already one of " + other->second +

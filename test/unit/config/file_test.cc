@@ -347,6 +347,10 @@ TEST_CASE("what cannot be is refused with its line") {
                  "given twice"));
   CHECK(contains(refusal("dbs: [{path: /none/a, replica: /x/y}, {path: /none/b, replica: /x//y}]"),
                  "already one of /none/a"));
+  CHECK(
+      contains(refusal("dbs: [{path: /none/a, replica: 's3://b/x?endpoint=http://LocalHost:9000'},"
+                       " {path: /none/b, replica: 's3://b/x?endpoint=http://127.0.0.1:9000'}]"),
+               "already one of /none/a"));
   CHECK(contains(refusal("dbs: [{path: /none/a, replica: /x/y, replicas: [/x/z]}]"), "keep one"));
   CHECK(contains(refusal("dbs: [{path: /none/a, replicas: [/x/y, /x/z]}]"), "two replicas named"));
   CHECK(contains(refusal("dbs: [{path: [a], replica: /x/y}]"), "single value"));
