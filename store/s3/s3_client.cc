@@ -187,8 +187,9 @@ asio::awaitable<std::optional<http::Response>> S3Client::attempt(const S3Call& c
 }
 
 /// Learns from a refusal; true when the request should be made again at once.
-asio::awaitable<bool> S3Client::amend(const http::Response& response, const std::string& code,
+asio::awaitable<bool> S3Client::amend(const http::Response& response, const S3Failure& refused,
                                       Attempts& state) {
+  const std::string& code = refused.code;
   const auto date = response.header("Date");
   if (code == "RequestTimeTooSkewed" && !state.skew_amended && date) {
     if (const auto theirs = http::parse_date(*date)) {
@@ -205,10 +206,11 @@ asio::awaitable<bool> S3Client::amend(const http::Response& response, const std:
     region_ = hint;
     co_return true;
   }
-  if (response.status == 403 && !state.keys_amended && code != "RequestTimeTooSkewed") {
+  // Not by the status: an expired token is a 400 of S3's.
+  if (refused.kind() == Kind::denied && !state.keys_amended) {
     state.keys_amended = true;
-    const sigv4::Keys refused = state.keys;
-    co_return co_await credentials_.look_again(refused);
+    const sigv4::Keys keys = state.keys;
+    co_return co_await credentials_.look_again(keys);
   }
   co_return false;
 }
@@ -231,7 +233,7 @@ asio::awaitable<S3Answer> S3Client::call(S3Call call) {
       if (late) response->status = 500;
       refused = refusal(state.context, *response);
       refused->maybe_acted = state.maybe_acted;
-      const bool again = co_await amend(*response, refused->code, state);
+      const bool again = co_await amend(*response, *refused, state);
       if (again) continue;
       if (!is_transient(refused->status, refused->code)) throw S3Failure(*refused);
       state.maybe_acted = state.maybe_acted || refused->status >= 500;

@@ -64,7 +64,7 @@ class S3Client {
   asio::awaitable<std::optional<http::Response>> attempt(const S3Call& call,
                                                          const std::string& payload_hash,
                                                          Attempts& state);
-  asio::awaitable<bool> amend(const http::Response& response, const std::string& code,
+  asio::awaitable<bool> amend(const http::Response& response, const S3Failure& refused,
                               Attempts& state);
   asio::awaitable<std::string> hash(ByteView body);
   std::string region() const { return region_.empty() ? "us-east-1" : region_; }

@@ -389,6 +389,28 @@ TEST_CASE("keys rotated in the file are read again after a refusal") {
   CHECK(s.key_used() == "new");
 }
 
+TEST_CASE("an expired session token is replaced by what the file has now") {
+  Sources s([](const Asked& asked) -> Reply {
+    const std::string token = asked.header("x-amz-security-token");
+    if (token != "third") return refuse(token == "first" ? 400 : 403, "ExpiredToken");
+    return {200, "x"};
+  });
+  const auto write = [&](const std::string& token) {
+    s.write(".aws/credentials",
+            "[default]\naws_access_key_id=id\naws_secret_access_key=s\naws_session_token=" + token);
+  };
+  write("first");
+  const StoreError error = store_error(s.context, s.store().get("k", {}));
+  CHECK(error.kind() == StoreError::Kind::denied);
+  CHECK(std::string(error.what()).find("session token has expired") != std::string::npos);
+  CHECK(s.requests() == 1);
+  write("second");
+  CHECK(store_error(s.context, s.store().get("k", {})).kind() == StoreError::Kind::denied);
+  CHECK(s.requests() == 3);
+  write("third");
+  CHECK(s.key_used() == "id");
+}
+
 TEST_CASE("web identity") {
   Sources s([](const Asked& asked) -> Reply {
     if (asked.method != "POST") return {200, "x"};
