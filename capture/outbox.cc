@@ -68,56 +68,68 @@ OutboxPlace OutboxPlace::of(const std::string& database_path, const std::string&
   return place;
 }
 
+void OutboxPlace::own(int fd, mode_t mode) const {
+  ::fchmod(fd, mode);
+  if (::geteuid() == 0 && ::fchown(fd, owner, group) != 0) {
+    // As the header says.
+  }
+}
+
 Outbox::Outbox(OutboxPlace place, std::uint64_t rotate_size)
     : place_(std::move(place)), rotate_size_(rotate_size) {
+  make_folder();
+  open_closed_by_fork(lock_fd_, "lock", O_RDWR | O_CREAT);
+  control_fd_ = UniqueFd(open_file("control", O_RDWR | O_CREAT));
+  make_wake();
+}
+
+void Outbox::make_folder() const {
   const std::string& dir = place_.directory;
   // Whoever may read (write) the database may read (write) in the folder, and so search it.
-  mode_t dir_mode = place_.file_mode;
+  mode_t mode = place_.file_mode;
   for (const mode_t read : {0400U, 0040U, 0004U}) {
-    if ((dir_mode & read) != 0) dir_mode |= read >> 2;
+    if ((mode & read) != 0) mode |= read >> 2;
   }
-  if (::mkdir(dir.c_str(), dir_mode) == 0) {
-    ::chmod(dir.c_str(), dir_mode);
-    if (::geteuid() == 0 && ::chown(dir.c_str(), place_.owner, place_.group) != 0) {
-      // Root may be without this power in a container; then the folder stays root's.
-    }
+  if (::mkdir(dir.c_str(), mode) == 0) {
+    const UniqueFd fd(::open(dir.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW));
+    if (fd) place_.own(fd.get(), mode);
   } else if (errno != EEXIST) {
     throw Error("cannot create the outbox directory " + dir + ": " + reason() +
                 "; make its parent writable for this user or set outbox-dir");
   }
-  open_closed_by_fork(lock_fd_, "lock", O_RDWR | O_CREAT);
-  control_fd_ = UniqueFd(open_file("control", O_RDWR | O_CREAT));
-  if (::mkfifo((dir + "/wake").c_str(), place_.file_mode) == 0) {
-    ::chmod((dir + "/wake").c_str(), place_.file_mode);
-    if (::geteuid() == 0 && ::chown((dir + "/wake").c_str(), place_.owner, place_.group) != 0) {
-      // As above.
-    }
+}
+
+void Outbox::make_wake() const {
+  const std::string path = place_.directory + "/wake";
+  if (::mkfifo(path.c_str(), place_.file_mode) != 0) return;
+  const UniqueFd fd(::open(path.c_str(), O_RDWR | O_NONBLOCK | O_CLOEXEC | O_NOFOLLOW));
+  struct stat st {};
+  if (fd && ::fstat(fd.get(), &st) == 0 && S_ISFIFO(st.st_mode)) {
+    place_.own(fd.get(), place_.file_mode);
   }
 }
 
 int Outbox::open_file(const char* name, int flags) const {
   const std::string path = place_.directory + '/' + name;
-  const bool creating =
-      (flags & O_CREAT) != 0 && ::access(path.c_str(), F_OK) != 0 && errno == ENOENT;
-  const int fd = ::open(path.c_str(), flags | O_CLOEXEC | O_NOFOLLOW, place_.file_mode);
+  const int others = (flags & ~O_CREAT) | O_CLOEXEC | O_NOFOLLOW;
+  if ((flags & O_CREAT) != 0) {
+    const int fd = ::open(path.c_str(), others | O_CREAT | O_EXCL, place_.file_mode);
+    if (fd >= 0) {
+      place_.own(fd, place_.file_mode);
+      return fd;
+    }
+  }
+  const int fd = ::open(path.c_str(), others);
   if (fd < 0) {
     throw Error("cannot open " + path + ": " + reason() +
                 "; whoever writes the database must be able to write in its outbox directory");
   }
-  if (creating) own(fd);
   return fd;
 }
 
 // Never open without the fork handlers knowing it: a copy in a child would keep the lock.
 void Outbox::open_closed_by_fork(ForkClosedFd& fd, const char* name, int flags) const {
   fd.open([&] { return open_file(name, flags); });
-}
-
-void Outbox::own(int fd) const {
-  ::fchmod(fd, place_.file_mode);
-  if (::geteuid() == 0 && ::fchown(fd, place_.owner, place_.group) != 0) {
-    // As for the folder.
-  }
 }
 
 Outbox::Lock::~Lock() {
@@ -321,7 +333,7 @@ bool Outbox::start_log(const LogHeader& header, Record& record,
   // Not the current one: what a process left that died while it began the file.
   ::unlink(path.c_str());
   LogFile log = LogFile::create(path, header, place_.file_mode);
-  own(log.fd());
+  place_.own(log.fd(), place_.file_mode);
   try {
     const std::uint64_t end =
         log.append(LogFile::kHeaderSize, record, header.state.chain, pages, source);

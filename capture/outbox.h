@@ -22,6 +22,11 @@ struct OutboxPlace {
 
   /// `directory` empty: ".<name>-sqlstream" beside the database. The database file must exist.
   static OutboxPlace of(const std::string& database_path, const std::string& directory);
+
+  /// Gives what this process has just created that mode, whatever the umask, and as root that
+  /// owner. By a descriptor: the owner may put something else in a name's place meanwhile. Never
+  /// fails: root may be without these powers in a container, and then it stays root's.
+  void own(int fd, mode_t mode) const;
 };
 
 /// What is shared by all processes beside the log, and not part of any history.
@@ -139,7 +144,8 @@ class Outbox {
   void advance_tail(const Record& record);
   bool start_log(const LogHeader& header, Record& record, const std::vector<std::uint32_t>& pages,
                  const LogFile::ImageSource& source);
-  void own(int fd) const;
+  void make_folder() const;
+  void make_wake() const;
   int open_file(const char* name, int flags) const;
   void open_closed_by_fork(ForkClosedFd& fd, const char* name, int flags) const;
 

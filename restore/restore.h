@@ -5,6 +5,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <sys/types.h>
 
 #include <boost/asio/awaitable.hpp>
 #include <boost/asio/thread_pool.hpp>
@@ -28,6 +29,7 @@ struct RestoreOptions {
   std::optional<std::uint32_t> index;    ///< up to the end of this WAL index
   std::optional<Time> timestamp;         ///< every batch whose last commit time is <= it
   std::optional<Position> until;         ///< no object that begins there or behind it
+  std::optional<mode_t> mode;            ///< of the output; empty: a new file's
   bool quiet = false;                    ///< nothing in the log
   log::Fields log_as;                    ///< names it in the log; empty: the replica's URL
   bool compacted = true;                 ///< read folded segments where there are any

@@ -102,8 +102,8 @@ void refuse_existing_output(const std::string& output) {
   }
 }
 
-TargetFile::TargetFile(std::string output)
-    : output_(std::move(output)), folder_(folder_of(output_)) {
+TargetFile::TargetFile(std::string output, std::optional<mode_t> mode)
+    : output_(std::move(output)), folder_(folder_of(output_)), mode_(mode) {
   refuse_existing_output(output_);
   const auto slash = output_.rfind('/');
   const std::string name = slash == std::string::npos ? output_ : output_.substr(slash + 1);
@@ -166,7 +166,8 @@ void TargetFile::publish() {
   if (::geteuid() == 0 && ::fchown(fd_.get(), folder.st_uid, folder.st_gid) != 0) {
     fail(output_, "give it to the owner of its folder", errno);
   }
-  if (::fchmod(fd_.get(), 0644 & ~current_umask()) != 0) fail(output_, "set its mode", errno);
+  if (::fchmod(fd_.get(), mode_ ? *mode_ : 0644 & ~current_umask()) != 0)
+    fail(output_, "set its mode", errno);
   if (::fsync(fd_.get()) != 0) fail(output_, "make it durable", errno);
   refuse_existing_output(output_);  // perhaps created meanwhile
   if (::renameat2(AT_FDCWD, temporary_.c_str(), AT_FDCWD, output_.c_str(), RENAME_NOREPLACE) != 0) {

@@ -1,7 +1,9 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
+#include <sys/types.h>
 
 #include "base/bytes.h"
 #include "base/error.h"
@@ -38,8 +40,8 @@ class ScratchFile {
 /// thread-safe for disjoint ranges.
 class TargetFile {
  public:
-  /// Throws Error when output exists or its folder cannot be written.
-  explicit TargetFile(std::string output);
+  /// `mode` empty: a new file's. Throws Error when output exists or its folder cannot be written.
+  explicit TargetFile(std::string output, std::optional<mode_t> mode = {});
   ~TargetFile();
   TargetFile(const TargetFile&) = delete;
   TargetFile& operator=(const TargetFile&) = delete;
@@ -56,6 +58,7 @@ class TargetFile {
  private:
   std::string output_;
   std::string folder_;
+  std::optional<mode_t> mode_;
   std::string temporary_;  // full path; empty once published
   UniqueFd fd_;
 };

@@ -21,6 +21,7 @@
 #include "base/log.h"
 #include "shipper/replicator.h"
 #include "shipper/source_file.h"
+#include "shipper/sqlite_version.h"
 #include "shipper/validation.h"
 
 namespace sqlstream {
@@ -992,6 +993,9 @@ std::string Database::status_json(std::chrono::milliseconds sync) {
   }
   json["outbox"] = outbox;
   json["outbox_bytes"] = outbox_bytes;
+  const int sqlite = host_.api->libversion_number();
+  json["sqlite"] = sqlite_version_text(sqlite);
+  json["sqlite_wal_reset_bug"] = has_wal_reset_bug(sqlite);
   json["shipping"] = role_ == Role::shipping   ? "this process"
                      : role_ == Role::watching ? "another process"
                                                : "none";

@@ -41,8 +41,7 @@ class RestoreLock {
     const std::filesystem::path path(database);
     file_ = path.parent_path() / ('.' + path.filename().string() + "-sqlstream-restoring");
     do {
-      fd_.open(
-          [&] { return ::open(file_.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600); });
+      fd_.open([&] { return create_or_open(); });
       if (!fd_) fail("create");
       lock(database, patience);
       touch();
@@ -56,6 +55,20 @@ class RestoreLock {
   void touch() const { ::futimens(fd_.get(), nullptr); }
 
  private:
+  int create_or_open() const {
+    constexpr int kFlags = O_RDWR | O_CLOEXEC | O_NOFOLLOW;
+    const int fd = ::open(file_.c_str(), kFlags | O_CREAT | O_EXCL, 0600);
+    if (fd < 0) return ::open(file_.c_str(), kFlags | O_CREAT, 0600);
+    // What root leaves when it is killed must not keep out who owns the folder.
+    struct stat folder {};
+    const std::string path = std::filesystem::path(file_).parent_path();
+    if (::geteuid() == 0 && ::stat(path.c_str(), &folder) == 0 &&
+        ::fchown(fd, folder.st_uid, folder.st_gid) != 0) {
+      // Root may be without this power in a container.
+    }
+    return fd;
+  }
+
   [[noreturn]] void fail(const char* doing) const {
     throw Error(std::string("cannot ") + doing + " the lock file " + file_ + ": " +
                 std::generic_category().message(errno));

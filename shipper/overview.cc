@@ -91,6 +91,7 @@ ReplicaOverview overview_of(const ReplicaSettings& settings, const std::string& 
   replica.error_since = note->error_since;
   replica.validation = note->validation;
   replica.pid = note->pid;
+  replica.sqlite = note->sqlite;
   return replica;
 }
 

@@ -29,7 +29,8 @@ struct ReplicaOverview {
   std::string error;
   Time error_since{};
   ValidationState validation;
-  pid_t pid = 0;  ///< of the process that shipped to it last; 0: not known
+  pid_t pid = 0;   ///< of the process that shipped to it last; 0: not known
+  int sqlite = 0;  ///< the version of that process's SQLite; 0: not known
 };
 
 struct DatabaseOverview {

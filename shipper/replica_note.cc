@@ -29,7 +29,8 @@ struct DiskNote {
   std::uint64_t bytes_since_snapshot;
   std::int64_t retention_due;
   std::int64_t error_since;
-  std::int64_t pid;
+  std::int32_t pid;
+  std::int32_t sqlite;
   std::int64_t validated;
   std::int64_t verified;
   std::int64_t unverified_since;
@@ -86,7 +87,8 @@ std::optional<ReplicaNote> load_replica_note(const std::string& outbox, const st
   note.bytes_since_snapshot = disk.bytes_since_snapshot;
   note.retention_due = to_time(disk.retention_due);
   note.error_since = to_time(disk.error_since);
-  note.pid = static_cast<pid_t>(disk.pid);
+  note.pid = disk.pid;
+  note.sqlite = disk.sqlite;
   disk.error.back() = disk.unverified.back() = disk.writer.back() = '\0';
   note.validation = {to_time(disk.validated), to_time(disk.verified), disk.unverified.data(),
                      to_time(disk.unverified_since)};
@@ -96,12 +98,16 @@ std::optional<ReplicaNote> load_replica_note(const std::string& outbox, const st
   return note;
 }
 
-bool save_replica_note(const std::string& outbox, const std::string& url, const ReplicaNote& note,
-                       mode_t mode) {
-  const UniqueFd fd(
-      ::open(note_path(outbox, url).c_str(), O_WRONLY | O_CREAT | O_CLOEXEC | O_NOFOLLOW, mode));
-  if (!fd) return false;
-  ::fchmod(fd.get(), mode);
+bool save_replica_note(const capture::OutboxPlace& place, const std::string& url,
+                       const ReplicaNote& note) {
+  const std::string path = note_path(place.directory, url);
+  constexpr int kFlags = O_WRONLY | O_CLOEXEC | O_NOFOLLOW;
+  UniqueFd fd(::open(path.c_str(), kFlags));
+  if (!fd) {
+    fd = UniqueFd(::open(path.c_str(), kFlags | O_CREAT | O_EXCL, place.file_mode));
+    if (!fd) return false;
+    place.own(fd.get(), place.file_mode);
+  }
   // Through bytes that were zero, so that padding hashes the same.
   alignas(DiskNote) std::array<std::uint8_t, sizeof(DiskNote)> bytes{};
   auto* disk = new (bytes.data()) DiskNote;
@@ -115,6 +121,7 @@ bool save_replica_note(const std::string& outbox, const std::string& url, const 
   disk->retention_due = ns(note.retention_due);
   disk->error_since = ns(note.error_since);
   disk->pid = note.pid;
+  disk->sqlite = note.sqlite;
   disk->validated = ns(note.validation.last);
   disk->verified = ns(note.validation.verified);
   disk->unverified_since = ns(note.validation.error_since);

@@ -5,6 +5,7 @@
 #include <sys/types.h>
 
 #include "base/clock.h"
+#include "capture/outbox.h"
 #include "shipper/batch.h"
 
 namespace sqlstream {
@@ -31,6 +32,7 @@ struct ReplicaNote {
   Time error_since{};
   ValidationState validation;
   pid_t pid = 0;           ///< of the process that wrote this
+  int sqlite = 0;          ///< its SQLite's version, as sqlite3_libversion_number(); 0: not known
   std::uint64_t boot = 0;  ///< boot_hash() when the end was last proven to be the replica's
   /// Its host and the database's path: an outbox that was copied along with a database is not ours.
   std::string writer;
@@ -42,7 +44,7 @@ std::uint64_t boot_hash();
 /// The note of the replica at `url`. Empty when there is none, or it is torn. Takes no lock.
 std::optional<ReplicaNote> load_replica_note(const std::string& outbox, const std::string& url);
 /// One write. False when it could not be written. Long texts are cut.
-bool save_replica_note(const std::string& outbox, const std::string& url, const ReplicaNote& note,
-                       mode_t mode);
+bool save_replica_note(const capture::OutboxPlace& place, const std::string& url,
+                       const ReplicaNote& note);
 
 }  // namespace sqlstream

@@ -50,6 +50,7 @@ Replicator::Replicator(Database& database, std::size_t number)
       reader_(database.outbox_directory()) {
   note_ = load_replica_note(database.outbox_directory(), store_->url()).value_or(ReplicaNote{});
   note_.pid = ::getpid();
+  note_.sqlite = database.host().api->libversion_number();
   guarded_ = note_.end && note_.writer == writer();
   note_.writer = writer();
   end_ = note_.end;
@@ -595,7 +596,7 @@ asio::awaitable<bool> Replicator::save_note() {
     try {
       const auto place =
           capture::OutboxPlace::of(database_.path(), database_.settings().outbox_dir);
-      if (!save_replica_note(place.directory, store_->url(), note, place.file_mode)) return false;
+      if (!save_replica_note(place, store_->url(), note)) return false;
     } catch (const Error&) {
       return false;  // the database was deleted
     }

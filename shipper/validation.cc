@@ -163,6 +163,7 @@ asio::awaitable<void> Validation::check() {
       database.outbox_directory() + '/' + kFilePrefix + std::to_string(replicator_.number());
   options.parallelism = 1;  // shipping goes on meanwhile
   options.quiet = true;
+  options.mode = 0600;  // the folder may be open to more than may read the database
   const RestoreResult result =
       co_await restore(replicator_.store(), options, Engine::get().workers(), {});
   co_await on_worker([&] { Restored(database.host(), options.output).check_integrity(stopped_); });

@@ -9,6 +9,7 @@
 #include "config/units.h"
 #include "format/hex.h"
 #include "shipper/overview.h"
+#include "shipper/sqlite_version.h"
 #include "tools/list_command.h"
 #include "tools/progress.h"
 #include "tools/source.h"
@@ -32,6 +33,11 @@ std::string shown_shipping(const DatabaseOverview& database, const ReplicaOvervi
   return replica.pid == 0 ? "yes" : "pid " + std::to_string(replica.pid);
 }
 
+std::string shown_sqlite(int version) {
+  if (version == 0) return "-";
+  return sqlite_version_text(version) + (has_wal_reset_bug(version) ? " (WAL-reset bug)" : "");
+}
+
 std::string shown_error(const ReplicaOverview& replica) {
   const ValidationState& validation = replica.validation;
   if (!replica.error.empty()) {
@@ -44,18 +50,18 @@ std::string shown_error(const ReplicaOverview& replica) {
 
 std::string as_table(const std::vector<DatabaseOverview>& databases) {
   Table table({"database", "replica", "state", "lag", "generation", "position", "outbox",
-               "snapshot", "shipping", "error"});
+               "snapshot", "sqlite", "shipping", "error"});
   for (const auto& database : databases) {
     for (const auto& replica : database.replicas) {
       const bool known = replica.sequence != 0;
-      table.add({database.path, replica.name, name_of(database.state),
-                 replica.lag ? shown_lag(*replica.lag) : "unknown",
-                 known ? replica.generation.str() : "-",
-                 known
-                     ? to_hex(replica.position.index, 8) + ':' + to_hex(replica.position.offset, 8)
-                     : "-",
-                 describe_bytes(database.outbox_bytes), shown_time(replica.snapshot),
-                 shown_shipping(database, replica), shown_error(replica)});
+      table.add(
+          {database.path, replica.name, name_of(database.state),
+           replica.lag ? shown_lag(*replica.lag) : "unknown",
+           known ? replica.generation.str() : "-",
+           known ? to_hex(replica.position.index, 8) + ':' + to_hex(replica.position.offset, 8)
+                 : "-",
+           describe_bytes(database.outbox_bytes), shown_time(replica.snapshot),
+           shown_sqlite(replica.sqlite), shown_shipping(database, replica), shown_error(replica)});
     }
   }
   return table.text();
@@ -84,6 +90,10 @@ Json as_json(const DatabaseOverview& database, const ReplicaOverview& replica) {
   add_time(json, "snapshot", replica.snapshot);
   json["shipping"] = database.shipping;
   if (database.shipping && replica.pid != 0) json["pid"] = replica.pid;
+  if (replica.sqlite != 0) {
+    json["sqlite"] = sqlite_version_text(replica.sqlite);
+    json["sqlite_wal_reset_bug"] = has_wal_reset_bug(replica.sqlite);
+  }
   if (!replica.error.empty()) {
     json["error"] = replica.error;
     add_time(json, "error_since", replica.error_since);

@@ -71,7 +71,7 @@ std::string note_file() {
 // The note begins with its magic, and has the hash of all before in its last 8 bytes.
 void write_note(ByteView content, bool sealed) {
   static const Bytes empty = [] {
-    save_replica_note(fuzz::folder(), kUrl, {}, 0600);
+    save_replica_note({fuzz::folder(), 0600, ::geteuid(), ::getegid()}, kUrl, {});
     std::ifstream file(note_file(), std::ios::binary);
     return Bytes(std::istreambuf_iterator<char>(file), {});
   }();

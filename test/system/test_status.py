@@ -42,6 +42,13 @@ class Place:
         }
 
 
+def has_wal_reset_fix(version):
+    """Of 3.7.0 and later."""
+    return version >= (3, 51, 3) or any(
+        version[:2] == fixed[:2] and version >= fixed for fixed in ((3, 44, 6), (3, 50, 7))
+    )
+
+
 @pytest.fixture
 def place(build, tmp_path):
     return Place(build, tmp_path, f"file://{tmp_path}/r0", f"file://{tmp_path}/r1")
@@ -52,7 +59,12 @@ def test_in_sync(place):
         session.do("create table t(x)")
         assert session.shipped() == 1
         inside = session.status()
+        assert inside["sqlite"] == sqlite3.sqlite_version
+        assert inside["sqlite_wal_reset_bug"] == (not has_wal_reset_fix(sqlite3.sqlite_version_info))
         for entry, replica in zip(place.status(), inside["replicas"], strict=True):
+            assert (entry["sqlite"], entry["sqlite_wal_reset_bug"]) == (
+                inside["sqlite"], inside["sqlite_wal_reset_bug"]
+            )
             assert (entry["database"], entry["state"], entry["lag_ms"]) == (str(place.database), "replicating", 0)
             for key in ("generation", "index", "offset", "sequence", "url"):
                 assert entry[key] == replica[key]
@@ -70,7 +82,7 @@ def test_table(place):
         assert session.shipped() == 1
         session.end()
     head, *rows = [line.split() for line in place.tool("status").stdout.splitlines()]
-    assert head == "database replica state lag generation position outbox snapshot shipping error".split()
+    assert head == "database replica state lag generation position outbox snapshot sqlite shipping error".split()
     generation = place.status()[0]["generation"]
     for i, row in enumerate(rows):
         assert row[:5] == [str(place.database), f"r{i}", "replicating", "0s", generation]

@@ -113,6 +113,40 @@ TEST_CASE("mode and place follow the database file's") {
   }
 }
 
+TEST_CASE("what root makes belongs to the database's owner, and nothing else does") {
+  if (::geteuid() != 0) return;
+  constexpr uid_t kOwner = 65534;
+  const Place at;
+  const mode_t before = ::umask(0);
+  REQUIRE(::chown(at.database.c_str(), kOwner, kOwner) == 0);
+  const OutboxPlace place = at.place();
+  struct stat st {};
+  const auto owner = [&](const std::string& path) {
+    REQUIRE(::lstat(path.c_str(), &st) == 0);
+    return st.st_uid;
+  };
+  {
+    Outbox outbox(place);
+    refresh(outbox);
+    begin(outbox);
+  }
+  ::umask(before);
+  CHECK(owner(place.directory) == kOwner);
+  for (const auto& entry : std::filesystem::directory_iterator(place.directory)) {
+    CAPTURE(entry.path());
+    CHECK(owner(entry.path()) == kOwner);
+    CHECK((st.st_mode & 0777) == 0640);
+  }
+  // A file that the owner put there before is his or not as it was.
+  const std::string theirs = at.folder.file("root's");
+  std::ofstream(theirs) << "x";
+  std::filesystem::remove_all(place.directory);
+  std::filesystem::create_directory(place.directory);
+  std::filesystem::create_hard_link(theirs, place.directory + "/control");
+  const Outbox again(place);
+  CHECK(owner(theirs) == 0);
+}
+
 TEST_CASE("an outbox that cannot be made is a clear error") {
   const Place at;
   OutboxPlace place = at.place();

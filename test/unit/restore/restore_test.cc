@@ -636,6 +636,19 @@ TEST_CASE("a restored file has the mode of a new one") {
   CHECK((st.st_mode & 07777) == 0640);
 }
 
+TEST_CASE("or the one that was asked for, whatever the umask") {
+  Fixture f;
+  History history(f.replica, {7}, 1024, true, kBegin);
+  RestoreOptions options;
+  options.mode = 0600;
+  const mode_t before = ::umask(0);
+  f.restore(options);
+  ::umask(before);
+  struct stat st {};
+  REQUIRE(::stat(f.output.c_str(), &st) == 0);
+  CHECK((st.st_mode & 07777) == 0600);
+}
+
 }  // namespace
 
 TEST_CASE("what a killed restore left behind is removed, what another one writes is not") {
