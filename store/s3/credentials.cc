@@ -276,7 +276,10 @@ asio::awaitable<Credentials> CredentialChain::ask_token_service(http::Query form
     response = co_await client_->send(std::move(request));
   } catch (const http::Failure& failure) {
     throw StoreError(
-        failure.kind() == http::Failure::Kind::tls ? Kind::tls : Kind::unreachable,
+        failure.kind() == http::Failure::Kind::tls ||
+                failure.kind() == http::Failure::Kind::untrusted
+            ? Kind::tls
+            : Kind::unreachable,
         "the token service cannot be asked for credentials: " + std::string(failure.what()));
   }
   if (response.status == 200) {

@@ -177,7 +177,7 @@ struct Client::Impl {
       made.load_verify_file(settings.ca_file, error);
     }
     if (error)
-      throw Failure(Failure::Kind::tls,
+      throw Failure(Failure::Kind::untrusted,
                     "no certificates can be read from " +
                         (settings.ca_file.empty() ? "the system's store" : settings.ca_file) +
                         " (" + error.message() + ")");
@@ -328,8 +328,9 @@ struct Client::Impl {
     if (!error) co_return;
     const long verified = SSL_get_verify_result(handle);
     if (!settings.skip_verify && verified != X509_V_OK)
-      throw Failure(Failure::Kind::tls, "the certificate of " + origin.str() + " is not trusted: " +
-                                            X509_verify_cert_error_string(verified));
+      throw Failure(Failure::Kind::untrusted,
+                    "the certificate of " + origin.str() +
+                        " is not trusted: " + X509_verify_cert_error_string(verified));
     if (error.category() == asio::error::get_ssl_category())
       throw Failure(Failure::Kind::tls,
                     origin.str() + " does not answer with usable TLS: " + text_of(error));

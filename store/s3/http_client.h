@@ -21,7 +21,8 @@ class Failure : public Error {
     name_unknown,  ///< no such host
     unreachable,   ///< no connection: nothing was sent
     lost,          ///< the connection ended or timed out: it may have been carried out
-    tls,           ///< no trust, or no TLS at all
+    untrusted,     ///< a certificate that cannot be verified
+    tls,           ///< no TLS, or none that is new enough
     bad_answer,    ///< not HTTP, or longer than allowed
   };
   Failure(Kind kind, const std::string& text) : Error(text), kind_(kind) {}

@@ -247,6 +247,8 @@ asio::awaitable<S3Answer> S3Client::call(S3Call call) {
       const std::string text = "cannot " + call.action + ": " + failure.what();
       switch (failure.kind()) {
         case http::Failure::Kind::tls:
+          throw StoreError(Kind::tls, text + "; sqlstream needs TLS 1.2 or newer there");
+        case http::Failure::Kind::untrusted:
           throw StoreError(Kind::tls, text +
                                           "; name its CA's file (ca-file, AWS_CA_BUNDLE), or "
                                           "accept any certificate (skip-verify)");

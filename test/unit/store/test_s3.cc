@@ -145,6 +145,8 @@ TEST_CASE("plain HTTP where TLS is expected, and the reverse") {
   settings.endpoint = "https://127.0.0.1:" + std::to_string(server(false).port());
   StoreError error = store_error(context, make_store(settings, context.get_executor())->list({}));
   CHECK(error.kind() == StoreError::Kind::tls);
+  CHECK(contains(error, "TLS 1.2"));
+  CHECK_FALSE(contains(error, "skip-verify"));
   settings = settings_for(server(true));
   settings.endpoint = "http://127.0.0.1:" + std::to_string(server(true).port());
   error = store_error(context, make_store(settings, context.get_executor())->list({}));
