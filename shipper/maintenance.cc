@@ -235,6 +235,25 @@ Time Maintenance::store_time(const std::vector<GenerationObjects>& objects) cons
   return std::min(now(), last_written(objects) + since.value_or(std::chrono::nanoseconds(0)));
 }
 
+// False when the store refuses it for good: its key may be meant to write only, or the bucket to
+// keep everything. That is said once, and all else goes on.
+asio::awaitable<bool> Maintenance::allowed(asio::awaitable<void> work, const char* otherwise,
+                                           bool& refused) {
+  std::string why;
+  try {
+    co_await std::move(work);
+  } catch (const StoreError& e) {
+    if (e.kind() != StoreError::Kind::denied && e.kind() != StoreError::Kind::rejected) throw;
+    why = e.what();
+  }
+  if (!why.empty() && !refused) {
+    log::warn(why + ", " + otherwise,
+              {{"db", replicator_.database().path()}, {"replica", replicator_.settings().name}});
+  }
+  refused = !why.empty();
+  co_return !refused;
+}
+
 asio::awaitable<void> Maintenance::enforce_retention() {
   auto& store = replicator_.store();
   auto& note = replicator_.note();
@@ -262,12 +281,17 @@ asio::awaitable<void> Maintenance::enforce_retention() {
   auto keys = expired_keys(objects, *generation, cutoff);
   const auto count = keys.size();
   if (count > 0) {
-    co_await store.remove(std::move(keys));
-    log::info("retention enforced", {{"db", replicator_.database().path()},
-                                     {"replica", settings.name},
-                                     {"deleted", std::to_string(count)}});
+    auto removal = store.remove(std::move(keys));
+    const bool done = co_await allowed(
+        std::move(removal), "so what is older than the retention stays", deletion_refused_);
+    if (done) {
+      log::info("retention enforced", {{"db", replicator_.database().path()},
+                                       {"replica", settings.name},
+                                       {"deleted", std::to_string(count)}});
+    }
   }
-  co_await store.abort_stale_uploads("generations/", kStaleUpload);
+  auto abort = store.abort_stale_uploads("generations/", kStaleUpload);
+  co_await allowed(std::move(abort), "so what unfinished uploads left stays", abort_refused_);
   // Not more often than asked for; never again while nothing of what is there expires.
   note.retention_due = Time{};
   const auto next = next_cutoff(objects, *generation, cutoff);

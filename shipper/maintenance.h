@@ -55,6 +55,7 @@ class Maintenance {
   asio::awaitable<std::unique_ptr<SnapshotCopy>> copy_database(Generation generation);
   asio::awaitable<void> release_outbox();
   asio::awaitable<void> enforce_retention();
+  asio::awaitable<bool> allowed(asio::awaitable<void> work, const char* otherwise, bool& refused);
   Time store_time(const std::vector<GenerationObjects>& objects) const;
 
   Replicator& replicator_;
@@ -65,6 +66,8 @@ class Maintenance {
   bool room_wanted_ = false;
   bool impossible_ = false;
   std::string last_error_;
+  bool deletion_refused_ = false;
+  bool abort_refused_ = false;
 };
 
 }  // namespace sqlstream
