@@ -151,7 +151,7 @@ asio::awaitable<void> Compaction::fold_next(const std::function<bool()>& wanted)
   if (output.level > 1) {
     for (const auto& input : *inputs) covered_.push_back(replica::key_of(generation, input));
   }
-  if (!keys.empty()) co_await store_.remove(std::move(keys));
+  if (!keys.empty()) co_await deletion_.remove(std::move(keys));
 }
 
 asio::awaitable<std::optional<std::uint64_t>> Compaction::fold(

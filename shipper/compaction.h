@@ -7,6 +7,7 @@
 #include <optional>
 #include <vector>
 
+#include "shipper/deletion.h"
 #include "shipper/engine.h"
 #include "store/replica.h"
 
@@ -44,7 +45,8 @@ class CompactionPlan {
 /// engine's thread.
 class Compaction {
  public:
-  explicit Compaction(Store& store) : store_(store) {}
+  /// Both must outlive it.
+  Compaction(Store& store, Deletion& deletion) : store_(store), deletion_(deletion) {}
 
   /// A segment is there, behind which the replica ends.
   void shipped(Generation generation, const replica::Segment& segment);
@@ -61,6 +63,7 @@ class Compaction {
                                                      const std::function<bool()>& wanted);
 
   Store& store_;
+  Deletion& deletion_;
   Generation generation_{};
   CompactionPlan plan_;
   std::optional<replica::Segment> last_;  // shipped

@@ -6,6 +6,7 @@
 
 #include "base/error.h"
 #include "base/log.h"
+#include "shipper/backoff.h"
 #include "shipper/replicator.h"
 #include "shipper/retention.h"
 #include "shipper/snapshot_upload.h"
@@ -39,7 +40,11 @@ std::optional<Time> SnapshotRule::due(Time last_snapshot, std::uint64_t snapshot
 }
 
 Maintenance::Maintenance(Replicator& replicator)
-    : replicator_(replicator), compaction_(replicator.store()), signal_(Engine::get().executor()) {}
+    : replicator_(replicator),
+      deletion_(replicator.store(),
+                {{"db", replicator.database().path()}, {"replica", replicator.settings().name}}),
+      compaction_(replicator.store(), deletion_),
+      signal_(Engine::get().executor()) {}
 
 bool Maintenance::compaction_due() const {
   return replicator_.settings().compaction && compaction_.due();
@@ -70,7 +75,7 @@ void Maintenance::set_clock_right() {
 }
 
 asio::awaitable<void> Maintenance::run() {
-  std::chrono::nanoseconds pause = kFirstPause;
+  Backoff backoff(kFirstPause, kLongestPause);
   while (!replicator_.stopping()) {
     set_clock_right();
     const auto snapshot = snapshot_due();
@@ -102,7 +107,7 @@ asio::awaitable<void> Maintenance::run() {
       } else {
         co_await enforce_retention();
       }
-      pause = kFirstPause;
+      backoff.reset();
     } catch (const std::exception& e) {
       error = e.what();
     }
@@ -118,8 +123,7 @@ asio::awaitable<void> Maintenance::run() {
     }
     replicator_.hold(false);
     co_await release_outbox();
-    not_before_ = steady_clock::now() + pause;
-    pause = std::min<std::chrono::nanoseconds>(pause * 2, kLongestPause);
+    not_before_ = steady_clock::now() + backoff.next();
   }
 }
 
@@ -235,25 +239,6 @@ Time Maintenance::store_time(const std::vector<GenerationObjects>& objects) cons
   return std::min(now(), last_written(objects) + since.value_or(std::chrono::nanoseconds(0)));
 }
 
-// False when the store refuses it for good: its key may be meant to write only, or the bucket to
-// keep everything. That is said once, and all else goes on.
-asio::awaitable<bool> Maintenance::allowed(asio::awaitable<void> work, const char* otherwise,
-                                           bool& refused) {
-  std::string why;
-  try {
-    co_await std::move(work);
-  } catch (const StoreError& e) {
-    if (e.kind() != StoreError::Kind::denied && e.kind() != StoreError::Kind::rejected) throw;
-    why = e.what();
-  }
-  if (!why.empty() && !refused) {
-    log::warn(why + ", " + otherwise,
-              {{"db", replicator_.database().path()}, {"replica", replicator_.settings().name}});
-  }
-  refused = !why.empty();
-  co_return !refused;
-}
-
 asio::awaitable<void> Maintenance::enforce_retention() {
   auto& store = replicator_.store();
   auto& note = replicator_.note();
@@ -281,17 +266,14 @@ asio::awaitable<void> Maintenance::enforce_retention() {
   auto keys = expired_keys(objects, *generation, cutoff);
   const auto count = keys.size();
   if (count > 0) {
-    auto removal = store.remove(std::move(keys));
-    const bool done = co_await allowed(
-        std::move(removal), "so what is older than the retention stays", deletion_refused_);
+    const bool done = co_await deletion_.remove(std::move(keys));
     if (done) {
       log::info("retention enforced", {{"db", replicator_.database().path()},
                                        {"replica", settings.name},
                                        {"deleted", std::to_string(count)}});
     }
   }
-  auto abort = store.abort_stale_uploads("generations/", kStaleUpload);
-  co_await allowed(std::move(abort), "so what unfinished uploads left stays", abort_refused_);
+  co_await deletion_.abort_stale_uploads("generations/", kStaleUpload);
   // Not more often than asked for; never again while nothing of what is there expires.
   note.retention_due = Time{};
   const auto next = next_cutoff(objects, *generation, cutoff);

@@ -8,6 +8,7 @@
 #include "base/clock.h"
 #include "format/position.h"
 #include "shipper/compaction.h"
+#include "shipper/deletion.h"
 #include "shipper/engine.h"
 #include "shipper/retention.h"
 
@@ -55,10 +56,10 @@ class Maintenance {
   asio::awaitable<std::unique_ptr<SnapshotCopy>> copy_database(Generation generation);
   asio::awaitable<void> release_outbox();
   asio::awaitable<void> enforce_retention();
-  asio::awaitable<bool> allowed(asio::awaitable<void> work, const char* otherwise, bool& refused);
   Time store_time(const std::vector<GenerationObjects>& objects) const;
 
   Replicator& replicator_;
+  Deletion deletion_;
   Compaction compaction_;
   Signal signal_;
   std::chrono::steady_clock::time_point not_before_{};
@@ -66,8 +67,6 @@ class Maintenance {
   bool room_wanted_ = false;
   bool impossible_ = false;
   std::string last_error_;
-  bool deletion_refused_ = false;
-  bool abort_refused_ = false;
 };
 
 }  // namespace sqlstream

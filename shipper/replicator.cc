@@ -40,6 +40,10 @@ std::string host_name() {
 
 }  // namespace
 
+Backoff store_backoff() {
+  return {kFirstPause, kLongestPause};
+}
+
 Replicator::Replicator(Database& database, std::size_t number)
     : database_(database),
       number_(number),
@@ -173,12 +177,12 @@ asio::awaitable<void> Replicator::run() {
 }
 
 asio::awaitable<void> Replicator::ship() {
-  std::chrono::nanoseconds pause = kFirstPause;
+  Backoff backoff = store_backoff();
   while (!stopping_) {
     std::string error;
     try {
       co_await step();
-      pause = kFirstPause;
+      backoff.reset();
       continue;
     } catch (const std::exception& e) {
       error = e.what();
@@ -190,11 +194,11 @@ asio::awaitable<void> Replicator::ship() {
     // Whatever it was: where the replica ends is asked again before the next write.
     located_ = false;
     const auto failed = steady_clock::now();
+    const auto pause = backoff.next();
     while (!stopping_ &&
            steady_clock::now() < failed + (database_.flushing() ? kFirstPause : pause)) {
       co_await signal_.wait_until(failed + pause);
     }
-    pause = std::min<std::chrono::nanoseconds>(pause * 2, kLongestPause);
   }
 }
 

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "shipper/backoff.h"
 #include "shipper/batch.h"
 #include "shipper/database.h"
 #include "shipper/replica_note.h"
@@ -18,6 +19,9 @@ namespace sqlstream {
 class Maintenance;
 class SnapshotCopy;
 class Validation;
+
+/// Between the tries of a store that fails.
+Backoff store_backoff();
 
 /// Ships one database's outbox to one replica: the generation's snapshot, then segments, strictly
 /// in order. Lives on the engine's thread, while this process has the shipping role.

@@ -48,7 +48,7 @@ class Replica {
   FaultStore& faults() { return *faults_; }
   History& history() { return history_; }
   Compaction& compaction() { return *compaction_; }
-  void begin_process() { compaction_ = std::make_unique<Compaction>(*store_); }
+  void begin_process() { compaction_ = std::make_unique<Compaction>(*store_, deletion()); }
 
   void ship(test::Random& random) {
     const std::uint32_t size = random.one_in(9) ? random.between(2, 20) : random.between(15, 60);
@@ -91,6 +91,7 @@ class Replica {
   }
 
  private:
+  Deletion& deletion() { return deletion_.emplace(*store_, log::Fields{}); }
   Position behind() const { return history_.points().back().position; }
 
   void restore(std::optional<Time> moment, const Bytes& expected, std::uint64_t* read = nullptr) {
@@ -111,6 +112,7 @@ class Replica {
   History history_;
   std::unique_ptr<Store> store_;
   FaultStore* faults_ = nullptr;
+  std::optional<Deletion> deletion_;
   std::unique_ptr<Compaction> compaction_;
   Time time_ = kBegin;
 };
@@ -234,4 +236,26 @@ TEST_CASE("a process goes on folding where another ended, whatever failed in bet
     });
   }
   CHECK(inside <= CompactionPlan::kFanIn);
+}
+
+TEST_CASE("a store that refuses to delete keeps all, says so once, and is compacted all the same") {
+  Replica replica;
+  test::Random random("a store that refuses to delete");
+  replica.faults().add(
+      {.operation = FaultStore::Operation::remove, .kind = StoreError::Kind::denied, .times = -1});
+  int lines = 0;
+  log::set_sink([&](log::Level, std::string_view) { ++lines; });
+  for (std::size_t i = 0; i < 3 * CompactionPlan::kSegments * CompactionPlan::kFanIn; ++i) {
+    replica.ship(random);
+    while (replica.compaction().due()) replica.run();
+  }
+  log::set_sink({});
+  CHECK(replica.faults().count(FaultStore::Operation::remove) > 1);
+  CHECK(lines == 1);
+  std::size_t highest = 0;
+  for (const auto& segment : replica.compacted())
+    highest = std::max<std::size_t>(highest, segment.level);
+  CHECK(highest >= 2);
+  CHECK(replica.compacted().size() > 3 * CompactionPlan::kFanIn);
+  replica.check(200);
 }
