@@ -118,4 +118,10 @@ class Store {
 /// Opens nothing yet: the first request connects. Throws Error for settings that cannot work.
 std::unique_ptr<Store> make_store(const StoreSettings& settings, asio::any_io_executor executor);
 
+/// For tests: what make_store() makes from now on is handed to `wrapper`, whose result is used in
+/// its place. Empty: no longer.
+using StoreWrapper =
+    std::function<std::unique_ptr<Store>(std::unique_ptr<Store>, asio::any_io_executor)>;
+void wrap_stores(StoreWrapper wrapper);
+
 }  // namespace sqlstream

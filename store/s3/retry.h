@@ -9,10 +9,11 @@ namespace sqlstream {
 
 /// When to try again: exponential backoff with full jitter, for a bounded time.
 struct RetryPolicy {
-  std::chrono::milliseconds budget{30'000};  ///< no new attempt is made past it
-  std::chrono::milliseconds base{100};       ///< the first pause is at most this
-  std::chrono::milliseconds cap{5'000};      ///< no pause is longer
-  int connect_attempts = 3;                  ///< for a host that does not even accept a connection
+  std::chrono::milliseconds budget{30'000};          ///< no new attempt is made past it
+  std::chrono::milliseconds base{100};               ///< the first pause is at most this
+  std::chrono::milliseconds cap{5'000};              ///< no pause is longer
+  std::chrono::milliseconds answer_timeout{60'000};  ///< an answer that begins later is lost
+  int connect_attempts = 3;  ///< for a host that does not even accept a connection
 };
 
 /// The pauses of one operation. Pure: the caller tells the time and sleeps.

@@ -4,6 +4,7 @@
 #include <boost/asio/detached.hpp>
 #include <boost/asio/read.hpp>
 #include <boost/asio/read_until.hpp>
+#include <boost/asio/steady_timer.hpp>
 #include <boost/asio/use_awaitable.hpp>
 #include <boost/asio/write.hpp>
 
@@ -68,6 +69,15 @@ ScriptedServer::ScriptedServer(asio::io_context& context, Script script)
       state->asked->push_back(asked);
       const Reply reply = state->script(asked);
       if (reply.lose) co_return;
+      if (reply.silent) {
+        char byte = 0;
+        co_await asio::async_read(socket, asio::buffer(&byte, 1), asio::use_awaitable);
+        co_return;
+      }
+      if (reply.delay.count() > 0) {
+        asio::steady_timer timer(state->context, reply.delay);
+        co_await timer.async_wait(asio::use_awaitable);
+      }
       std::string text = "HTTP/1.1 " + std::to_string(reply.status) + " Scripted\r\n";
       for (const auto& [name, value] : reply.headers) text += name + ": " + value + "\r\n";
       if (reply.status != 204)

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <chrono>
 #include <functional>
 #include <memory>
 #include <string>
@@ -30,8 +31,10 @@ class ScriptedServer {
     int status = 200;
     std::string body;
     http::Headers headers;
-    bool lose = false;         ///< the connection ends without an answer
-    bool close_after = false;  ///< it ends after the answer, which does not say so
+    std::chrono::milliseconds delay{0};  ///< before it is answered
+    bool silent = false;                 ///< it is never answered, and the connection stays
+    bool lose = false;                   ///< the connection ends without an answer
+    bool close_after = false;            ///< it ends after the answer, which does not say so
   };
   using Script = std::function<Reply(const Asked&)>;
 

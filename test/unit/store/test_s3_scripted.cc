@@ -56,6 +56,7 @@ struct Scripted {
       policy.base = 1ms;
       policy.cap = 5ms;
       policy.budget = budget;
+      policy.answer_timeout = answer_timeout;
       client = std::make_shared<S3Client>(settings, context.get_executor(), environment(variables),
                                           policy);
       store_ = std::make_unique<S3Store>(settings, client);
@@ -74,6 +75,7 @@ struct Scripted {
   ScriptedServer server;
   StoreSettings settings;
   std::chrono::milliseconds budget = 30s;
+  std::chrono::milliseconds answer_timeout = 30s;
   Variables variables;
   std::shared_ptr<S3Client> client;
   std::unique_ptr<S3Store> store_;
@@ -167,6 +169,41 @@ TEST_CASE("a lost answer to a conditional put is found out") {
   options.if_absent = true;
   CHECK(store_error(s.context, s.store().put("k", Bytes{1}, options)).kind() ==
         StoreError::Kind::exists);
+}
+
+TEST_CASE("an answer that does not come in time is lost, before or after the service acted") {
+  std::string stored;
+  int puts = 0;
+  Scripted s([&](const Asked& asked) -> Reply {
+    if (asked.method == "GET") return {200, stored};
+    ++puts;
+    if (puts == 1) return {.silent = true};
+    if (!stored.empty()) return refuse(412, "PreconditionFailed");
+    stored = asked.body;
+    return {.silent = true};
+  });
+  s.answer_timeout = 50ms;
+  s.put("mine", true);
+  CHECK(stored == "mine");
+  CHECK(puts == 3);
+  CHECK(s.server.asked()[2].connection ==
+        3);  // a connection that may still answer is not used again
+}
+
+TEST_CASE("a service that answers late is waited for") {
+  Scripted s([](const Asked&) -> Reply { return {.body = "x", .delay = 200ms}; });
+  CHECK(as_text(run(s.context, s.store().get("k", {}))) == "x");
+  CHECK(s.requests() == 1);
+}
+
+TEST_CASE("retries end while the service is silent, too") {
+  Scripted s([](const Asked&) -> Reply { return {.silent = true}; });
+  s.answer_timeout = 20ms;
+  s.budget = 200ms;
+  const StoreError error = store_error(s.context, s.store().get("k", {}));
+  CHECK(error.kind() == StoreError::Kind::unreachable);
+  CHECK(std::string(error.what()).find("timed out") != std::string::npos);
+  CHECK(s.requests() > 2);
 }
 
 TEST_CASE("a service without If-None-Match or batch delete") {
