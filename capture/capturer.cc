@@ -12,6 +12,7 @@
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "capture/continuity.h"
 #include "format/wal.h"
 
 namespace sqlstream::capture {
@@ -41,16 +42,28 @@ std::optional<wal::FrameHeader> read_frame_header(int fd, std::uint32_t frame,
   return wal::decode_frame_header(bytes);
 }
 
-// How many of frames 1..last end a commit; empty when one of them is not of this WAL.
-std::optional<std::uint32_t> count_commits(int fd, const WalIndexHeader& header) {
-  std::uint32_t commits = 0;
-  for (std::uint32_t frame = 1; frame <= header.frames; ++frame) {
-    const auto found = read_frame_header(fd, frame, header.page_size);
-    if (!found || found->salt != header.salt) return std::nullopt;
-    if (found->commit_size != 0) ++commits;
+class WalFileEvidence final : public WalEvidence {
+ public:
+  WalFileEvidence(int fd, const WalIndexHeader& header) : fd_(fd), header_(header) {}
+
+  std::optional<wal::FrameHeader> frame(std::uint32_t number) const override {
+    return read_frame_header(fd_, number, header_.page_size);
   }
-  return commits;
-}
+
+  std::optional<std::uint32_t> commits() const override {
+    std::uint32_t commits = 0;
+    for (std::uint32_t number = 1; number <= header_.frames; ++number) {
+      const auto found = frame(number);
+      if (!found || found->salt != header_.salt) return std::nullopt;
+      if (found->commit_size != 0) ++commits;
+    }
+    return commits;
+  }
+
+ private:
+  int fd_;
+  const WalIndexHeader& header_;
+};
 
 struct PageFrame {
   std::uint32_t page;
@@ -164,12 +177,8 @@ Outcome Capturer::capture_locked(const Source& given) {
   }
   alive_ = outbox_.generation_alive();
   if (alive_) {
-    const SourcePosition& last = outbox_.tail()->last.source;
     // Without a look at the WAL, which another connection may have deleted by now.
-    if (header->salt == last.salt && header->frames == last.frame && header->sum == last.sum &&
-        header->frames > 0) {
-      return nothing_new(*header);
-    }
+    if (is_unchanged(outbox_.tail()->last.source, *header)) return nothing_new(*header);
   }
   if (header->frames > 0 && (!wal::is_valid_page_size(header->page_size) || source.wal_fd < 0)) {
     return Outcome::try_again;
@@ -198,7 +207,7 @@ Outcome Capturer::nothing_new(const WalIndexHeader& header) {
   return Outcome::up_to_date;
 }
 
-std::optional<Capturer::Range> Capturer::prove(Source& source, const WalIndexHeader& header,
+std::optional<Capturer::Range> Capturer::prove(const Source& source, const WalIndexHeader& header,
                                                std::string& why) {
   const Tail& tail = *outbox_.tail();
   const auto database = identify(path_);
@@ -206,51 +215,13 @@ std::optional<Capturer::Range> Capturer::prove(Source& source, const WalIndexHea
     why = "the database file was replaced";
     return std::nullopt;
   }
-  if (header.frames > 0 && header.page_size != tail.last.page_size) {
-    why = "the page size changed";
-    return std::nullopt;
-  }
-  const auto continues = [&](const SourcePosition& position) -> std::optional<Range> {
-    if (header.frames < position.frame) {
-      why = "the WAL is shorter than what was captured from it";
-      return std::nullopt;
-    }
-    if (position.frame > 0) {
-      const auto frame = read_frame_header(source.wal_fd, position.frame, header.page_size);
-      if (!frame || frame->salt != position.salt || frame->sum != position.sum) {
-        why = "the WAL differs from what was captured from it";
-        return std::nullopt;
-      }
-    }
-    return Range{position.frame + 1, header.frames};
-  };
-
   const bool anchor_holds = anchored_ && anchor_ && anchor_->chain == tail.last.chain;
-  const SourcePosition last = anchor_holds ? anchor_->position : tail.last.source;
-  // A new wal-index has no salts: all zeros are no proof of anything between two sessions.
-  const bool has_salt = header.salt != wal::Salt{};
-  if (header.salt == last.salt && (has_salt || anchored_) && header.frames >= last.frame) {
-    return continues(last);
-  }
-  // The reset that was noted was undone by a crash: the WAL before it is back.
-  if (tail.last.kind != RecordKind::batch && has_salt && header.frames > 0 &&
-      header.salt == tail.last.previous.salt) {
-    return continues(tail.last.previous);
-  }
-  const Range all{1, header.frames};
-  if (header.frames == 0) {
-    const bool same_frame = header.change == last.change && header.sum == last.sum;
-    if (same_frame && (anchored_ || last.sum != wal::Checksum{})) return all;
-  } else if (anchored_) {
-    const auto commits = count_commits(source.wal_fd, header);
-    if (commits && *commits == header.change - last.change) return all;
-  }
-  // No WAL was left, and nobody wrote to the file since: all that came later is in this WAL.
-  if (tail.last.identity.inode != 0 && database == tail.last.identity) {
-    return all;
-  }
-  why = "what was committed since the last capture cannot be proven complete";
-  return std::nullopt;
+  const Known known{tail.last, anchor_holds ? anchor_->position : tail.last.source, anchored_};
+  const auto proof =
+      prove_continuity(known, header, *database, WalFileEvidence(source.wal_fd, header));
+  why = proof.why;
+  if (!proof.first) return std::nullopt;
+  return Range{*proof.first, header.frames};
 }
 
 Outcome Capturer::begin_from_file() {

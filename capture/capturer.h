@@ -105,7 +105,7 @@ class Capturer {
   Outcome begin(const Source& source, const WalIndexHeader& header);
   Outcome nothing_new(const WalIndexHeader& header);
   Outcome append(Source& source, const WalIndexHeader& header, Range range);
-  std::optional<Range> prove(Source& source, const WalIndexHeader& header, std::string& why);
+  std::optional<Range> prove(const Source& source, const WalIndexHeader& header, std::string& why);
   bool map_regions(Source& source, std::uint32_t frames) const;
   void fail(const std::string& what);
   void recovered();

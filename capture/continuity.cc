@@ -1,0 +1,57 @@
+#include "capture/continuity.h"
+
+namespace sqlstream::capture {
+namespace {
+
+// The WAL is the one of `position`, and still has what was captured from it.
+Continuity same_wal(const SourcePosition& position, const WalIndexHeader& header,
+                    const WalEvidence& wal) {
+  if (header.frames < position.frame) {
+    return {{}, "the WAL is shorter than what was captured from it"};
+  }
+  if (position.frame > 0) {
+    const auto frame = wal.frame(position.frame);
+    if (!frame || frame->salt != position.salt || frame->sum != position.sum) {
+      return {{}, "the WAL differs from what was captured from it"};
+    }
+  }
+  return {position.frame + 1};
+}
+
+}  // namespace
+
+bool is_unchanged(const SourcePosition& last, const WalIndexHeader& header) {
+  return header.salt == last.salt && header.frames == last.frame && header.sum == last.sum &&
+         header.frames > 0;
+}
+
+Continuity prove_continuity(const Known& known, const WalIndexHeader& header,
+                            const FileIdentity& database, const WalEvidence& wal) {
+  const Record& record = known.last;
+  const SourcePosition& last = known.source;
+  if (header.frames > 0 && header.page_size != record.page_size) {
+    return {{}, "the page size changed"};
+  }
+  // A new wal-index has no salts: all zeros are no proof of anything between two sessions.
+  const bool has_salt = header.salt != wal::Salt{};
+  if (header.salt == last.salt && (has_salt || known.anchored) && header.frames >= last.frame) {
+    return same_wal(last, header, wal);
+  }
+  // The reset that was noted was undone by a crash: the WAL before it is back.
+  if (record.kind != RecordKind::batch && has_salt && header.frames > 0 &&
+      header.salt == record.previous.salt) {
+    return same_wal(record.previous, header, wal);
+  }
+  if (header.frames == 0) {
+    const bool same_frame = header.change == last.change && header.sum == last.sum;
+    if (same_frame && (known.anchored || last.sum != wal::Checksum{})) return {1};
+  } else if (known.anchored) {
+    const auto commits = wal.commits();
+    if (commits && *commits == header.change - last.change) return {1};
+  }
+  // No WAL was left, and nobody wrote to the file since: all that came later is in this WAL.
+  if (record.identity.inode != 0 && database == record.identity) return {1};
+  return {{}, "what was committed since the last capture cannot be proven complete"};
+}
+
+}  // namespace sqlstream::capture
