@@ -43,8 +43,10 @@ Continuity prove_continuity(const Known& known, const WalIndexHeader& header,
     return same_wal(record.previous, header, wal);
   }
   if (header.frames == 0) {
-    const bool same_frame = header.change == last.change && header.sum == last.sum;
-    if (same_frame && (known.anchored || last.sum != wal::Checksum{})) return {1};
+    // The checksum is of the last committed frame and all before it, under their salts.
+    const bool same_frame = header.sum == last.sum && last.sum != wal::Checksum{};
+    const bool same_change = header.change == last.change && header.sum == last.sum;
+    if (same_frame || (known.anchored && same_change)) return {1};
   } else if (known.anchored) {
     const auto commits = wal.commits();
     if (commits && *commits == header.change - last.change) return {1};

@@ -1,0 +1,49 @@
+// What continues a generation, decided without files. test/model goes through the rest.
+
+#include "capture/continuity.h"
+
+#include <doctest/doctest.h>
+
+using namespace sqlstream;
+using namespace sqlstream::capture;
+
+namespace {
+
+/// A WAL of which nothing may be asked.
+struct NoWal final : WalEvidence {
+  std::optional<wal::FrameHeader> frame(std::uint32_t) const override { return std::nullopt; }
+  std::optional<std::uint32_t> commits() const override { return std::nullopt; }
+};
+
+Known captured_two_frames() {
+  Known known;
+  known.last.page_size = 4096;
+  known.last.source = known.source = {{7, 8}, 2, 5, {11, 12}};
+  return known;
+}
+
+}  // namespace
+
+TEST_CASE("A reset without a commit is proven by the checksum that the header kept") {
+  const FileIdentity file{1, 2, 4096, 3, 3};
+  const Known known = captured_two_frames();
+  WalIndexHeader header;
+  header.salt = {8, 99};
+  header.change = 0;  // the wal-index was built anew since
+  header.sum = {11, 12};
+  CHECK(prove_continuity(known, header, file, NoWal()).first == 1U);
+  header.sum = {11, 13};
+  CHECK_FALSE(prove_continuity(known, header, file, NoWal()).first);
+}
+
+TEST_CASE("Before any frame, iChange counts within one lifetime of the wal-index only") {
+  const FileIdentity file{1, 2, 4096, 3, 3};
+  Known known;
+  WalIndexHeader header;
+  header.salt = {8, 99};
+  CHECK_FALSE(prove_continuity(known, header, file, NoWal()).first);
+  known.anchored = true;
+  CHECK(prove_continuity(known, header, file, NoWal()).first == 1U);
+  header.change = 1;
+  CHECK_FALSE(prove_continuity(known, header, file, NoWal()).first);
+}
