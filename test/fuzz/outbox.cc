@@ -2,6 +2,7 @@
 // left them. Hashes are made right where the input says so, or nothing would come through.
 
 #include <cstring>
+#include <unistd.h>
 
 #define XXH_INLINE_ALL
 #include <xxhash.h>
