@@ -1,9 +1,22 @@
 #pragma once
 
+#include <cerrno>
+#include <fcntl.h>
 #include <unistd.h>
 #include <utility>
 
 namespace sqlstream {
+
+/// The same file under a number above 2, for what is written: in a program that closed its standard
+/// streams, what anybody prints would land in it. Returns -1 and leaves errno for -1.
+inline int above_standard(int fd) {
+  if (fd < 0 || fd > STDERR_FILENO) return fd;
+  const int higher = ::fcntl(fd, F_DUPFD_CLOEXEC, STDERR_FILENO + 1);
+  const int error = errno;
+  ::close(fd);
+  errno = error;
+  return higher;
+}
 
 /// Owns one file descriptor and closes it. Not for descriptors of a database or -shm file: closing
 /// any of those drops the POSIX locks of the whole process.

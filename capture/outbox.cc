@@ -14,6 +14,7 @@
 #include <thread>
 
 #include "base/error.h"
+#include "base/unique_fd.h"
 #include "capture/outbox_files.h"
 
 namespace sqlstream::capture {
@@ -113,13 +114,14 @@ int Outbox::open_file(const char* name, int flags) const {
   const std::string path = place_.directory + '/' + name;
   const int others = (flags & ~O_CREAT) | O_CLOEXEC | O_NOFOLLOW;
   if ((flags & O_CREAT) != 0) {
-    const int fd = ::open(path.c_str(), others | O_CREAT | O_EXCL, place_.file_mode);
+    const int fd =
+        above_standard(::open(path.c_str(), others | O_CREAT | O_EXCL, place_.file_mode));
     if (fd >= 0) {
       place_.own(fd, place_.file_mode);
       return fd;
     }
   }
-  const int fd = ::open(path.c_str(), others);
+  const int fd = above_standard(::open(path.c_str(), others));
   if (fd < 0) {
     throw Error("cannot open " + path + ": " + reason() +
                 "; whoever writes the database must be able to write in its outbox directory");
@@ -156,8 +158,9 @@ bool Outbox::try_take_role() {
   }
   // Reading and writing: the pipe never reports its end while this process lives.
   const std::string wake = place_.directory + "/wake";
-  wake_reader_.open(
-      [&] { return ::open(wake.c_str(), O_RDWR | O_NONBLOCK | O_CLOEXEC | O_NOFOLLOW); });
+  wake_reader_.open([&] {
+    return above_standard(::open(wake.c_str(), O_RDWR | O_NONBLOCK | O_CLOEXEC | O_NOFOLLOW));
+  });
   if (!wake_reader_) {
     role_fd_.reset();
     throw Error("cannot open " + wake + ": " + reason());
@@ -173,8 +176,8 @@ void Outbox::release_role() {
 }
 
 int Outbox::watch_role() const {
-  return ::open((place_.directory + "/wake").c_str(),
-                O_WRONLY | O_NONBLOCK | O_CLOEXEC | O_NOFOLLOW);
+  return above_standard(
+      ::open((place_.directory + "/wake").c_str(), O_WRONLY | O_NONBLOCK | O_CLOEXEC | O_NOFOLLOW));
 }
 
 void Outbox::poke(char wake) {

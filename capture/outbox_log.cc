@@ -165,7 +165,8 @@ std::optional<std::uint64_t> parse_log_file_name(std::string_view name) {
 }
 
 LogFile LogFile::create(const std::string& path, const LogHeader& header, mode_t mode) {
-  UniqueFd fd(::open(path.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, mode));
+  UniqueFd fd(above_standard(
+      ::open(path.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, mode)));
   if (!fd) fail("cannot create", path);
   ::fchmod(fd.get(), mode);  // the umask does not decide: who may write the database can capture
   DiskHeader disk{};
@@ -193,7 +194,8 @@ LogFile LogFile::create(const std::string& path, const LogHeader& header, mode_t
 }
 
 std::optional<LogFile> LogFile::open(const std::string& path, bool writable) {
-  UniqueFd fd(::open(path.c_str(), (writable ? O_RDWR : O_RDONLY) | O_CLOEXEC | O_NOFOLLOW));
+  UniqueFd fd(above_standard(
+      ::open(path.c_str(), (writable ? O_RDWR : O_RDONLY) | O_CLOEXEC | O_NOFOLLOW)));
   if (!fd) fail("cannot open", path);
   std::array<std::uint8_t, kHeaderSize> block{};
   if (!read_all(fd.get(), block.data(), block.size(), 0, path)) return std::nullopt;

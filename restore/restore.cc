@@ -281,6 +281,7 @@ asio::awaitable<RestoreResult> restore_as_planned(Store& store, const RestoreOpt
   const auto executor = co_await asio::this_coro::executor;
   const RestorePlan plan = co_await survey(store, options);
   say_plan(store, options, plan);
+  if (options.make_folder) make_folder_of(options.output);
   TargetFile target(options.output, options.mode);
   Restore run(store, executor, plan, target, workers, options, progress);
   RestoreResult result = co_await run.run();

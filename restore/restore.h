@@ -30,6 +30,7 @@ struct RestoreOptions {
   std::optional<Time> timestamp;         ///< every batch whose last commit time is <= it
   std::optional<Position> until;         ///< no object that begins there or behind it
   std::optional<mode_t> mode;            ///< of the output; empty: a new file's
+  bool make_folder = false;              ///< the output's, where it is missing
   bool quiet = false;                    ///< nothing in the log
   log::Fields log_as;                    ///< names it in the log; empty: the replica's URL
   bool compacted = true;                 ///< read folded segments where there are any

@@ -67,6 +67,7 @@ struct Holdings {
 };
 
 constexpr std::uint32_t kLastOffset = std::numeric_limits<std::uint32_t>::max();
+constexpr std::uint64_t kEnd = std::numeric_limits<std::uint64_t>::max();  // behind every offset
 
 // Behind every segment that begins before `position`.
 std::optional<Position> right_before(Position position) {
@@ -200,7 +201,7 @@ Position limit_to_index(Chosen& chosen, std::uint32_t index) {
                 ", which is before the first snapshot of generation " + chosen.generation.str() +
                 ", at index " + hex(first));
   }
-  return {index, kLastOffset};
+  return {index, kEnd};
 }
 
 void limit_to_position(Chosen& chosen, Position until) {
@@ -292,7 +293,7 @@ asio::awaitable<RestoreTarget> find_target(Store& store, RestoreOptions options)
 asio::awaitable<RestorePlan> survey(Store& store, const RestoreOptions& options) {
   Chosen chosen = co_await choose_generation(store, options);
   Holdings& holdings = chosen.holdings;
-  Position until{std::numeric_limits<std::uint32_t>::max(), kLastOffset};
+  Position until{std::numeric_limits<std::uint32_t>::max(), kEnd};
   if (options.index) until = limit_to_index(chosen, *options.index);
   if (options.until) {
     limit_to_position(chosen, *options.until);

@@ -109,20 +109,24 @@ void refuse_existing_output(const std::string& output) {
   }
 }
 
+void make_folder_of(const std::string& output) {
+  std::error_code error;
+  std::filesystem::create_directories(folder_of(output), error);
+  if (error) fail(output, "create its folder", error.value());
+}
+
 TargetFile::TargetFile(std::string output, std::optional<mode_t> mode)
     : output_(std::move(output)), folder_(folder_of(output_)), mode_(mode) {
   refuse_existing_output(output_);
   const auto slash = output_.rfind('/');
   const std::string name = slash == std::string::npos ? output_ : output_.substr(slash + 1);
   if (name.empty()) throw Error("cannot restore to " + output_ + ": it names a folder, not a file");
-  if (std::error_code code; !std::filesystem::create_directories(folder_, code) && code) {
-    fail(output_, "create its folder", code.value());
-  }
   const std::string prefix = '.' + name + ".sqlstream-restore-";
   remove_abandoned(folder_, prefix);
   do {
     std::string path = folder_ + '/' + prefix + random_suffix();
-    fd_ = UniqueFd(::open(path.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600));
+    fd_ = UniqueFd(above_standard(
+        ::open(path.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600)));
     if (!fd_) fail(output_, "create a file in its folder", errno);
     temporary_ = std::move(path);
   } while (!claim(fd_));
@@ -142,7 +146,8 @@ void TargetFile::set_size(std::uint64_t size) {
 
 ScratchFile TargetFile::scratch() const {
   const std::string path = temporary_ + ".frames";
-  UniqueFd fd(::open(path.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600));
+  UniqueFd fd(above_standard(
+      ::open(path.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600)));
   if (!fd) fail(output_, "create a second file in its folder", errno);
   ::unlink(path.c_str());
   return {std::move(fd), output_};

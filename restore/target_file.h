@@ -21,6 +21,9 @@ class OutputError : public Error {
 /// beside it, exists. A stale one of these would silently change the restored database.
 void refuse_existing_output(const std::string& output);
 
+/// Creates the folders that `output` is to be in, where they are missing. Throws OutputError.
+void make_folder_of(const std::string& output);
+
 /// A file without a name, gone with the object.
 class ScratchFile {
  public:

@@ -16,6 +16,7 @@
 #include "base/error.h"
 #include "base/fork.h"
 #include "base/log.h"
+#include "base/unique_fd.h"
 #include "restore/plan.h"
 #include "restore/restore.h"
 #include "shipper/engine.h"
@@ -41,7 +42,7 @@ class RestoreLock {
     const std::filesystem::path path(database);
     file_ = path.parent_path() / ('.' + path.filename().string() + "-sqlstream-restoring");
     do {
-      fd_.open([&] { return create_or_open(); });
+      fd_.open([&] { return above_standard(create_or_open()); });
       if (!fd_) fail("create");
       lock(database, patience);
       touch();

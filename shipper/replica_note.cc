@@ -102,9 +102,9 @@ bool save_replica_note(const capture::OutboxPlace& place, const std::string& url
                        const ReplicaNote& note) {
   const std::string path = note_path(place.directory, url);
   constexpr int kFlags = O_WRONLY | O_CLOEXEC | O_NOFOLLOW;
-  UniqueFd fd(::open(path.c_str(), kFlags));
+  UniqueFd fd(above_standard(::open(path.c_str(), kFlags)));
   if (!fd) {
-    fd = UniqueFd(::open(path.c_str(), kFlags | O_CREAT | O_EXCL, place.file_mode));
+    fd = UniqueFd(above_standard(::open(path.c_str(), kFlags | O_CREAT | O_EXCL, place.file_mode)));
     if (!fd) return false;
     place.own(fd.get(), place.file_mode);
   }

@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "base/error.h"
+#include "base/unique_fd.h"
 
 namespace sqlstream {
 namespace {
@@ -41,8 +42,8 @@ SnapshotCopy::SnapshotCopy(Database& database, std::string file)
     : database_(database), file_(std::move(file)) {
   ::unlink(file_.c_str());
   const auto place = capture::OutboxPlace::of(database.path(), database.settings().outbox_dir);
-  fd_ = UniqueFd(
-      ::open(file_.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, place.file_mode));
+  fd_ = UniqueFd(above_standard(
+      ::open(file_.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, place.file_mode)));
   if (!fd_) fail("cannot create", file_);
   // Deleted at once: whatever ends this process, nothing stays.
   ::unlink(file_.c_str());

@@ -205,7 +205,8 @@ class FileStore::Files {
     // Another process may remove the folder as empty between our making and using it.
     for (int attempt = 0;; ++attempt) {
       make_durable_folder(folder);
-      UniqueFd fd(::open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600));
+      UniqueFd fd(
+          above_standard(::open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600)));
       if (fd) {
         Pending pending(std::move(fd), path);
         ::fchmod(pending.fd(), (root_mode() & 0644) | 0600);

@@ -129,6 +129,7 @@ void print_text(const RestoreResult& result, const std::string& replica) {
 
 int restore_command(const ParsedFlags& flags) {
   RestoreOptions options = read_options(flags);
+  options.make_folder = true;
   const Source source = resolve_source(flags);
   if (options.output.empty()) options.output = source.database;
   if (options.output.empty()) throw Error("output path required: name the file with -o");

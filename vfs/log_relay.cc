@@ -14,6 +14,7 @@
 
 #include "base/fork.h"
 #include "base/log.h"
+#include "base/unique_fd.h"
 
 namespace sqlstream::log_relay {
 namespace {
@@ -66,8 +67,10 @@ void install() {
     return;
   }
   const std::string_view name(target);
-  const int fd = name == "stderr" ? STDERR_FILENO
-                                  : ::open(target, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
+  const int fd =
+      name == "stderr"
+          ? STDERR_FILENO
+          : above_standard(::open(target, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600));
   if (fd >= 0) own_log = new log::Sink(log::descriptor_sink(fd));
   log::set_sink(take, level_from_environment());
 }

@@ -24,6 +24,7 @@
 #include <boost/beast/ssl/ssl_stream.hpp>
 
 #include "base/signals.h"
+#include "base/unique_fd.h"
 #include "store/s3/crypto.h"
 #include "store/s3/semaphore.h"
 #include "store/worker.h"
@@ -251,7 +252,8 @@ struct Client::Impl {
     auto token = asio::redirect_error(asio::use_awaitable, error);
     for (const Tcp::endpoint& endpoint : endpoints) {
       // asio's own open() leaves the descriptor to programs that the host executes.
-      const int fd = ::socket(endpoint.protocol().family(), SOCK_STREAM | SOCK_CLOEXEC, 0);
+      const int fd =
+          above_standard(::socket(endpoint.protocol().family(), SOCK_STREAM | SOCK_CLOEXEC, 0));
       if (fd < 0) {
         error.assign(errno, boost::system::system_category());
         continue;

@@ -392,3 +392,39 @@ def test_a_c_program_loads_it(tmp_path, linked):
     path = tmp_path / "app.db"
     assert run([host, EXTENSION, path]) == "sqlstream/unix\n"
     assert shell(path, "SELECT sum(x) FROM t") == "3\n"
+
+
+def test_a_program_without_standard_streams_prints_into_nothing_of_ours(tmp_path):
+    """Descriptors 0 to 2 are not for files that are written: the next print would land in them."""
+    code = f"""
+import os, sqlite3, sys
+for number in (0, 1, 2):
+    os.close(number)
+memory = sqlite3.connect(":memory:")
+memory.enable_load_extension(True)
+memory.load_extension({str(EXTENSION)!r})
+db = sqlite3.connect("file:{tmp_path}/app.db?vfs=sqlstream&replica=file://{tmp_path}/replica", uri=True)
+db.execute("create table t(x)")
+seen = []
+for n in range(50):
+    db.execute("insert into t values(randomblob(1000))")
+    db.commit()
+    for number in (0, 1, 2):
+        try:
+            os.write(number, b"printed")
+            seen.append(os.readlink(f"/proc/self/fd/{{number}}"))
+        except OSError:
+            pass
+assert db.execute("select sqlstream_wait(20000)").fetchone() == (1,)
+db.close()
+with open({str(tmp_path / "seen")!r}, "w") as out:
+    print(*sorted(set(seen)), file=out)
+"""
+    python(code)
+    # SQLite itself keeps clear of them; the runtime's own event descriptors take numbers, too.
+    seen = (tmp_path / "seen").read_text().split()
+    assert not [name for name in seen if name.startswith(("/", "socket:", "pipe:"))], seen
+    output = tmp_path / "restored.db"
+    run([BUILD / "tools" / "sqlstream", "restore", "-o", output, f"file://{tmp_path}/replica"],
+        SQLSTREAM_CONFIG="/dev/null")
+    assert shell(output, "select count(*) from t") == "50\n"
