@@ -425,6 +425,6 @@ with open({str(tmp_path / "seen")!r}, "w") as out:
     seen = (tmp_path / "seen").read_text().split()
     assert not [name for name in seen if name.startswith(("/", "socket:", "pipe:"))], seen
     output = tmp_path / "restored.db"
-    run([BUILD / "tools" / "sqlstream", "restore", "-o", output, f"file://{tmp_path}/replica"],
-        SQLSTREAM_CONFIG="/dev/null")
+    restore = [BUILD / "tools" / "sqlstream", "restore", "-o", output, f"file://{tmp_path}/replica"]
+    subprocess.run(restore, env=environment(), capture_output=True, check=True, timeout=60)
     assert shell(output, "select count(*) from t") == "50\n"
