@@ -88,9 +88,10 @@ asio::awaitable<void> Maintenance::run() {
       co_await signal_.wait();
       continue;
     }
-    const Time due =
-        compaction ? now()
-                   : std::min(snapshot.value_or(Time::max()), retention.value_or(Time::max()));
+    const Time other = std::min(snapshot.value_or(Time::max()), retention.value_or(Time::max()));
+    // There is always something to fold where much is shipped: what is due goes before it.
+    const bool fold = compaction && other > now();
+    const Time due = fold ? now() : other;
     const auto time = steady_clock::now();
     const auto next = std::max(time + (due - now()), not_before_);
     if (time < next) {
@@ -100,7 +101,7 @@ asio::awaitable<void> Maintenance::run() {
     std::string error;
     try {
       not_before_ = time + kRest;
-      if (compaction) {
+      if (fold) {
         co_await compact();
       } else if (snapshot && (!retention || *snapshot <= *retention)) {
         co_await write_snapshot();
