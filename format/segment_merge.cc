@@ -12,7 +12,7 @@ constexpr std::size_t kOutput = 256 << 10;
 
 }  // namespace
 
-SegmentMerge::SegmentMerge(std::uint32_t index, std::vector<Span> inputs) : index_(index) {
+SegmentMerge::SegmentMerge(std::uint32_t index, const std::vector<Span>& inputs) : index_(index) {
   for (const Span& span : inputs) {
     Input& input = inputs_.emplace_back();
     input.span = span;

@@ -31,7 +31,7 @@ class SegmentMerge {
     std::uint64_t begin = 0;
     std::uint64_t end = 0;
   };
-  SegmentMerge(std::uint32_t index, std::vector<Span> inputs);
+  SegmentMerge(std::uint32_t index, const std::vector<Span>& inputs);
 
   /// The next stored bytes of an input. The first ones must hold its metadata: 2 KiB, or all.
   void give(std::size_t input, Bytes stored, bool last);
