@@ -14,6 +14,8 @@
 //                           PREFIX fail, but not those that begin with NOT; CALL * is any of them;
 //                           read anew at each call, so that faults come and go
 //   FAULTS_CLOCK=FILE       8 bytes: ns that are added to CLOCK_REALTIME
+//   FAULTS_STEADY=FILE      8 bytes: ns that are added to CLOCK_MONOTONIC; epoll_wait and waits for
+//                           a condition look at it every few ms
 //   FAULTS_IDENTITY="DEV INODE MTIME CTIME PATH"   what stat says of PATH: the inode always, the
 //                           times until the file is changed
 //   FAULTS_BOOT_ID=FILE     read instead of the kernel's, which names the time since the last start
@@ -34,11 +36,14 @@
 #include <cstdlib>
 #include <cstring>
 #include <ctime>
+#include <dlfcn.h>
 #include <fcntl.h>
 #include <fstream>
 #include <mutex>
+#include <pthread.h>
 #include <sstream>
 #include <string>
+#include <sys/epoll.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -50,6 +55,7 @@
 namespace {
 
 constexpr std::int64_t kSecond = 1'000'000'000;
+constexpr int kLookMs = 5;  // at a steady clock that jumps
 
 const char* setting(const char* name) {
   const char* value = std::getenv(name);
@@ -166,6 +172,8 @@ struct State {
   Appended journal{setting("FAULTS_JOURNAL")};
   std::string errors = setting("FAULTS_ERRORS");
   Shared clock{setting("FAULTS_CLOCK")};
+  Shared steady{setting("FAULTS_STEADY")};
+  bool jumps = *setting("FAULTS_STEADY") != 0;
   Identity identity{setting("FAULTS_IDENTITY")};
   std::mutex one_at_a_time;  // so that the journal has the order in which the kernel did it
 };
@@ -490,8 +498,35 @@ EXPORTED int fstat64(int fd, struct stat64* out) noexcept {
 
 EXPORTED int clock_gettime(clockid_t clock, timespec* out) noexcept {
   const auto result = static_cast<int>(call(SYS_clock_gettime, clock, out));
-  if (clock == CLOCK_REALTIME && result == 0) {
-    *out = to_timespec(ns(*out) + (*state().clock).load(std::memory_order_relaxed));
-  }
-  return result;
+  if (result != 0) return result;
+  if (clock == CLOCK_REALTIME) *out = to_timespec(ns(*out) + (*state().clock).load());
+  if (clock == CLOCK_MONOTONIC) *out = to_timespec(ns(*out) + (*state().steady).load());
+  return 0;
+}
+
+// The kernel's timers know nothing of the jumps. Without them Boost.Asio looks at the clock after
+// each epoll_wait.
+EXPORTED int timerfd_create(int clock, int flags) noexcept {
+  if (!state().jumps) return static_cast<int>(call(SYS_timerfd_create, clock, flags));
+  errno = ENOSYS;
+  return -1;
+}
+
+EXPORTED int epoll_wait(int fd, epoll_event* events, int room, int limit) {
+  if (state().jumps && (limit < 0 || limit > kLookMs)) limit = kLookMs;
+  return static_cast<int>(call(SYS_epoll_wait, fd, events, room, limit));
+}
+
+EXPORTED int pthread_cond_clockwait(pthread_cond_t* condition, pthread_mutex_t* mutex,
+                                    clockid_t clock, const timespec* until) {
+  static const auto real =
+      reinterpret_cast<decltype(&pthread_cond_clockwait)>(::dlsym(RTLD_NEXT, __func__));
+  if (!state().jumps || clock != CLOCK_MONOTONIC) return real(condition, mutex, clock, until);
+  timespec now{};
+  call(SYS_clock_gettime, clock, &now);
+  const std::int64_t deadline = ns(*until) - (*state().steady).load();
+  const std::int64_t soon = ns(now) + kLookMs * kSecond / 1000;
+  const timespec look = to_timespec(std::min(deadline, soon));
+  const int result = real(condition, mutex, clock, &look);
+  return result == ETIMEDOUT && soon < deadline ? 0 : result;  // 0: as if it had been woken
 }

@@ -3,6 +3,9 @@ by itself, and neither memory nor the outbox grows without bound."""
 
 import os
 import sqlite3
+import struct
+import threading
+import time
 from contextlib import closing
 
 import pytest
@@ -314,4 +317,61 @@ def test_a_store_that_is_away_costs_little(place):
         assert app.shipped(60000) == 1
         assert app.status()["generation"] == generation
         assert place.log.read_text().count("level=ERROR") <= 1
+        place.check(app)
+
+
+class SteadyClock:
+    """What a program measures its pauses with, made to jump."""
+
+    def __init__(self, build, file):
+        self.file, self.ahead = file, 0
+        file.write_bytes(bytes(8))
+        self.env = {"LD_PRELOAD": str(build.faults), "FAULTS_STEADY": str(file)}
+
+    def forward(self, seconds):
+        self.ahead += seconds
+        with open(self.file, "r+b") as file:
+            file.write(struct.pack("q", self.ahead * 10**9))
+
+
+@pytest.mark.parametrize("silent", [False, True], ids=["resets", "never answers"])
+def test_a_store_that_is_away_for_an_hour(build, place, silent):
+    """In simulated time; it is written to all the while, of which nothing is lost."""
+    clock = SteadyClock(build, place.folder / "steady")
+    config = write_config(place.folder / "c.yml", place.database, place.url(), **{"outbox-max-size": "16MB"})
+    with place.session("", SQLSTREAM_CONFIG=str(config), **clock.env) as app:
+        app.do("create table t(i integer primary key, x)")
+        app.do("with recursive n(i) as (select 1 union all select i + 1 from n where i < 300) "
+               "insert into t select i, randomblob(3000) from n")  # fmt: skip
+        assert app.shipped() == 1
+        generation, memory, asked = app.status()["generation"], resident(app.process.pid), place.proxy.requests
+        back = threading.Event()
+        if silent:
+            place.proxy.add(lambda request: back.wait() and request.reset(), times=1 << 30)
+        else:
+            place.proxy.away = True
+        largest = 0
+        for second in range(0, 3600, 5):
+            app.do(f"update t set x = randomblob(3000) where i % 30 = {second % 30}")
+            largest = max(largest, app.status()["outbox_bytes"])
+            clock.forward(5)
+            time.sleep(0.01)
+        asked = place.proxy.requests - asked
+        print(f"{asked} requests, {largest} bytes in the outbox, {resident(app.process.pid) - memory} more in memory")
+        assert 10 < asked < 1000
+        assert largest < 16_000_000
+        assert resident(app.process.pid) < memory + (48 << 20)
+        assert app.status()["replicas"][0]["error"]
+        place.proxy.away = False
+        place.proxy.clear()
+        back.set()
+
+        def comes_back():
+            clock.forward(1)
+            return app.shipped(20) == 1
+
+        harness.wait_until(comes_back, "the replica to catch up")
+        assert app.status()["generation"] == generation
+        # One for each change of what it says: the write, what is asked after it, and what came last.
+        assert place.log.read_text().count("level=ERROR") <= 3
         place.check(app)
