@@ -9,6 +9,8 @@ import sqlite3
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from dataclasses import dataclass, field
+from typing import Callable
 
 import pytest
 
@@ -20,13 +22,16 @@ from test_crash_points import SHELL, WORKERS, acknowledged
 IN_CI = 3  # points of each kind, at most; all of them with --long
 
 
-def common(build, uri):
-    return faults.workload(build, uri)
+def begin(build, uri):
+    return f".load {build.extension.with_suffix('')}\n.open {uri}\n{faults.PAGES}\n{faults.SCHEMA}\n"
 
 
 def enough_to_compact(build, uri):
-    begin = f".load {build.extension.with_suffix('')}\n.open {uri}\n{faults.PAGES}\n{faults.SCHEMA}\n"
-    return begin + (faults.STEP + faults.SHIPPED) * 45 + "\n"
+    return begin(build, uri) + (faults.STEP + faults.SHIPPED) * 45 + "\n"
+
+
+def slow_enough_to_expire(build, uri):
+    return begin(build, uri) + f"{faults.STEP}{faults.SHIPPED}\n.shell sleep 0.15\n" * 6
 
 
 def fill(database):
@@ -38,12 +43,24 @@ def fill(database):
         db.commit()
 
 
-# What is run, whether there is much in the database before, and which calls are counted.
+@dataclass
+class Workload:
+    """`counted`: which calls, as for FaultProxy.add(); `options` of the replica."""
+
+    script: Callable
+    filled: bool = False
+    counted: dict = field(default_factory=dict)
+    options: dict = field(default_factory=dict)
+
+
+OFTEN = {name: "100ms" for name in ("snapshot_interval", "retention", "retention_check_interval")}
 WORKLOADS = {
-    "all": (common, False, {}),
-    "parts of a snapshot": (common, True, {"path": "uploads|uploadId="}),
-    "compaction": (enough_to_compact, False, {}),
+    "all": Workload(faults.workload),
+    "parts of a snapshot": Workload(faults.workload, filled=True, counted={"path": "uploads|uploadId="}),
+    "compaction": Workload(enough_to_compact),
+    "snapshots and deletions": Workload(slow_enough_to_expire, options=OFTEN),
 }
+LONG_ONES = {"snapshots and deletions"}
 
 
 def before(request, kill):
@@ -70,16 +87,16 @@ class Place:
     """A database that is replicated to a path of its own in a bucket, through a proxy of its own."""
 
     def __init__(self, build, minio, bucket, folder, workload):
-        make_script, filled, self.counted = WORKLOADS[workload]
         self.build, self.minio, self.bucket, self.folder = build, minio, bucket, folder
+        self.counted = workload.counted
         folder.mkdir(parents=True)
         self.database = folder / "app.db"
-        if filled:
+        if workload.filled:
             fill(self.database)
         self.proxy = FaultProxy(minio)
-        self.url = self.proxy.url(bucket, folder.name, sync_interval="1ms")
+        self.url = self.proxy.url(bucket, folder.name, sync_interval="1ms", **workload.options)
         self.env = minio.env(SQLSTREAM_LOG=folder / "log", SQLSTREAM_LOG_LEVEL="debug")
-        self.script = make_script(build, build.uri(self.database, self.url))
+        self.script = workload.script(build, build.uri(self.database, self.url))
 
     def run(self, act=None, point=1):
         """Runs the workload, and calls act(request, kill) instead of serving call `point`. Whether it was killed, and
@@ -142,7 +159,9 @@ def crash_and_go_on(place, act, point):
     return killed
 
 
-@pytest.mark.parametrize("workload", WORKLOADS)
+@pytest.mark.parametrize(
+    "workload", [pytest.param(name, marks=[pytest.mark.long] * (name in LONG_ONES)) for name in WORKLOADS]
+)
 @pytest.mark.parametrize("act", [before, in_body, after])
 def test_killed_at_each_call_of_the_store(build, minio, tmp_path, request, workload, act):
     seed = int(os.environ.get("SQLSTREAM_TEST_SEED", random.randrange(1 << 30)))
@@ -150,7 +169,7 @@ def test_killed_at_each_call_of_the_store(build, minio, tmp_path, request, workl
     bucket = minio.bucket()
 
     def at(name):
-        return Place(build, minio, bucket, tmp_path / name, workload)
+        return Place(build, minio, bucket, tmp_path / name, WORKLOADS[workload])
 
     whole = at("whole")
     count = whole.count()
