@@ -241,6 +241,12 @@ def check_tidy():
     return Count(failed=len(findings))
 
 
+def check_model():
+    """The protocol's model checker within its wider bounds; it prints the states it went through."""
+    passed = run([RELEASE.dir / "test/model/model", "-long"]).returncode == 0
+    return Count(passed=1) if passed else Count(failed=1)
+
+
 def check_system(long):
     if not glob.glob(str(ROOT / "test/system/**/test_*.py"), recursive=True):
         say("no system tests")
@@ -249,7 +255,8 @@ def check_system(long):
     report.unlink(missing_ok=True)
     command = [
         sys.executable, "-m", "pytest", "test/system", "-q", "-p", "no:cacheprovider",
-        "--color=no", "--durations=10", f"--junitxml={report}",
+        # One test waits mostly for a server, a kill or a timer: one process more than there are processors.
+        "-n", str(JOBS + 1), "--color=no", "--durations=10", f"--junitxml={report}",
     ]
     if long:
         command.append("--long")
@@ -311,6 +318,8 @@ def main():
     if step("build, release", build_step, RELEASE):
         step("unit tests, release", test_step, RELEASE)
         step("system tests", check_system, arguments.long)
+        if arguments.long:
+            step("model checker", check_model)
     if step("build, clang, asan+ubsan", build_step, ASAN):
         step("unit tests, asan+ubsan", test_step, ASAN)
     step("clang-tidy", check_tidy)

@@ -64,6 +64,7 @@ Values values_of(const ReplicaSettings& replica) {
     values.emplace_back("kms-key-id", store.kms_key_id);
   }
   values.emplace_back("sync-interval", format_duration(replica.sync_interval));
+  values.emplace_back("adaptive", replica.adaptive > 0 ? std::to_string(replica.adaptive) : "none");
   values.emplace_back("retention", format_duration(replica.retention));
   values.emplace_back("retention-check-interval",
                       format_duration(replica.retention_check_interval));

@@ -36,7 +36,7 @@ constexpr std::string_view kIgnoredReplica[] = {"meta-path"};
 
 // Options of a replica that a database may have for all of its own.
 constexpr std::string_view kDefaults[] = {
-    "exclusive",         "retention",     "retention-check-interval",
+    "adaptive",          "exclusive",     "retention",          "retention-check-interval",
     "snapshot-interval", "sync-interval", "validation-interval"};
 
 // Of Litestream's other replica types; the type itself is refused.

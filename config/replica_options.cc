@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <charconv>
 
 #include "base/error.h"
 #include "config/endpoints.h"
@@ -38,6 +39,18 @@ nanoseconds duration_value(std::string_view name, const std::string& value, nano
   return *parsed;
 }
 
+std::uint64_t count_value(std::string_view name, const std::string& value) {
+  constexpr std::uint64_t kMost = 1'000'000'000;
+  std::uint64_t count = 0;
+  const char* end = value.data() + value.size();
+  const auto [rest, error] = std::from_chars(value.data(), end, count);
+  if (error != std::errc() || rest != end || count > kMost) {
+    throw Error(std::string(name) + " must be a number of PUTs a day, 0 for any, not \"" + value +
+                '"');
+  }
+  return count;
+}
+
 // A text option of the store.
 template <std::string StoreSettings::*member>
 void set_text(ReplicaSettings& replica, std::string_view, const std::string& value) {
@@ -46,6 +59,10 @@ void set_text(ReplicaSettings& replica, std::string_view, const std::string& val
 
 // Sorted by name.
 constexpr std::array kOptions = {
+    Option{"adaptive", false,
+           [](ReplicaSettings& r, std::string_view name, const std::string& value) {
+             r.adaptive = count_value(name, value);
+           }},
     Option{"ca-file", true, set_text<&StoreSettings::ca_file>},
     Option{"compaction", false,
            [](ReplicaSettings& r, std::string_view name, const std::string& value) {

@@ -110,48 +110,51 @@ asio::awaitable<void> Compaction::look() {
   looked_ = true;
 }
 
-asio::awaitable<void> Compaction::run(const std::function<bool()>& wanted) {
+asio::awaitable<std::uint64_t> Compaction::run(const std::function<bool()>& wanted) {
   std::exception_ptr failure;
+  std::uint64_t written = 0;
   try {
     if (!looked_) co_await look();
-    if (looked_) co_await fold_next(wanted);
+    if (looked_) written = co_await fold_next(wanted);
   } catch (...) {
     failure = std::current_exception();
   }
-  if (!failure) co_return;
+  if (!failure) co_return written;
   // Nothing waits for it: another look shows it again.
   if (due()) plan_.pop();
   looked_ = false;
   std::rethrow_exception(failure);
 }
 
-asio::awaitable<void> Compaction::fold_next(const std::function<bool()>& wanted) {
+asio::awaitable<std::uint64_t> Compaction::fold_next(const std::function<bool()>& wanted) {
   const auto inputs = plan_.next();
-  if (!inputs) co_return;
+  if (!inputs) co_return 0;
   const Generation generation = generation_;
   replica::Segment output = inputs->front();
   output.end = inputs->back().end;
   ++output.level;
   std::string unsuitable;
+  std::uint64_t written = 0;
   try {
     const auto stored = co_await fold(*inputs, output, wanted);
-    if (!stored) co_return;
-    output.size = *stored;
+    if (!stored) co_return 0;
+    output.size = written = *stored;
   } catch (const SegmentMerge::Unsuitable& e) {
     unsuitable = e.what();
   } catch (const StoreError& e) {
     // From an upload whose answer was lost, or a process that died: it holds the same.
     if (e.kind() != StoreError::Kind::exists) throw;
   }
-  if (generation != generation_) co_return;
+  if (generation != generation_) co_return written;
   plan_.pop();
-  if (!unsuitable.empty()) co_return;
+  if (!unsuitable.empty()) co_return written;
   plan_.add(output);
   auto keys = std::exchange(covered_, {});
   if (output.level > 1) {
     for (const auto& input : *inputs) covered_.push_back(replica::key_of(generation, input));
   }
   if (!keys.empty()) co_await deletion_.remove(std::move(keys));
+  co_return written;
 }
 
 asio::awaitable<std::optional<std::uint64_t>> Compaction::fold(
@@ -164,7 +167,7 @@ asio::awaitable<std::optional<std::uint64_t>> Compaction::fold(
     spans.push_back({input.position.offset, input.end});
     stored += input.size;
   }
-  SegmentMerge merge(output.position.index, std::move(spans));
+  SegmentMerge merge(output.position.index, spans);
   std::vector<std::uint64_t> taken(inputs.size());
   std::unique_ptr<Upload> upload;
   std::uint64_t written = 0;

@@ -53,11 +53,12 @@ class Compaction {
   bool due() const { return plan_.next().has_value(); }
   /// Does what is due; one object at most. Throws StoreError, and Error for damage; what failed is
   /// looked for again when more was shipped. Nothing becomes visible of what is no longer `wanted`.
-  asio::awaitable<void> run(const std::function<bool()>& wanted);
+  /// The bytes of what was written; 0: nothing.
+  asio::awaitable<std::uint64_t> run(const std::function<bool()>& wanted);
 
  private:
   asio::awaitable<void> look();
-  asio::awaitable<void> fold_next(const std::function<bool()>& wanted);
+  asio::awaitable<std::uint64_t> fold_next(const std::function<bool()>& wanted);
   asio::awaitable<std::optional<std::uint64_t>> fold(const std::vector<replica::Segment>& inputs,
                                                      const replica::Segment& output,
                                                      const std::function<bool()>& wanted);

@@ -132,7 +132,8 @@ asio::awaitable<void> Maintenance::compact() {
   const std::function<bool()> wanted = [this] {
     return !replicator_.stopping() && replicator_.shipping();
   };
-  co_await compaction_.run(wanted);
+  const auto written = co_await compaction_.run(wanted);
+  if (written > 0) replicator_.spent(written);
 }
 
 asio::awaitable<void> Maintenance::write_snapshot() {

@@ -17,7 +17,7 @@
 namespace sqlstream {
 namespace {
 
-constexpr std::uint64_t kMagic = 0x35444e4552535153;  // "SQSREND5"
+constexpr std::uint64_t kMagic = 0x36444e4552535153;  // "SQSREND6"
 
 struct DiskNote {
   std::uint64_t magic;
@@ -35,6 +35,8 @@ struct DiskNote {
   std::int64_t verified;
   std::int64_t unverified_since;
   std::uint64_t boot;
+  double puts_left;
+  std::int64_t puts_at;
   std::array<char, 512> error;  // these end with a zero
   std::array<char, 512> unverified;
   std::array<char, 512> writer;
@@ -93,6 +95,7 @@ std::optional<ReplicaNote> load_replica_note(const std::string& outbox, const st
   note.validation = {to_time(disk.validated), to_time(disk.verified), disk.unverified.data(),
                      to_time(disk.unverified_since)};
   note.boot = disk.boot;
+  note.budget = {disk.puts_left, to_time(disk.puts_at)};
   note.error = disk.error.data();
   note.writer = disk.writer.data();
   return note;
@@ -127,6 +130,8 @@ bool save_replica_note(const capture::OutboxPlace& place, const std::string& url
   disk->unverified_since = ns(note.validation.error_since);
   disk->error = disk->unverified = disk->writer = {};
   disk->boot = note.boot;
+  disk->puts_left = note.budget.left;
+  disk->puts_at = ns(note.budget.at);
   note.error.copy(disk->error.data(), disk->error.size() - 1);
   note.validation.error.copy(disk->unverified.data(), disk->unverified.size() - 1);
   note.writer.copy(disk->writer.data(), disk->writer.size() - 1);

@@ -7,6 +7,7 @@
 #include "base/clock.h"
 #include "capture/outbox.h"
 #include "shipper/batch.h"
+#include "shipper/put_budget.h"
 
 namespace sqlstream {
 
@@ -31,6 +32,7 @@ struct ReplicaNote {
   std::string error;                       ///< of the store, as last seen; empty: none
   Time error_since{};
   ValidationState validation;
+  PutBudget budget;        ///< counts only where the settings bound it
   pid_t pid = 0;           ///< of the process that wrote this
   int sqlite = 0;          ///< its SQLite's version, as sqlite3_libversion_number(); 0: not known
   std::uint64_t boot = 0;  ///< boot_hash() when the end was last proven to be the replica's

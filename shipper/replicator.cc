@@ -294,10 +294,14 @@ asio::awaitable<bool> Replicator::seek(std::uint64_t sequence) {
   co_return co_await on_worker([&] { return reader_.seek(sequence, database_.log_files()); });
 }
 
-// At most one segment per sync interval; the first after a quiet time at once, and while somebody
-// waits.
+// At most one segment per sync interval, or fewer where a day's PUTs are bounded; the first after a
+// quiet time at once, and while somebody waits.
 asio::awaitable<void> Replicator::pace() {
-  const auto until = last_put_ + settings_.sync_interval;
+  auto until = last_put_ + settings_.sync_interval;
+  if (settings_.adaptive > 0) {
+    const auto pause = note_.budget.pause(settings_.adaptive, now(), settings_.sync_interval);
+    until = (pause.from_now ? steady_clock::now() : last_put_) + pause.length;
+  }
   while (!stopping_ && !database_.flushing() && !database_.hurried(end_->sequence) &&
          steady_clock::now() < until) {
     co_await signal_.wait_until(until);
@@ -503,7 +507,12 @@ asio::awaitable<bool> Replicator::write_snapshot(const capture::Tail& tail) {
   co_return true;
 }
 
+void Replicator::spent(std::uint64_t stored) {
+  if (settings_.adaptive > 0) note_.budget.take(settings_.adaptive, now(), puts_of(stored));
+}
+
 void Replicator::snapshot_written(std::uint64_t stored) {
+  spent(stored);
   note_.snapshot_time = status_.snapshot_time = now();
   note_.snapshot_size = stored;
   // What is older can go once this one is old enough.
@@ -561,6 +570,7 @@ asio::awaitable<bool> Replicator::put(SegmentObject& object) {
     if (e.kind() != StoreError::Kind::exists) throw;
     co_return false;
   }
+  spent(size);
   note_.bytes_since_snapshot += size;
   maintenance_->shipped(object.end.generation,
                         {object.begin, size, now(), 0, object.end.position.offset});

@@ -92,6 +92,8 @@ class Replicator {
   /// says so. Gives up (and is empty for good) when the generation ends.
   std::optional<std::uint32_t> rolled() const { return rolled_; }
   bool rolling() const { return roll_at_ != 0; }
+  /// An object of that many stored bytes was put.
+  void spent(std::uint64_t stored);
   /// A snapshot of that many stored bytes has landed; for the note, which the caller saves.
   void snapshot_written(std::uint64_t stored);
   /// The metadata of a snapshot as `copy` made it.

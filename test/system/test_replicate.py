@@ -94,6 +94,13 @@ class World:
         assert process.wait() == 0, process.said()
         assert "sqlstream shut down" in process.said()
 
+    def one_generation(self, process):
+        """Nothing was missed since it took hold of the database. What appears under a writer that goes on at
+        once may be reset before that."""
+        began, _, followed = process.said().partition("msg=following")
+        assert "generation ended" not in followed, process.said()
+        assert len(self.generations()) == 1 + began.count("generation ended"), process.said()
+
     def generations(self):
         said = harness.run([self.build.sqlstream, "generations", self.url], env=self.env, check=False)
         return [line.split()[1] for line in said.stdout.splitlines()[1:]]
@@ -131,7 +138,7 @@ def test_every_kind_of_writing(world, name):
     world.plain(name)
     world.end(process)
     world.check()
-    assert len(world.generations()) == 1, process.said()
+    world.one_generation(process)
 
 
 @pytest.mark.parametrize("name", ["updates", "vacuum", "processes", "checkpoints_by_the_application"])
@@ -140,7 +147,7 @@ def test_on_s3(s3_world, name):
     s3_world.plain(name)
     s3_world.end(process)
     s3_world.check()
-    assert len(s3_world.generations()) == 1, process.said()
+    s3_world.one_generation(process)
 
 
 def test_says_what_it_does(world):

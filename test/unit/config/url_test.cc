@@ -43,7 +43,7 @@ TEST_CASE("an S3 path is decoded and cleaned") {
 TEST_CASE("the query sets options") {
   const auto replica = parse(
       "s3://bkt/db?endpoint=http://127.0.0.1:9000&region=eu-west-1&force-path-style=true"
-      "&skip-verify=1&ca-file=%2Fetc%2Fca.pem&sync-interval=250ms&retention=1h"
+      "&skip-verify=1&ca-file=%2Fetc%2Fca.pem&sync-interval=250ms&adaptive=5000&retention=1h"
       "&snapshot-interval=30m&name=main&storage-class=STANDARD_IA");
   CHECK(replica.store.endpoint == "http://127.0.0.1:9000");
   CHECK(replica.store.region == "eu-west-1");
@@ -52,6 +52,7 @@ TEST_CASE("the query sets options") {
   CHECK(replica.store.ca_file == "/etc/ca.pem");
   CHECK(replica.store.storage_class == "STANDARD_IA");
   CHECK(replica.sync_interval == 250ms);
+  CHECK(replica.adaptive == 5000);
   CHECK(replica.retention == 1h);
   CHECK(replica.snapshot_interval == 30min);
   CHECK(replica.name == "main");
@@ -222,6 +223,9 @@ TEST_CASE("malformed URLs get one sentence") {
                           "s3://b/p?x=1",
                           "s3://b/p?region=a&region=b",
                           "s3://b/p?sync-interval=5",
+                          "s3://b/p?adaptive=-1",
+                          "s3://b/p?adaptive=5k",
+                          "s3://b/p?adaptive=99999999999999999999",
                           "s3://b/p?retention=0s",
                           "s3://b/p?skip-verify=maybe",
                           "s3://b/p?region="}) {
@@ -233,7 +237,7 @@ TEST_CASE("malformed URLs get one sentence") {
   }
   CHECK(contains(refusal("s3://b/p?regoin=1"), "\"regoin\""));
   CHECK(contains(refusal("s3://b/p?regoin=1"),
-                 "known are ca-file, compaction, endpoint, exclusive, force-path-style"));
+                 "known are adaptive, ca-file, compaction, endpoint, exclusive, force-path-style"));
   CHECK(contains(refusal("s3://b/{nme}"), "{name}"));
 }
 
