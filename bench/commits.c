@@ -4,11 +4,16 @@
 //
 // reads commands from standard input and answers each with one line of JSON:
 //   setup             WAL mode, synchronous=NORMAL, the tables
+//   full              synchronous=FULL
 //   insert N RATE     N commits of one new row; RATE per second, 0 for as fast as it goes
 //   update N RATE     N commits that change the same row
+//   random N RATE     N commits that change one of the rows
 //   fill MIB          that much incompressible data, then a checkpoint
 //   wait MS           sqlstream_wait(MS)
-//   rows              a table of 22 MB, checkpointed
+//   rows N            a table of N rows, checkpointed
+//   databases N       opens N more: DATABASE with a number before its ".db"
+//   spread N RATE     N commits of one new row, to one of these after the other
+//   waitall MS        sqlstream_wait(MS) on each of them
 //   segments N        N segments, each an update of one of these rows
 //   writers N SECONDS N threads with a connection each commit rows of their own, as fast as it goes
 // It ends, closing the database, at the end of its input.
@@ -80,10 +85,11 @@ static int ascending(const void* a, const void* b) {
   return x < y ? -1 : x > y;
 }
 
-static void commit_rows(const char* sql, long count, double rate) {
+// Commits `count` times, with the `statements` in turn; the first parameter is a row's content.
+static void commit_rows(sqlite3_stmt** statements, long many, long count, double rate) {
   uint32_t* took = malloc((size_t)count * sizeof *took);
   if (!took) fail("out of memory");
-  sqlite3_stmt* statement = prepare(sql);
+  const int64_t begun_unix = clock_ns(CLOCK_REALTIME);
   const int64_t begun = clock_ns(CLOCK_MONOTONIC);
   const int64_t cpu_begun = clock_ns(CLOCK_THREAD_CPUTIME_ID);
   int64_t ended = begun;
@@ -98,21 +104,27 @@ static void commit_rows(const char* sql, long count, double rate) {
       }
       before = clock_ns(CLOCK_MONOTONIC);
     }
+    sqlite3_stmt* statement = statements[i % many];
     sqlite3_bind_blob(statement, 1, row, sizeof row, SQLITE_STATIC);
-    if (sqlite3_step(statement) != SQLITE_DONE) fail(sql);
+    if (sqlite3_step(statement) != SQLITE_DONE) fail(sqlite3_sql(statement));
     sqlite3_reset(statement);
     ended = clock_ns(CLOCK_MONOTONIC);
     const int64_t nanoseconds = ended - before;
     took[i] = nanoseconds > UINT32_MAX ? UINT32_MAX : (uint32_t)nanoseconds;
   }
   const int64_t cpu = clock_ns(CLOCK_THREAD_CPUTIME_ID) - cpu_begun;
-  sqlite3_finalize(statement);
   qsort(took, (size_t)count, sizeof *took, ascending);
   printf("{\"commits\":%ld,\"seconds\":%.6f,\"thread_cpu_seconds\":%.6f,\"ended_ns\":%" PRId64
-         ",\"p50_us\":%.1f,\"p99_us\":%.1f,\"worst_us\":%.1f}\n",
-         count, (double)(ended - begun) / 1e9, (double)cpu / 1e9, ended, took[count / 2] / 1e3,
-         took[count - 1 - count / 100] / 1e3, took[count - 1] / 1e3);
+         ",\"begun_unix_ns\":%" PRId64 ",\"p50_us\":%.1f,\"p99_us\":%.1f,\"worst_us\":%.1f}\n",
+         count, (double)(ended - begun) / 1e9, (double)cpu / 1e9, ended, begun_unix,
+         took[count / 2] / 1e3, took[count - 1 - count / 100] / 1e3, took[count - 1] / 1e3);
   free(took);
+}
+
+static void commit_with(const char* sql, long count, double rate) {
+  sqlite3_stmt* statement = prepare(sql);
+  commit_rows(&statement, 1, count, rate);
+  sqlite3_finalize(statement);
 }
 
 // One of many writers. A commit is timed once the write lock is there: how long SQLite lets others
@@ -121,7 +133,7 @@ struct writer {
   pthread_t thread;
   int64_t until;
   long commits;
-  uint32_t took[1 << 16];
+  uint32_t took[1 << 20];
 };
 
 static int wait_for_lock(void* unused, int calls) {
@@ -204,8 +216,11 @@ static void fill(long mebibytes) {
   printf("{\"mebibytes\":%ld}\n", mebibytes);
 }
 
-static int wait_shipped(long milliseconds) {
-  sqlite3_stmt* statement = prepare("SELECT sqlstream_wait(?)");
+static int wait_shipped(sqlite3* on, long milliseconds) {
+  sqlite3_stmt* statement = NULL;
+  if (sqlite3_prepare_v2(on, "SELECT sqlstream_wait(?)", -1, &statement, NULL) != SQLITE_OK) {
+    fail("sqlstream_wait");
+  }
   sqlite3_bind_int64(statement, 1, milliseconds);
   if (sqlite3_step(statement) != SQLITE_ROW) fail("sqlstream_wait");
   const int shipped = sqlite3_column_int(statement, 0);
@@ -213,32 +228,89 @@ static int wait_shipped(long milliseconds) {
   return shipped;
 }
 
-enum { kRows = 200000 };  // 22 MB
-
-static void rows(void) {
+static void rows(long count) {
   char sql[200];
   snprintf(sql, sizeof sql,
            "INSERT INTO row(data) WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n "
-           "WHERE i<%d) SELECT randomblob(%d) FROM n",
-           kRows, kRowBytes);
+           "WHERE i<%ld) SELECT randomblob(%d) FROM n",
+           count, kRowBytes);
   run(sql);
   run("PRAGMA wal_checkpoint(TRUNCATE)");
-  printf("{\"rows\":%d}\n", kRows);
+  printf("{\"rows\":%ld}\n", count);
+}
+
+static long newest_row(void) {
+  sqlite3_stmt* statement = prepare("SELECT max(id) FROM row");
+  if (sqlite3_step(statement) != SQLITE_ROW) fail("looking for the newest row");
+  const long id = (long)sqlite3_column_int64(statement, 0);
+  sqlite3_finalize(statement);
+  return id;
+}
+
+static void commit_random(long count, double rate) {
+  char sql[100];
+  snprintf(sql, sizeof sql, "UPDATE row SET data=? WHERE id=1+abs(random())%%%ld", newest_row());
+  commit_with(sql, count, rate);
 }
 
 // A history of that many segments, each of one commit.
 static void segments(long count) {
   char sql[200];
-  snprintf(sql, sizeof sql, "UPDATE row SET data=randomblob(%d) WHERE id=1+abs(random())%%%d",
-           kRowBytes, kRows);
+  snprintf(sql, sizeof sql, "UPDATE row SET data=randomblob(%d) WHERE id=1+abs(random())%%%ld",
+           kRowBytes, newest_row());
   sqlite3_stmt* update = prepare(sql);
   for (long i = 0; i < count; ++i) {
     if (sqlite3_step(update) != SQLITE_DONE) fail(sql);
     sqlite3_reset(update);
-    if (!wait_shipped(60000)) fail("waited in vain for a segment");
+    if (!wait_shipped(db, 60000)) fail("waited in vain for a segment");
   }
   sqlite3_finalize(update);
   printf("{\"segments\":%ld}\n", count);
+}
+
+// Many databases in one process: each has a connection, and a statement that commits a row.
+static long many;
+static sqlite3** others;
+static sqlite3_stmt** inserts;
+
+static void open_databases(long count) {
+  const char* suffix = strstr(database, ".db");
+  others = calloc((size_t)count, sizeof *others);
+  inserts = calloc((size_t)count, sizeof *inserts);
+  if (!suffix || !others || !inserts) fail("many databases");
+  for (; many < count; ++many) {
+    char name[4096];
+    snprintf(name, sizeof name, "%.*s-%ld%s", (int)(suffix - database), database, many, suffix);
+    const int flags = SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_URI;
+    sqlite3** own = &others[many];
+    if (sqlite3_open_v2(name, own, flags, NULL) != SQLITE_OK) fail(name);
+    sqlite3_busy_timeout(*own, 5000);
+    if (sqlite3_exec(*own,
+                     "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;"
+                     "CREATE TABLE row(id INTEGER PRIMARY KEY, data BLOB)",
+                     NULL, NULL, NULL) != SQLITE_OK ||
+        sqlite3_prepare_v2(*own, "INSERT INTO row(data) VALUES(?)", -1, &inserts[many], NULL) !=
+            SQLITE_OK) {
+      fail(name);
+    }
+  }
+  printf("{\"databases\":%ld}\n", many);
+}
+
+static int wait_all_shipped(long milliseconds) {
+  for (long i = 0; i < many; ++i) {
+    if (!wait_shipped(others[i], milliseconds)) return 0;
+  }
+  return 1;
+}
+
+static void close_databases(void) {
+  for (long i = 0; i < many; ++i) {
+    sqlite3_finalize(inserts[i]);
+    if (sqlite3_close(others[i]) != SQLITE_OK) fail("closing");
+  }
+  free(inserts);
+  free(others);
 }
 
 int main(int argc, char** argv) {
@@ -271,15 +343,26 @@ int main(int argc, char** argv) {
           "INSERT OR REPLACE INTO hot VALUES(1, zeroblob(100))");
       printf("{\"sqlite\":\"%s\"}\n", sqlite3_libversion());
     } else if (strcmp(command, "insert") == 0 && amount >= 1) {
-      commit_rows("INSERT INTO row(data) VALUES(?)", (long)amount, rate);
+      commit_with("INSERT INTO row(data) VALUES(?)", (long)amount, rate);
     } else if (strcmp(command, "update") == 0 && amount >= 1) {
-      commit_rows("UPDATE hot SET data=? WHERE id=1", (long)amount, rate);
+      commit_with("UPDATE hot SET data=? WHERE id=1", (long)amount, rate);
+    } else if (strcmp(command, "random") == 0 && amount >= 1) {
+      commit_random((long)amount, rate);
+    } else if (strcmp(command, "full") == 0) {
+      run("PRAGMA synchronous=FULL");
+      printf("{}\n");
+    } else if (strcmp(command, "databases") == 0 && amount >= 1 && many == 0) {
+      open_databases((long)amount);
+    } else if (strcmp(command, "spread") == 0 && amount >= 1 && many > 0) {
+      commit_rows(inserts, many, (long)amount, rate);
+    } else if (strcmp(command, "waitall") == 0) {
+      printf("{\"shipped\":%d}\n", wait_all_shipped((long)amount));
     } else if (strcmp(command, "fill") == 0) {
       fill((long)amount);
     } else if (strcmp(command, "wait") == 0) {
-      printf("{\"shipped\":%d}\n", wait_shipped((long)amount));
-    } else if (strcmp(command, "rows") == 0) {
-      rows();
+      printf("{\"shipped\":%d}\n", wait_shipped(db, (long)amount));
+    } else if (strcmp(command, "rows") == 0 && amount >= 1) {
+      rows((long)amount);
     } else if (strcmp(command, "segments") == 0 && amount >= 1) {
       segments((long)amount);
     } else if (strcmp(command, "writers") == 0 && amount >= 1 && rate > 0) {
@@ -290,6 +373,7 @@ int main(int argc, char** argv) {
     }
     fflush(stdout);
   }
+  close_databases();
   if (sqlite3_close(db) != SQLITE_OK) fail("closing");
   return 0;
 }
