@@ -45,6 +45,8 @@ constexpr std::size_t kIdlePerOrigin = 16;
 constexpr std::chrono::seconds kLongestIdle{60};
 // Without a byte moved for so long the connection counts as lost.
 constexpr std::chrono::seconds kStall{30};
+// Of answers that are larger.
+constexpr std::size_t kReadAtOnce = 64 << 10;
 
 /// The error of an asynchronous step; cancellation passes as itself.
 void check_cancelled(const error_code& error) {
@@ -129,6 +131,9 @@ asio::awaitable<Exchange> exchange(Stream& stream, Connection& connection, const
     check_cancelled(result.error);
     if (n > 0 || parser.got_some()) result.answer_began = true;
     if (result.error) break;
+    // Beast reads as much at once as the buffer has room for, and 512 bytes where that is none.
+    if (parser.is_header_done() && parser.content_length_remaining().value_or(0) > kReadAtOnce)
+      connection.buffer.reserve(kReadAtOnce);
     tcp.expires_after(kStall);
   }
   tcp.expires_never();
