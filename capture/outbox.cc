@@ -58,15 +58,18 @@ OutboxPlace OutboxPlace::of(const std::string& database_path, const std::string&
     throw Error("cannot find the database " + database_path + ": " + reason());
   }
   OutboxPlace place;
-  const fs::path path(database_path);
-  place.directory =
-      directory.empty()
-          ? (path.parent_path() / ("." + path.filename().string() + "-sqlstream")).string()
-          : directory;
+  place.directory = directory_of(database_path, directory);
   place.file_mode = st.st_mode & 0666;
   place.owner = st.st_uid;
   place.group = st.st_gid;
   return place;
+}
+
+std::string OutboxPlace::directory_of(const std::string& database_path,
+                                      const std::string& directory) {
+  if (!directory.empty()) return directory;
+  const fs::path path(database_path);
+  return (path.parent_path() / ("." + path.filename().string() + "-sqlstream")).string();
 }
 
 void OutboxPlace::own(int fd, mode_t mode) const {

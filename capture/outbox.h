@@ -23,6 +23,9 @@ struct OutboxPlace {
   /// `directory` empty: ".<name>-sqlstream" beside the database. The database file must exist.
   static OutboxPlace of(const std::string& database_path, const std::string& directory);
 
+  /// The folder alone, also of a database that was deleted.
+  static std::string directory_of(const std::string& database_path, const std::string& directory);
+
   /// Gives what this process has just created that mode, whatever the umask, and as root that
   /// owner. By a descriptor: the owner may put something else in a name's place meanwhile. Never
   /// fails: root may be without these powers in a container, and then it stays root's.

@@ -179,11 +179,7 @@ void Database::start() {
 }
 
 std::string Database::outbox_directory() const {
-  try {
-    return capture::OutboxPlace::of(path(), settings_.outbox_dir).directory;
-  } catch (const Error&) {
-    return settings_.outbox_dir;
-  }
+  return capture::OutboxPlace::directory_of(path(), settings_.outbox_dir);
 }
 
 // Precondition: capture_mutex_ is held.

@@ -102,6 +102,9 @@ TEST_CASE("mode and place follow the database file's") {
   CHECK(place.file_mode == 0640);
   CHECK(OutboxPlace::of(at.database, "/elsewhere").directory == "/elsewhere");
   CHECK_THROWS_AS(OutboxPlace::of(at.database + "x", ""), Error);
+  // Of a deleted database, too: never a name that begins in the root folder.
+  CHECK(OutboxPlace::directory_of(at.database + "x", "") == at.folder.file(".app.dbx-sqlstream"));
+  CHECK(OutboxPlace::directory_of(at.database + "x", "/elsewhere") == "/elsewhere");
 
   const Outbox outbox(place);
   struct stat st {};
