@@ -3,7 +3,8 @@
 //
 // Interposed: sqlite3_open, sqlite3_open16, sqlite3_open_v2, sqlite3_vfs_find. At the first of
 // these calls, and not before, sqlstream.so is loaded from the folder this library is in and
-// registered with the SQLite library the call was meant for. Then the call goes there.
+// registered with the SQLite library the call was meant for. Then the call goes there. Also
+// sqlite3_shutdown, after which SQLite has forgotten most of that: the next call registers anew.
 //
 // LD_PRELOAD is inherited by every program a program starts, so this library is small, needs libc
 // only, and does nothing in a program that has no SQLite.
@@ -29,6 +30,7 @@
 #undef sqlite3_open
 #undef sqlite3_open16
 #undef sqlite3_open_v2
+#undef sqlite3_shutdown
 #undef sqlite3_vfs_find
 
 namespace {
@@ -44,6 +46,7 @@ struct Library {
   decltype(&sqlite3_open16) open16 = nullptr;
   decltype(&sqlite3_open_v2) open_v2 = nullptr;
   decltype(&sqlite3_vfs_find) vfs_find = nullptr;
+  decltype(&sqlite3_shutdown) shutdown = nullptr;
   int (*close)(sqlite3*) = nullptr;
   int (*auto_extension)(AutoExtension) = nullptr;
   int (*cancel_auto_extension)(AutoExtension) = nullptr;
@@ -108,6 +111,7 @@ Library* library_with(void* open_v2) {
     find_in(object, "sqlite3_open16", library.open16);
     find_in(object, "sqlite3_open_v2", library.open_v2);
     find_in(object, "sqlite3_vfs_find", library.vfs_find);
+    find_in(object, "sqlite3_shutdown", library.shutdown);
     find_in(object, "sqlite3_close", library.close);
     find_in(object, "sqlite3_auto_extension", library.auto_extension);
     find_in(object, "sqlite3_cancel_auto_extension", library.cancel_auto_extension);
@@ -235,4 +239,13 @@ SQLSTREAM_INTERPOSE int sqlite3_open_v2(const char* name, sqlite3** db, int flag
 SQLSTREAM_INTERPOSE sqlite3_vfs* sqlite3_vfs_find(const char* name) {
   const Library* library = prepared_library(__builtin_return_address(0));
   return library && library->vfs_find ? library->vfs_find(name) : nullptr;
+}
+
+SQLSTREAM_INTERPOSE int sqlite3_shutdown() {
+  Library* library = library_for(__builtin_return_address(0));
+  if (!library || !library->shutdown) return SQLITE_ERROR;
+  pthread_mutex_lock(&registration_mutex);
+  library->registered = false;
+  pthread_mutex_unlock(&registration_mutex);
+  return library->shutdown();
 }

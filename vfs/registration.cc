@@ -93,6 +93,9 @@ int register_library(const sqlite3_api_routines& api, sqlite3* db, std::string& 
       }
       known[place] = library.release();
       if (place == 0) log_relay::install();
+    } else if (wanted_as_default() && api.vfs_find(nullptr) == known[place]->shim.host.base) {
+      // After sqlite3_shutdown(), SQLite begins with its own default again.
+      api.vfs_register(&known[place]->shim.vfs, 1);
     }
   }
   // Again when loaded again: sqlite3_shutdown() and sqlite3_reset_auto_extension() forget it.

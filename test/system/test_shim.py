@@ -81,7 +81,7 @@ def needed(library):
 def test_the_extension_shows_its_entry_points_only():
     assert exported(EXTENSION) == ["sqlite3_extension_init", "sqlite3_sqlstream_init"]
     assert exported(PRELOAD) == [
-        "sqlite3_open", "sqlite3_open16", "sqlite3_open_v2", "sqlite3_vfs_find",
+        "sqlite3_open", "sqlite3_open16", "sqlite3_open_v2", "sqlite3_shutdown", "sqlite3_vfs_find",
     ]
 
 
@@ -279,6 +279,34 @@ def test_the_default_vfs_when_preloaded(tmp_path):
     out = shell(tmp_path / "app.db", "CREATE TABLE t(x)", ".vfsname", LD_PRELOAD=PRELOAD,
                 SQLSTREAM_DEFAULT_VFS=1)
     assert out == "sqlstream/unix\n"
+
+
+# As a program's own call would: through the symbol that the preloaded library has first.
+SHUTDOWN = """
+import ctypes, sqlite3, sys
+def open_db(): return sqlite3.connect(sys.argv[1])
+def vfs(): return open_db().execute("SELECT sqlstream_status() ->> 'state'").fetchone()[0]
+def load():
+    if len(sys.argv) > 2:
+        db = sqlite3.connect(":memory:")
+        db.enable_load_extension(True)
+        db.load_extension(sys.argv[2])
+load()
+print(vfs())
+library = "libsqlite3.so.0" if len(sys.argv) > 2 else None
+assert ctypes.CDLL(library).sqlite3_shutdown() == 0
+load()
+print(vfs())
+"""
+
+
+def test_it_is_the_default_again_after_a_shutdown_of_sqlite(tmp_path):
+    path = tmp_path / "app.db"
+    url = f"file://{tmp_path}/replica"
+    settings = {"SQLSTREAM_DEFAULT_VFS": "1", "SQLSTREAM_REPLICA_URL": url}
+    preloaded = python(SHUTDOWN, path, LD_PRELOAD=PRELOAD, **settings)
+    loaded = python(SHUTDOWN, path, EXTENSION, **settings)
+    assert preloaded == loaded == "waiting\nwaiting\n"
 
 
 def test_preloaded_and_loaded_is_one(tmp_path, version):
