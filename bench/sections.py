@@ -418,8 +418,10 @@ def measure_outage(bench):
                 application.tell(command)
                 time.sleep(5)
                 bench.minio.stop()
-                time.sleep(away)
-                bench.minio.start()
+                try:
+                    time.sleep(away)
+                finally:
+                    bench.minio.start()
                 returned = time.time_ns()
                 timing = application.answer(command)
                 bench.settle(system, application, prefix)
