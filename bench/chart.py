@@ -52,7 +52,8 @@ def heading(results):
         f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_gib']} GiB, Linux "
         f"{machine['kernel']}, {machine['filesystem']}",
         f"SQLite {machine['sqlite']}, MinIO on the same machine, sync interval 1 s, medians of "
-        f"{results['settings']['runs']} runs, {machine['date'][:10]}",
+        f"{results['settings']['runs']} runs, {machine['date'][:10]}, "
+        f"load {machine['load_at_start']} to {machine['load_at_end']}",
     )
 
 
