@@ -14,7 +14,7 @@ TEST_PACKAGES=(
   ccache clang-14 clang-tidy-14 clang-format-14 libclang-rt-14-dev llvm-14
   python3 python3-venv python3-pytest python3-pytest-xdist python3-boto3
   git lz4 openssl strace binutils procps util-linux
-  ruby ruby-sqlite3 puma systemd
+  ruby ruby-sqlite3 ruby-rack puma systemd
   man-db zsh fish
 )
 

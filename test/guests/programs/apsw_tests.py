@@ -1,0 +1,27 @@
+"""Runs apsw's tests, with the extension loaded into its SQLite before each: some call sqlite3_shutdown(),
+and SQLite forgets extensions then."""
+
+import os
+import runpy
+import sys
+import unittest
+
+import apsw
+
+from record import Recording
+
+EXTENSION = os.environ.get("GUEST_EXTENSION")
+
+
+class Result(Recording):
+    def startTest(self, test):
+        if EXTENSION:
+            loader = apsw.Connection(":memory:")
+            loader.enable_load_extension(True)
+            loader.load_extension(EXTENSION)
+            loader.close()
+        super().startTest(test)
+
+
+unittest.TextTestRunner.resultclass = Result
+runpy.run_module("apsw.tests", run_name="__main__", alter_sys=True)

@@ -1,0 +1,101 @@
+"""After a guest's run: is everything that it did in the replica?"""
+
+import json
+import re
+import sqlite3
+from contextlib import closing
+
+import harness
+
+MAGIC = b"SQLite format 3\0"
+OPENED = re.compile(r'msg="new generation" db=("[^"]*"|\S+)')
+
+
+class Tool:
+    """The command line, for the databases of a place."""
+
+    def __init__(self, place):
+        self.place, self.env = place, {**place.environment(), "SQLSTREAM_LOG": "/dev/null"}
+
+    def url(self, database):
+        return self.place.replica.replace("{path}", str(database).lstrip("/"))
+
+    def run(self, *arguments, check=True):
+        return harness.run([self.place.build.sqlstream, *arguments], env=self.env, check=check)
+
+    def status(self, database):
+        return json.loads(self.run("status", "-json", database).stdout)[0]
+
+    def segments(self, database):
+        return len(json.loads(self.run("wal", "-json", self.url(database)).stdout))
+
+    def restore(self, database, output):
+        """False: there is nothing in the replica."""
+        return self.run("restore", "-if-replica-exists", "-o", output, self.url(database)) and output.exists()
+
+
+def databases(folder):
+    """Every database with content below a folder."""
+    for file in sorted(folder.rglob("*")):
+        if file.is_file() and not file.is_symlink() and not file.name.endswith(("-wal", "-shm", "-journal")):
+            with open(file, "rb") as opened:
+                if opened.read(len(MAGIC)) == MAGIC:
+                    yield file
+
+
+def replicated(place):
+    """Every database of which something was captured, as the log tells."""
+    names = OPENED.findall(place.log.read_text(errors="replace")) if place.log.exists() else []
+    return {json.loads(name) if name.startswith('"') else name for name in names}
+
+
+def compare(tool, database, output):
+    """Ships what is left, restores, compares. What is left must continue the generation that the guest
+    began: a new one would begin with a snapshot, and hide what the old one had wrong."""
+    before = tool.status(database)
+    if before["state"] == "paused":
+        return False
+    tool.run("sync", database)
+    after = tool.status(database)
+    assert after["generation"] == before["generation"], f"{database}: a new generation after the run"
+    assert tool.restore(database, output), f"{database}: nothing in its replica"
+    harness.compare_databases(harness.checkpointed_copy(database, f"{output}-source"), output)
+    return True
+
+
+def check_deleted(tool, database, output):
+    """False: it was gone before there was a snapshot."""
+    if not tool.restore(database, output):
+        return False
+    with closing(sqlite3.connect(output)) as restored:
+        said = restored.execute("PRAGMA integrity_check").fetchall()
+    assert said == [("ok",)], f"{database}, deleted, restores damaged: {said}"
+    return True
+
+
+def check_replicas(place, guest):
+    """How many databases were compared, how many of deleted ones restored, and what is wrong."""
+    tool, known, wrong = Tool(place), replicated(place), []
+    compared = restored = segments = 0
+    folder = place.folder / "restored"
+    folder.mkdir()
+    left = list(databases(place.data))
+    unreplicated = getattr(guest, "UNREPLICATED", {})
+    for number, database in enumerate(left):
+        try:
+            if str(database) in known:
+                compared += compare(tool, database, folder / f"left-{number}.db")
+            elif database.name not in unreplicated:
+                wrong.append(f"{database} was never captured")
+        except AssertionError as error:
+            wrong.append(str(error))
+    for number, database in enumerate(sorted(known)):
+        try:
+            if database not in map(str, left):
+                restored += check_deleted(tool, database, folder / f"deleted-{number}.db")
+            segments += tool.segments(database)
+        except AssertionError as error:
+            wrong.append(str(error))
+    if segments == 0:
+        wrong.append("no segment was shipped")
+    return compared, restored, wrong
