@@ -28,12 +28,13 @@ void append_le32(Bytes& out, std::uint32_t v) {
   for (int shift = 0; shift < 32; shift += 8) out.push_back(static_cast<std::uint8_t>(v >> shift));
 }
 
-LZ4F_preferences_t preferences() {
+LZ4F_preferences_t preferences(Effort effort) {
   LZ4F_preferences_t p = LZ4F_INIT_PREFERENCES;
   p.frameInfo.blockSizeID = LZ4F_max256KB;
   // Not every reader of the layout can decode linked blocks.
   p.frameInfo.blockMode = LZ4F_blockIndependent;
   p.frameInfo.contentChecksumFlag = LZ4F_contentChecksumEnabled;
+  if (effort == Effort::high) p.compressionLevel = 3;
   return p;
 }
 
@@ -56,13 +57,13 @@ struct FreeDecompression {
 
 struct Compressor::Impl {
   std::unique_ptr<LZ4F_cctx, FreeCompression> context;
-  LZ4F_preferences_t prefs = preferences();
+  LZ4F_preferences_t prefs;
   std::size_t capacity =
       std::max<std::size_t>(LZ4F_compressBound(kPiece, &prefs), std::size_t{LZ4F_HEADER_SIZE_MAX});
   std::unique_ptr<std::uint8_t[]> buffer = std::make_unique_for_overwrite<std::uint8_t[]>(capacity);
   bool begun = false;
 
-  Impl() {
+  explicit Impl(Effort effort) : prefs(preferences(effort)) {
     LZ4F_cctx* raw = nullptr;
     if (LZ4F_isError(LZ4F_createCompressionContext(&raw, LZ4F_VERSION))) throw std::bad_alloc();
     context.reset(raw);
@@ -80,7 +81,7 @@ struct Compressor::Impl {
   }
 };
 
-Compressor::Compressor() : impl_(std::make_unique<Impl>()) {}
+Compressor::Compressor(Effort effort) : impl_(std::make_unique<Impl>(effort)) {}
 Compressor::~Compressor() = default;
 Compressor::Compressor(Compressor&&) noexcept = default;
 Compressor& Compressor::operator=(Compressor&&) noexcept = default;

@@ -135,13 +135,15 @@ void Batch::read(std::uint32_t page, const Image& image, std::span<std::uint8_t>
 }
 
 SegmentEncoder::SegmentEncoder(std::shared_ptr<const Batch> batch, const ReplicaEnd& end,
-                               std::string host, std::string database, std::uint64_t object_size)
+                               std::string host, std::string database, std::uint64_t object_size,
+                               lz4::Effort effort)
     : batch_(std::move(batch)),
       pages_(batch_->pages()),
       end_(end),
       host_(std::move(host)),
       database_(std::move(database)),
-      object_size_(object_size) {
+      object_size_(object_size),
+      effort_(effort) {
   if (pages_.empty()) {
     // A commit that leaves nothing (its pages are beyond the final size) still needs a commit
     // frame; page 1 is in every commit of SQLite's, so this is a batch no SQLite wrote.
@@ -174,7 +176,7 @@ SegmentObject SegmentEncoder::next() {
   Bytes raw;
   raw.reserve(kEncodeBuffer + frame + wal::kHeaderSize);
   Bytes data;
-  lz4::Compressor compressor;
+  lz4::Compressor compressor(effort_);
   const std::uint64_t begin = end_.position.offset;
   if (begin == 0) end_.wal_salt = random_salt();
   auto encoder = begin == 0 ? wal::Encoder(page_size, end_.wal_salt, end_.position.index, raw)

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "capture/outbox.h"
+#include "format/lz4_frame.h"
 #include "format/merged_pages.h"
 #include "format/metadata.h"
 #include "format/position.h"
@@ -123,7 +124,8 @@ class SegmentEncoder {
   /// `host` and `database` go into the metadata; an object has at most `object_size` bytes
   /// uncompressed, but at least one frame. Precondition: !batch.empty().
   SegmentEncoder(std::shared_ptr<const Batch> batch, const ReplicaEnd& end, std::string host,
-                 std::string database, std::uint64_t object_size = kObjectSize);
+                 std::string database, std::uint64_t object_size = kObjectSize,
+                 lz4::Effort effort = lz4::Effort::fast);
   bool done() const { return next_ == pages_.size() && made_any_; }
   SegmentObject next();
 
@@ -134,6 +136,7 @@ class SegmentEncoder {
   std::string host_;
   std::string database_;
   std::uint64_t object_size_;
+  lz4::Effort effort_;
   std::size_t next_ = 0;
   bool made_any_ = false;
 };

@@ -536,8 +536,18 @@ Metadata Replicator::snapshot_metadata(const SnapshotCopy& copy) const {
   return metadata;
 }
 
+// High compression is for as much a second as costs at most 2 % of a core.
+lz4::Effort Replicator::effort_for(const Batch& batch) const {
+  constexpr double kPerSecond = 1 << 20;
+  const std::chrono::duration<double> passed = steady_clock::now() - last_put_;
+  const double affordable = kPerSecond * std::min(passed.count(), 1.0);
+  return static_cast<double>(batch.image_bytes()) <= affordable ? lz4::Effort::high
+                                                                : lz4::Effort::fast;
+}
+
 asio::awaitable<bool> Replicator::write_batch(std::shared_ptr<const Batch> batch) {
-  SegmentEncoder encoder(batch, *end_, host_, database_.path());
+  SegmentEncoder encoder(batch, *end_, host_, database_.path(), SegmentEncoder::kObjectSize,
+                         effort_for(*batch));
   while (!encoder.done()) {
     auto object = co_await on_worker([&] { return encoder.next(); });
     last_put_ = steady_clock::now();

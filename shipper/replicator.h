@@ -111,6 +111,7 @@ class Replicator {
                                                       std::vector<replica::Snapshot> snapshots);
   asio::awaitable<bool> write_snapshot(const capture::Tail& tail);
   asio::awaitable<bool> write_batch(std::shared_ptr<const Batch> batch);
+  lz4::Effort effort_for(const Batch& batch) const;
   asio::awaitable<bool> put(SegmentObject& object);
   std::shared_ptr<const Batch> next_batch(std::uint64_t last);
   void report(const std::string& error);

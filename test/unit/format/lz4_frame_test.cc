@@ -14,8 +14,8 @@ namespace {
 
 constexpr std::size_t kLargestOutput = 256 * 1024;
 
-Bytes compress(ByteView data, test::Random* random = nullptr) {
-  Compressor compressor;
+Bytes compress(ByteView data, test::Random* random = nullptr, Effort effort = Effort::fast) {
+  Compressor compressor(effort);
   Bytes out;
   while (random != nullptr && !data.empty()) {
     compressor.write(random->take_piece(data, 300'000), out);
@@ -67,11 +67,24 @@ TEST_CASE("LZ4 frames read back, in pieces of any size") {
        {0u, 1u, 511u, 65536u, 262143u, 262144u, 262145u, 1'000'000u, 9'000'000u}) {
     CAPTURE(size);
     const Bytes data = sample(random, size);
-    const Bytes frame = compress(data, &random);
-    CHECK(decompress(frame) == data);
-    CHECK(decompress(frame, &random) == data);
-    if (size <= 65536) CHECK(decompress(frame, &random, 3) == data);
+    for (const Effort effort : {Effort::fast, Effort::high}) {
+      const Bytes frame = compress(data, &random, effort);
+      CHECK(decompress(frame) == data);
+      CHECK(decompress(frame, &random) == data);
+      if (size <= 65536) CHECK(decompress(frame, &random, 3) == data);
+    }
   }
+}
+
+TEST_CASE("high compression makes less of text") {
+  test::Random random("lz4 text");
+  std::string text;
+  while (text.size() < 300'000) {
+    text += "a row " + std::to_string(random.between(0, 999)) + " of many\n";
+  }
+  const auto fast = compress(as_bytes(text));
+  const auto high = compress(as_bytes(text), nullptr, Effort::high);
+  CHECK(high.size() < fast.size() * 97 / 100);
 }
 
 TEST_CASE("the frame has a content checksum and independent blocks of 256 KiB") {
