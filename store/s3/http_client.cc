@@ -194,18 +194,22 @@ struct Client::Impl {
     return pools.try_emplace(origin, executor, settings.requests).first->second;
   }
 
-  /// A connection that can be used again, if any. Those that cannot are closed, of all origins.
+  /// A connection that can be used again, if any. Those that are too old are closed, of all
+  /// origins; whether one was closed by its peer is only asked where it matters: that is a system
+  /// call.
   std::unique_ptr<Connection> take_idle(Pool& wanted) {
     const auto oldest = Clock::now() - kLongestIdle;
     for (auto& entry : pools) {
       std::erase_if(entry.second.idle, [oldest](const std::unique_ptr<Connection>& connection) {
-        return connection->idle_since < oldest || !connection->alive();
+        return connection->idle_since < oldest;
       });
     }
-    if (wanted.idle.empty()) return nullptr;
-    auto connection = std::move(wanted.idle.back());
-    wanted.idle.pop_back();
-    return connection;
+    while (!wanted.idle.empty()) {
+      auto connection = std::move(wanted.idle.back());
+      wanted.idle.pop_back();
+      if (connection->alive()) return connection;
+    }
+    return nullptr;
   }
 
   void put_back(Pool& pool, std::unique_ptr<Connection> connection) {
