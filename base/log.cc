@@ -5,12 +5,12 @@
 #include <mutex>
 #include <unistd.h>
 
-#include <nlohmann/json.hpp>
 #include <spdlog/sinks/base_sink.h>
 #include <spdlog/spdlog.h>
 
 #include "base/clock.h"
 #include "base/fork.h"
+#include "base/json.h"
 
 namespace sqlstream::log {
 namespace {
@@ -88,8 +88,7 @@ void append_value(std::string& line, std::string_view value) {
     line += value;
     return;
   }
-  // JSON's escapes are those of logfmt; bytes that are no UTF-8 are replaced, never fatal.
-  line += nlohmann::json(value).dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+  append_json_string(line, value);  // JSON's escapes are those of logfmt
 }
 
 }  // namespace
@@ -109,11 +108,10 @@ std::string format_logfmt(Level level, std::string_view message, const Fields& f
 }
 
 std::string format_json(Level level, std::string_view message, const Fields& fields) {
-  nlohmann::ordered_json object;
-  object["level"] = name(level);
-  object["msg"] = message;
-  for (const auto& [key, value] : fields) object[std::string(key)] = value;
-  return object.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+  JsonObject object;
+  object.add("level", name(level)).add("msg", message);
+  for (const auto& [key, value] : fields) object.add(key, value);
+  return object.text();
 }
 
 void set_sink(Sink sink, Level least, Style style) {
@@ -124,6 +122,7 @@ void set_sink(Sink sink, Level least, Style style) {
                                                      std::make_shared<ForwardingSink>(state->sink));
     state->logger->set_level(to_spdlog(least));
     state->logger->set_pattern("%v");
+    state->logger->set_error_handler([](const std::string&) {});  // else it prints to stderr
   }
   while (!current.compare_exchange_weak(state->replaced, state)) {
   }
@@ -151,7 +150,7 @@ Sink descriptor_sink(int fd) {
   };
 }
 
-void write(Level level, std::string_view message, const Fields& fields) {
+void write(Level level, std::string_view message, const Fields& fields) try {
   const State* state = current_state();
   if (state == nullptr || !state->logger || !state->logger->should_log(to_spdlog(level))) return;
   std::string line;
@@ -162,6 +161,8 @@ void write(Level level, std::string_view message, const Fields& fields) {
     line = "time=" + time + ' ' + format_logfmt(level, message, fields);
   }
   state->logger->log(to_spdlog(level), spdlog::string_view_t(line.data(), line.size()));
+} catch (const std::bad_alloc&) {
+  // A line less.
 }
 
 }  // namespace sqlstream::log

@@ -5,7 +5,6 @@
 #include <cerrno>
 #include <cstring>
 #include <fcntl.h>
-#include <filesystem>
 #include <pthread.h>
 #include <signal.h>
 #include <sys/stat.h>
@@ -14,13 +13,12 @@
 #include <thread>
 
 #include "base/error.h"
+#include "base/folder.h"
 #include "base/unique_fd.h"
 #include "capture/outbox_files.h"
 
 namespace sqlstream::capture {
 namespace {
-
-namespace fs = std::filesystem;
 
 int set_byte_lock(int fd, off_t byte, short type) {
   struct flock lock {};
@@ -68,8 +66,8 @@ OutboxPlace OutboxPlace::of(const std::string& database_path, const std::string&
 std::string OutboxPlace::directory_of(const std::string& database_path,
                                       const std::string& directory) {
   if (!directory.empty()) return directory;
-  const fs::path path(database_path);
-  return (path.parent_path() / ("." + path.filename().string() + "-sqlstream")).string();
+  const std::size_t name = database_path.rfind('/') + 1;  // 0 when there is no slash
+  return database_path.substr(0, name) + '.' + database_path.substr(name) + "-sqlstream";
 }
 
 void OutboxPlace::own(int fd, mode_t mode) const {
@@ -391,11 +389,8 @@ std::int64_t Outbox::behind() const {
 
 std::vector<std::uint64_t> Outbox::log_files() const {
   std::vector<std::uint64_t> files;
-  std::error_code ignored;
-  for (const auto& entry : fs::directory_iterator(place_.directory, ignored)) {
-    if (const auto first = parse_log_file_name(entry.path().filename().string())) {
-      files.push_back(*first);
-    }
+  for (const std::string& name : names_in(place_.directory)) {
+    if (const auto first = parse_log_file_name(name)) files.push_back(*first);
   }
   std::sort(files.begin(), files.end());
   return files;

@@ -9,6 +9,7 @@
 #include <xxhash.h>
 
 #include "base/error.h"
+#include "base/json.h"
 #include "format/hex.h"
 #include "format/lz4_frame.h"
 
@@ -48,11 +49,15 @@ std::string sum_of(std::string_view text) {
   return to_hex(XXH3_64bits(text.data(), text.size()), kSumDigits);
 }
 
-std::string dump(const Json& json) {
-  std::string text = json.dump(-1, ' ', false, Json::error_handler_t::replace);
+std::string with_sum(const JsonObject& json) {
+  std::string text = json.text();
   text.pop_back();  // the closing brace
   const std::string sum = sum_of(text);
   return text.append(kSumKey).append(sum).append(kEnd);
+}
+
+std::string pair(const std::array<std::uint32_t, 2>& numbers) {
+  return '[' + std::to_string(numbers[0]) + ',' + std::to_string(numbers[1]) + ']';
 }
 
 std::int64_t to_nanos(Time time) {
@@ -120,34 +125,34 @@ class Reader {
 }  // namespace
 
 Bytes encode_metadata(const Metadata& metadata) {
-  Json json;
-  json["sqlstream"] = Metadata::kFormatVersion;
-  json["kind"] = name_of(metadata.kind);
-  json["first"] = to_nanos(metadata.first_commit);
-  json["last"] = to_nanos(metadata.last_commit);
-  json["commits"] = metadata.commits;
-  json["pages"] = metadata.pages;
-  json["page_size"] = metadata.page_size;
-  json["db_size"] = metadata.database_size;
-  if (!metadata.ends_on_commit) json["ends_on_commit"] = false;
-  json["first_seq"] = metadata.first_sequence;
-  json["last_seq"] = metadata.last_sequence;
-  json["chain"] = metadata.chain;
-  if (metadata.batch_frame != 0) json["batch_frame"] = metadata.batch_frame;
-  json["src_salt"] = metadata.source_salt;
-  json["src_frame"] = metadata.source_frame;
+  JsonObject json;
+  json.add("sqlstream", Metadata::kFormatVersion)
+      .add("kind", name_of(metadata.kind))
+      .add("first", to_nanos(metadata.first_commit))
+      .add("last", to_nanos(metadata.last_commit))
+      .add("commits", metadata.commits)
+      .add("pages", metadata.pages)
+      .add("page_size", metadata.page_size)
+      .add("db_size", metadata.database_size);
+  if (!metadata.ends_on_commit) json.add("ends_on_commit", false);
+  json.add("first_seq", metadata.first_sequence)
+      .add("last_seq", metadata.last_sequence)
+      .add("chain", metadata.chain);
+  if (metadata.batch_frame != 0) json.add("batch_frame", metadata.batch_frame);
+  json.add_json("src_salt", pair(metadata.source_salt)).add("src_frame", metadata.source_frame);
   if (metadata.kind != Metadata::Kind::snapshot) {
-    json["wal_size"] = metadata.wal_size;
-    json["wal_salt"] = metadata.wal_salt;
-    json["wal_sum"] = metadata.wal_sum;
+    json.add("wal_size", metadata.wal_size)
+        .add_json("wal_salt", pair(metadata.wal_salt))
+        .add_json("wal_sum", pair(metadata.wal_sum));
   }
-  json["host"] = metadata.host;
-  json["db"] = metadata.database;
-  std::string text = dump(json);
-  for (const char* key : {"db", "host"}) {
+  JsonObject with_host = json;
+  with_host.add("host", metadata.host);
+  JsonObject with_both = with_host;
+  with_both.add("db", metadata.database);
+  std::string text;
+  for (const JsonObject* most : {&with_both, &with_host, &json}) {
+    text = with_sum(*most);
     if (text.size() <= kLargestPayload) break;
-    json.erase(key);
-    text = dump(json);
   }
   return lz4::skippable_frame(as_bytes(text));
 }

@@ -11,6 +11,8 @@
 #include <system_error>
 #include <unistd.h>
 
+#include "base/folder.h"
+
 namespace sqlstream {
 namespace {
 
@@ -86,11 +88,11 @@ bool claim(const UniqueFd& fd) {
 }
 
 void remove_abandoned(const std::string& folder, const std::string& prefix) {
-  std::error_code error;
-  for (const auto& entry : std::filesystem::directory_iterator(folder, error)) {
-    if (!entry.path().filename().string().starts_with(prefix)) continue;
-    const UniqueFd fd(::open(entry.path().c_str(), O_RDWR | O_CLOEXEC | O_NOFOLLOW));
-    if (fd && try_lock(fd) == Claim::ours) ::unlink(entry.path().c_str());
+  for (const std::string& name : names_in(folder)) {
+    if (!name.starts_with(prefix)) continue;
+    const std::string path = folder + '/' + name;
+    const UniqueFd fd(::open(path.c_str(), O_RDWR | O_CLOEXEC | O_NOFOLLOW));
+    if (fd && try_lock(fd) == Claim::ours) ::unlink(path.c_str());
   }
 }
 

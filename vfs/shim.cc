@@ -12,9 +12,8 @@
 #include <unistd.h>
 #include <utility>
 
-#include <nlohmann/json.hpp>
-
 #include "base/error.h"
+#include "base/json.h"
 #include "base/log.h"
 #include "config/config.h"
 #include "config/units.h"
@@ -773,10 +772,11 @@ void use_settings(SettingsSource source) {
 
 std::string OpenDatabase::status_json() const {
   if (connection) return connection->status_json();
-  const nlohmann::ordered_json status = {
-      {"db", path}, {"state", "not replicated"}, {"reason", unreplicated_reason}};
-  // A file name need not be UTF-8.
-  return status.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace);
+  return JsonObject()
+      .add("db", path)
+      .add("state", "not replicated")
+      .add("reason", unreplicated_reason)
+      .text();
 }
 
 OpenDatabase* find_open_database(const sqlite3_api_routines& api, sqlite3* db, const char* schema) {

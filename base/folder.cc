@@ -1,0 +1,22 @@
+#include "base/folder.h"
+
+#include <cerrno>
+#include <dirent.h>
+#include <memory>
+#include <new>
+#include <string_view>
+
+namespace sqlstream {
+
+std::vector<std::string> names_in(const std::string& folder) {
+  const std::unique_ptr<DIR, int (*)(DIR*)> open(::opendir(folder.c_str()), &::closedir);
+  if (!open && errno == ENOMEM) throw std::bad_alloc();
+  std::vector<std::string> names;
+  while (const dirent* entry = open ? ::readdir(open.get()) : nullptr) {
+    const std::string_view name = entry->d_name;
+    if (name != "." && name != "..") names.emplace_back(name);
+  }
+  return names;
+}
+
+}  // namespace sqlstream

@@ -1,0 +1,13 @@
+#pragma once
+
+#include <string>
+#include <vector>
+
+namespace sqlstream {
+
+/// The names in a folder, "." and ".." aside, in no order; none where it cannot be read. Instead of
+/// std::filesystem's iterators, which end the process when there is no memory. Throws
+/// std::bad_alloc.
+std::vector<std::string> names_in(const std::string& folder);
+
+}  // namespace sqlstream
