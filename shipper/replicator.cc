@@ -28,7 +28,9 @@ using std::chrono::steady_clock;
 
 constexpr std::uint64_t kBatchSize = 32ULL << 20;  // a fold ends behind it: bounds memory and loss
 constexpr auto kFirstPause = std::chrono::milliseconds(500);
-constexpr auto kLongestPause = std::chrono::seconds(30);
+constexpr auto kLongestPause =
+    std::chrono::seconds(5);  // so soon it is noticed that a store is back
+constexpr auto kLongestRefused = std::chrono::seconds(30);
 constexpr auto kGather = std::chrono::milliseconds(5);
 constexpr auto kSnapshotRetry = std::chrono::seconds(1);
 
@@ -40,8 +42,8 @@ std::string host_name() {
 
 }  // namespace
 
-Backoff store_backoff() {
-  return {kFirstPause, kLongestPause};
+Backoff store_backoff(bool refused) {
+  return {kFirstPause, refused ? kLongestRefused : kLongestPause};
 }
 
 Replicator::Replicator(Database& database, std::size_t number)
@@ -177,13 +179,20 @@ asio::awaitable<void> Replicator::run() {
 }
 
 asio::awaitable<void> Replicator::ship() {
-  Backoff backoff = store_backoff();
+  Backoff away = store_backoff(false);
+  Backoff refused = store_backoff(true);
   while (!stopping_) {
     std::string error;
+    bool is_away = false;
     try {
       co_await step();
-      backoff.reset();
+      away.reset();
+      refused.reset();
       continue;
+    } catch (const StoreError& e) {
+      error = e.what();
+      is_away =
+          e.kind() == StoreError::Kind::unreachable || e.kind() == StoreError::Kind::unavailable;
     } catch (const std::exception& e) {
       error = e.what();
     }
@@ -194,7 +203,7 @@ asio::awaitable<void> Replicator::ship() {
     // Whatever it was: where the replica ends is asked again before the next write.
     located_ = false;
     const auto failed = steady_clock::now();
-    const auto pause = backoff.next();
+    const auto pause = is_away ? away.next() : refused.next();
     while (!stopping_ &&
            steady_clock::now() < failed + (database_.flushing() ? kFirstPause : pause)) {
       co_await signal_.wait_until(failed + pause);

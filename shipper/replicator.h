@@ -20,8 +20,8 @@ class Maintenance;
 class SnapshotCopy;
 class Validation;
 
-/// Between the tries of a store that fails.
-Backoff store_backoff();
+/// Between the tries of a store that fails; `refused`: it is there, and says no.
+Backoff store_backoff(bool refused);
 
 /// Ships one database's outbox to one replica: the generation's snapshot, then segments, strictly
 /// in order. Lives on the engine's thread, while this process has the shipping role.
