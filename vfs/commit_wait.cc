@@ -68,7 +68,9 @@ void CommitWait::leave() {
 }
 
 void CommitWait::belongs_to(sqlite3** db, ConnectionsWaits& all) {
-  // The connections of a shared cache take turns in using the file: each commit is for itself.
+  // A cache that is shared by sqlite3_enable_shared_cache() says so when the next one joins it, and
+  // not while that has the file.
+  if (db_ != nullptr) joined_.store(true);
   if (shared_ || db == nullptr || *db == nullptr || db_ != nullptr) return;
   auto group = all.of(*db);
   group->files_.reserve(group->files_.size() + 1);
@@ -77,7 +79,22 @@ void CommitWait::belongs_to(sqlite3** db, ConnectionsWaits& all) {
   join(std::move(group));
 }
 
+// The connections of a shared cache take turns in using the file: each commit is for itself.
+void CommitWait::become_shared() noexcept {
+  try {
+    auto own = std::make_shared<ConnectionWaits>();
+    own->files_.reserve(1);
+    own->chosen_ = group_->chosen_;
+    leave();
+    shared_ = true;
+    db_ = nullptr;
+    join(std::move(own));
+  } catch (const std::bad_alloc&) {  // the next time, then
+  }
+}
+
 void CommitWait::write_lock_obtained() noexcept {
+  if (joined_.load(std::memory_order_relaxed) && !shared_) become_shared();
   if (!std::exchange(locked_, true)) ++group_->locks_;
 }
 

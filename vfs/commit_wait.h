@@ -1,5 +1,6 @@
 #pragma once
 
+#include <atomic>
 #include <chrono>
 #include <map>
 #include <memory>
@@ -85,6 +86,7 @@ class CommitWait {
 
  private:
   friend class ConnectionWaits;
+  void become_shared() noexcept;
   void join(std::shared_ptr<ConnectionWaits> group);
   void leave();
   void pend();
@@ -94,6 +96,7 @@ class CommitWait {
   Connection& replication_;
   std::chrono::milliseconds own_limit_;
   bool shared_;
+  std::atomic<bool> joined_{false};  // by another connection
   sqlite3** db_ = nullptr;
   std::shared_ptr<ConnectionWaits> group_;
   bool active_ = false;

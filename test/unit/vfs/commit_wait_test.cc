@@ -209,6 +209,27 @@ TEST_CASE("a shared cache waits where it may hold its read mark") {
   CHECK(waits() == "app.db 1:w- ");
 }
 
+TEST_CASE(
+    "a cache is shared by everybody in the process: a reader of it makes no commit go unwaited") {
+  Synced at;
+  at.db.close();
+  REQUIRE(sqlite3_enable_shared_cache(1) == SQLITE_OK);
+  {
+    Sqlite one(replicated(at.path, "&sync=on"));
+    Sqlite other(replicated(at.path, "&sync=on"));
+    sqlite3_enable_shared_cache(0);
+    one.must("PRAGMA read_uncommitted=1; INSERT INTO t VALUES (4)");
+    CHECK(waits() == "app.db 1:w- ");
+    other.must("INSERT INTO t VALUES (5)");
+    CHECK(waits() == "app.db 1:w- ");
+    other.must("PRAGMA read_uncommitted=1");
+    const Busy reader(other, "SELECT * FROM t");
+    one.must("INSERT INTO t VALUES (6)");
+    CHECK(waits() == "app.db 1:w- ");
+  }
+  sqlite3_enable_shared_cache(0);
+}
+
 TEST_CASE("PRAGMA sqlstream_sync") {
   Synced at("");
   CHECK(at.db.must("PRAGMA sqlstream_sync") == "off\n");
