@@ -58,6 +58,12 @@ void watch_forks() {
   });
 }
 
+void hold_off_forks(const std::function<void()>& call) {
+  watch_forks();
+  const std::lock_guard lock(list_mutex());
+  call();
+}
+
 ForkClosedFd::ForkClosedFd() noexcept : ForkClosedFd(-1) {}
 
 ForkClosedFd::ForkClosedFd(int fd) noexcept : fd_(fd) {

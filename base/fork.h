@@ -22,6 +22,10 @@ void watch_forks();
 /// instant, and the child may be about to exec. Thread-safe.
 void call_in_child(void (*hook)());
 
+/// Runs `call` while no fork begins: what locks it takes, of other libraries too, no child finds
+/// held. It must neither fork nor use ForkClosedFd. Thread-safe.
+void hold_off_forks(const std::function<void()>& call);
+
 /// Owns a descriptor that a forked child closes (never unlocks) before anything else runs there.
 /// In the child the object reports -1. Thread-safe against fork(), not otherwise.
 class ForkClosedFd {

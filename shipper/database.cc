@@ -802,7 +802,7 @@ bool Database::wait_shipped(const capture::Tail& target, steady_clock::time_poin
       auto sequence = replica_status_[i].sequence;
       if (role_ == Role::watching) {
         const auto noted = load_replica_note(outbox, settings_.replicas[i].store.url());
-        if (!noted || !noted->end) return false;
+        if (!noted || !noted->end || noted->boot != boot_hash()) return false;
         generation = noted->end->generation;
         sequence = noted->end->sequence;
       }

@@ -60,7 +60,9 @@ Replicator::Replicator(Database& database, std::size_t number)
   guarded_ = note_.end && note_.writer == writer();
   note_.writer = writer();
   end_ = note_.end;
-  if (end_) {
+  // After a crash of the machine the outbox may have lost what the note counts: other commits have
+  // its sequences then, and the replica shows it.
+  if (end_ && note_.boot == boot_hash()) {
     status_.generation = end_->generation;
     status_.position = end_->position;
     status_.sequence = status_.settled = end_->sequence;

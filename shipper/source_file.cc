@@ -3,12 +3,39 @@
 #include <algorithm>
 #include <array>
 #include <cstring>
+#include <mutex>
+#include <new>
 
 #include "base/bytes.h"
 #include "base/error.h"
+#include "base/fork.h"
 #include "format/wal.h"
 
 namespace sqlstream {
+namespace {
+
+// Never destroyed; anew in a forked child, where who held it may not exist.
+std::shared_mutex& mutex() {
+  alignas(std::shared_mutex) static std::array<std::byte, sizeof(std::shared_mutex)> memory;
+  static auto* const made = [] {
+    call_in_child([] { new (memory.data()) std::shared_mutex(); });
+    return new (memory.data()) std::shared_mutex();
+  }();
+  return *made;
+}
+
+// Opens or closes a file: SQLite holds mutexes of its own meanwhile, which a child would find
+// locked.
+void alone(const std::function<void()>& call) {
+  const std::lock_guard lock(mutex());
+  hold_off_forks(call);
+}
+
+}  // namespace
+
+std::shared_lock<std::shared_mutex> hold_off_source_files() {
+  return std::shared_lock(mutex());
+}
 
 SourceFile::SourceFile(const Host& host, const std::string& path)
     : host_(host),
@@ -18,11 +45,14 @@ SourceFile::SourceFile(const Host& host, const std::string& path)
   name_ = host.api->create_filename(path.c_str(), (path + "-journal").c_str(),
                                     (path + "-wal").c_str(), 0, nullptr);
   if (name_ == nullptr) throw Error("out of memory opening " + path);
-  int out_flags = 0;
-  const int rc = host.base->xOpen(host.base, name_, file_,
-                                  SQLITE_OPEN_READONLY | SQLITE_OPEN_MAIN_DB, &out_flags);
+  int rc = SQLITE_OK;
+  alone([&] {
+    int out_flags = 0;
+    rc = host.base->xOpen(host.base, name_, file_, SQLITE_OPEN_READONLY | SQLITE_OPEN_MAIN_DB,
+                          &out_flags);
+    if (rc != SQLITE_OK && file_->pMethods != nullptr) file_->pMethods->xClose(file_);
+  });
   if (rc != SQLITE_OK) {
-    if (file_->pMethods != nullptr) file_->pMethods->xClose(file_);
     host.api->free_filename(name_);
     throw Error("cannot open the database " + path + " for reading: SQLite's error " +
                 std::to_string(rc));
@@ -30,7 +60,7 @@ SourceFile::SourceFile(const Host& host, const std::string& path)
 }
 
 SourceFile::~SourceFile() {
-  if (file_->pMethods != nullptr) file_->pMethods->xClose(file_);
+  if (file_->pMethods != nullptr) alone([&] { file_->pMethods->xClose(file_); });
   host_.api->free_filename(name_);
 }
 

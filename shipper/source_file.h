@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <shared_mutex>
 #include <span>
 #include <string>
 
@@ -11,6 +12,11 @@
 #include "shipper/connection.h"
 
 namespace sqlstream {
+
+/// While one lives, no SourceFile is opened or closed. For the application's threads, around
+/// xLock(EXCLUSIVE): SQLite 3.51.0 and 3.51.1 take two of their mutexes there in one order, and
+/// where a file of the same database is opened or closed in the other, and would wait for ever.
+std::shared_lock<std::shared_mutex> hold_off_source_files();
 
 /// The database file, read through a handle of the host's VFS: a plain descriptor would drop the
 /// process's POSIX locks when closed. Takes no lock, maps no wal-index. Not thread-safe.

@@ -18,6 +18,7 @@
 #include "config/config.h"
 #include "config/units.h"
 #include "shipper/first_restore.h"
+#include "shipper/source_file.h"
 #include "vfs/log_relay.h"
 
 namespace sqlstream {
@@ -317,7 +318,11 @@ int database_truncate(sqlite3_file* file, sqlite3_int64 size) {
 }
 
 int database_lock(sqlite3_file* file, int level) {
-  const int result = file_lock(file, level);
+  const int result = [&] {
+    if (level < SQLITE_LOCK_EXCLUSIVE) return file_lock(file, level);
+    const auto held = hold_off_source_files();
+    return file_lock(file, level);
+  }();
   if (result == SQLITE_OK) {
     database_of(file).lock_level = level;
     connection_of(file).locked(level);

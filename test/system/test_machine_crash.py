@@ -17,6 +17,7 @@ import faults
 import harness
 from test_crash_points import SHELL, Place, acknowledged
 from test_kill import LARGE_MIB, finish, started_large
+from test_lifecycle import Session
 from test_stopped import FLOCK, SHIPPING
 from test_workloads import PYTHON, check_restores
 
@@ -276,6 +277,38 @@ def test_a_batch_of_which_a_part_was_shipped_is_lost(build, litestream, tmp_path
         wanted = struct.pack(FLOCK, fcntl.F_WRLCK, os.SEEK_SET, SHIPPING, 1, 0)
         fcntl.fcntl(role, F_OFD_SETLK, wanted)
         build.shell(database, url, "select count(*) from small;")
+    finish(build, database, url)
+    assert len(list(replica.glob("generations/*"))) == 2
+    check_restores(build, litestream, database, url, replica, tmp_path)
+
+
+def test_a_note_from_before_the_crash_proves_nothing(build, litestream, tmp_path):
+    """The outbox lost what the note of the replica's end counts. What is captured then has the same
+    sequences, and is not in the replica."""
+    database, replica, boot = tmp_path / "app.db", tmp_path / "replica", tmp_path / "boot"
+    url = f"file://{replica}?sync-interval=1ms"
+    env = faults.Faults(build.faults, tmp_path, tmp_path).env(boot_id=boot)
+    boot.write_text("feedbeef-the-first-boot\n")
+    with Session(build, database, url, env=env) as app:
+        app.do("create table t(x)")
+        for number in range(3):
+            app.do(f"insert into t values ({number})")
+            assert app.shipped() == 1
+        app.kill()
+    for _ in range(2):
+        without_the_last_record(tmp_path / ".app.db-sqlstream/0000000000000001.log")
+    boot.write_text("0badcafe-the-next-boot\n")
+    away = tmp_path / "away"
+    replica.rename(away)
+    replica.write_text("a file where the folder was")
+    with Session(build, database, url, env=env) as app, Session(build, database, url, env=env) as other:
+        app.do("insert into t values (3)")
+        assert app.shipped(1000) == 0
+        assert other.shipped(1000) == 0
+        replica.unlink()
+        away.rename(replica)
+        assert app.shipped() == 1
+        assert other.shipped() == 1
     finish(build, database, url)
     assert len(list(replica.glob("generations/*"))) == 2
     check_restores(build, litestream, database, url, replica, tmp_path)
