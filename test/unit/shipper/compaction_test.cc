@@ -33,6 +33,12 @@ replica::Segment segment(std::uint64_t begin, std::uint64_t end, unsigned level 
 
 const std::function<bool()> kAlways = [] { return true; };
 
+// Never destroyed: a worker of the engine may still be leaving its last call here when a test ends.
+asio::io_context& context() {
+  static auto* const io = new asio::io_context(1);
+  return *io;
+}
+
 class Replica {
  public:
   Replica() : history_(folder_.path() + "/replica", {7}, kPageSize, true, kBegin) {
@@ -108,7 +114,7 @@ class Replica {
   }
 
   config::testing::TempFolder folder_;
-  asio::io_context io_{1};
+  asio::io_context& io_ = context();
   History history_;
   std::unique_ptr<Store> store_;
   FaultStore* faults_ = nullptr;
