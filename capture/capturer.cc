@@ -356,7 +356,9 @@ bool Capturer::note_new_wal(const Source& given, std::optional<wal::Salt> salt,
                             std::chrono::nanoseconds wait) {
   try {
     Source source = given;
-    if (source.regions.empty() || !outbox_.generation_alive()) return true;
+    // Who finds its generation given up waits for nobody. Before its first look it knows of none.
+    const bool ended = outbox_.tail() && !outbox_.generation_alive();
+    if (source.regions.empty() || ended) return true;
     const auto lock = outbox_.lock(wait);
     if (!lock) return false;
     outbox_.refresh();
@@ -372,13 +374,15 @@ bool Capturer::note_new_wal(const Source& given, std::optional<wal::Salt> salt,
     Record record;
     record.kind = RecordKind::reset;
     record.source = {salt.value_or(header->salt), 0, header->change, header->sum};
-    // Two resets without a commit between them: the WAL on disk is still the one before the first.
+    // Two resets without a commit between them: who noted the first may have died, and the WAL on
+    // disk, or in a wal-index that lives on, be the one before either. Whichever comes back, all of
+    // it is in the file.
     const bool again = last.kind == RecordKind::reset && last.source.frame == 0;
     record.previous = again ? last.previous : last.source;
-    if (!salt) {
-      record.identity = stamp_identity(path_).value_or(FileIdentity{});
-    } else if (last.identity.inode != 0 && identify(path_) == last.identity) {
+    if (last.identity.inode != 0 && identify(path_) == last.identity) {
       record.identity = last.identity;
+    } else if (again || !salt) {
+      record.identity = stamp_identity(path_).value_or(FileIdentity{});
     }
     outbox_.append_mark(record);
   } catch (const std::exception& e) {

@@ -27,6 +27,7 @@ constexpr std::array kHistories = {
     Limits{"a kill and a lost answer", 2, 0, 1, 0, 1, 0, 0},
     Limits{"three commits and a lost answer", 3, 0, 0, 0, 1, 0, 0},
     Limits{"a close and a kill", 1, 1, 1, 0, 0, 0, 0},
+    Limits{"three commits and a kill", 3, 0, 1, 0, 0, 0, 0},
     Limits{"exclusive locking and a kill", 2, 0, 1, 0, 0, 0, 0, true},
     Limits{"a wait that runs out", 2, 0, 0, 0, 0, 1, 0},
     Limits{"two closes and a wait that runs out", 1, 2, 0, 0, 0, 1, 0},
@@ -40,6 +41,7 @@ enum History {
   kKillAndLost,
   kLost,
   kCloseAndKill,
+  kThreeAndKill,
   kExclusive,
   kWait,
   kWaitAndClose,
@@ -52,6 +54,7 @@ enum History {
 
 /// Take minutes, and gigabytes.
 constexpr std::array kLongHistories = {
+    Limits{"three commits and two kills", 3, 0, 2, 0, 0, 0, 0},
     Limits{"three commits, a kill and a lost answer", 3, 0, 1, 0, 1, 0, 0},
     Limits{"three commits, a close and a kill", 3, 1, 1, 0, 0, 0, 0, false},
 };
@@ -79,6 +82,7 @@ constexpr std::array<Seeded, static_cast<std::size_t>(Bug::count)> kBugs = {{
     {"counter_outlives_the_index", kStrangerBetween},
     {"no_reset_mark", kKillAndLost},
     {"no_clean_mark", kCloseAndKill},
+    {"second_reset_unstamped", kThreeAndKill},
     {"two_shippers", kUnconditional},
     {"segment_before_snapshot", kLost},
     {"snapshot_without_newer", kLost},

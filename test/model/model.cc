@@ -258,9 +258,10 @@ void Model::note_new_wal(State& s, int p) const {
   record.sequence = last.sequence;
   record.source = s.index.header;
   record.source.salt = me.new_salt;
-  record.previous =
-      last.kind == Kind::reset && last.source.frame == 0 ? last.previous : last.source;
-  if (last.identity == s.file.version && s.booted != 0) record.identity = last.identity;
+  const bool again = last.kind == Kind::reset && last.source.frame == 0;
+  record.previous = again ? last.previous : last.source;
+  const bool known = last.identity == s.file.version && s.booted != 0;
+  if (known || (again && !has(Bug::second_reset_unstamped))) record.identity = s.file.version;
   append(s, record);
 }
 

@@ -32,6 +32,7 @@ enum class Bug : std::uint8_t {
   counter_outlives_the_index,  ///< iChange of another wal-index is believed (anchoring)
   no_reset_mark,               ///< a new WAL is begun without a mark
   no_clean_mark,               ///< the last close leaves no mark
+  second_reset_unstamped,      ///< a mark on a mark does not take the file's identity
   two_shippers,                ///< shipping without the role
   segment_before_snapshot,     ///< a new generation begins with a segment
   snapshot_without_newer,      ///< nothing is applied to the copy of the database file
@@ -159,7 +160,7 @@ struct Process {
   Step step = Step::idle;
   Byte new_salt = 0;  ///< of the WAL it begins
   Byte commit = 0;    ///< the one it makes
-  Byte unused = 0;
+  Byte resets = 0;    ///< it knows of some, and so keeps the wal-index's salts for a new WAL
   // a capture that has read the wal-index; it holds the capture lock
   Position seen;
   std::array<Byte, kFrames> seen_pages{};
@@ -264,6 +265,7 @@ class Model {
   template <class Change>
   void hook(const char* what, int p, bool skipped, Change&& change);
   void begin_steps(int p);
+  static void choose_salt(State& s, Process& me);
   bool may_expire() const;
   void accidents(int p);
   void power_failure();

@@ -123,8 +123,11 @@ void Model::application(int p) {
     close_steps(p);
   } else if (me.capturing == 0 && !closes_last(other) && (!limits_.exclusive || other.open == 0)) {
     add("opens the database", p, true, [&](State& s) {
-      if (!is_open(s)) recover(s);
       Process& self = s.process[p];
+      if (!is_open(s)) {
+        recover(s);
+        self.resets = s.wal.salt != 0 ? 1 : 0;
+      }
       self.alive = self.open = 1;
       self.anchored = 0;
       self.anchor_chain = 0;
@@ -160,6 +163,7 @@ void Model::begin_steps(int p) {
            has(Bug::no_capture_at_reset) || limits_.exclusive, [](State& s, Process& me) {
              ++s.resets;
              reset_index(s);
+             me.resets = 1;
              me.commit = ++s.commits;
              me.whole = 0;
              me.step = Step::note_wal;
@@ -191,6 +195,13 @@ void Model::begin_steps(int p) {
   }
 }
 
+// SQLite's count of resets is 0 in a process that neither made one nor recovered a WAL: then it
+// takes random salts for a new WAL, whatever the wal-index has.
+void Model::choose_salt(State& s, Process& me) {
+  const bool kept = me.resets != 0 && s.index.header.salt != 0;
+  me.new_salt = kept ? s.index.header.salt : ++s.salts;
+}
+
 void Model::commit_steps(int p) {
   const auto step = [&](const char* what, Step next, auto&& change) {
     add(what, p, false, [&](State& s) {
@@ -202,13 +213,13 @@ void Model::commit_steps(int p) {
     case Step::note_wal:
       if (lock_is_free(*from_, p)) {
         step("notes the new WAL", Step::wal_header, [&](State& s, Process& me) {
-          me.new_salt = s.index.header.salt != 0 ? s.index.header.salt : ++s.salts;
+          choose_salt(s, me);
           if (!has(Bug::no_reset_mark)) note_new_wal(s, p);
         });
       } else if (may_expire()) {
         step("begins a WAL without a note", Step::wal_header, [&](State& s, Process& me) {
           s.expired_waits = s.excused = 1;
-          me.new_salt = s.index.header.salt != 0 ? s.index.header.salt : ++s.salts;
+          choose_salt(s, me);
         });
       }
       return;
@@ -236,7 +247,7 @@ void Model::close_steps(int p) {
     });
   };
   const bool mapping_in_use = from_->process[p].capturing != 0;  // its background borrows it
-  const auto closed = [](State&, Process& me) { me.open = me.whole = 0; };
+  const auto closed = [](State&, Process& me) { me.open = me.whole = me.resets = 0; };
   switch (from_->process[p].step) {
     case Step::closed:
       if (mapping_in_use) return;

@@ -13,6 +13,7 @@ from contextlib import closing
 import pytest
 
 import harness
+from test_lifecycle import Session
 from test_workloads import PYTHON, WORKLOADS, check_restores
 
 
@@ -136,6 +137,47 @@ def started_large(build, database, url, env):
     )
     assert process.stdout.readline() == "committed\n"
     return process
+
+
+def test_killed_in_the_first_commit_of_a_wal(build, litestream, tmp_path):
+    """One after the other, while another process keeps the wal-index as the first of them left it."""
+    database, replica = tmp_path / "app.db", tmp_path / "replica"
+    url = f"file://{replica}?sync-interval=1ms"
+
+    def killed_writing(app):
+        # More than its cache holds: the WAL gets its header, and frames, before the commit.
+        app.do("pragma cache_size = 10")
+        app.do("begin immediate")
+        app.do("insert into t select zeroblob(4000) from json_each(json_array(1, 2, 3, 4, 5, 6, 7, 8))")
+        app.do("insert into t select x from t t1, json_each(json_array(1, 2, 3, 4, 5, 6, 7, 8))")
+        app.kill()
+
+    with Session(build, database, url) as app:
+        app.do("create table t(x)")
+        app.do("insert into t values (1)")
+        assert app.shipped() == 1
+        generation = app.status()["generation"]
+        assert app.do("pragma wal_checkpoint(restart)")[0][0] == 0
+        wal = (tmp_path / "app.db-wal").read_bytes()[:32]
+        killed_writing(app)
+    with Session(build, database, url) as idle:
+        assert idle.do("select count(*) from t") == [[1]]
+        for _ in range(2):
+            with Session(build, database, url) as app:
+                now = (tmp_path / "app.db-wal").read_bytes()[:32]
+                assert now != wal, "it was to be killed after the header"
+                wal = now
+                killed_writing(app)
+        with Session(build, database, url) as app:
+            app.do("insert into t values (2)")
+            assert app.shipped() == 1
+            assert app.status()["generation"] == generation
+            app.do("close")
+            app.end()
+        idle.do("close")
+        idle.end()
+    assert [path.name for path in replica.glob("generations/*")] == [generation]
+    check_restores(build, litestream, database, url, replica, tmp_path)
 
 
 @pytest.mark.parametrize("where", ["file", "s3"])

@@ -191,6 +191,14 @@ struct Captured {
   }
 };
 
+void seal_header(std::vector<std::uint32_t>& words) {
+  const auto sum =
+      wal::checksum({}, {reinterpret_cast<const std::uint8_t*>(words.data()), 40}, false);
+  words[10] = sum[0];
+  words[11] = sum[1];
+  std::copy_n(words.begin(), 12, words.begin() + 12);
+}
+
 /// A wal-index header with other frames and salts, as SQLite has it between the reset and the
 /// first frame of the new WAL.
 std::vector<std::uint32_t> reset_header(const volatile void* region0, const wal::Salt& salt) {
@@ -199,11 +207,15 @@ std::vector<std::uint32_t> reset_header(const volatile void* region0, const wal:
   words[4] = 0;
   words[8] = __builtin_bswap32(salt[0]);
   words[9] = __builtin_bswap32(salt[1]);
-  const auto sum =
-      wal::checksum({}, {reinterpret_cast<const std::uint8_t*>(words.data()), 40}, false);
-  words[10] = sum[0];
-  words[11] = sum[1];
-  std::copy_n(words.begin(), 12, words.begin() + 12);
+  seal_header(words);
+  return words;
+}
+
+/// … as a recovery leaves it that found no frame: nothing is counted, and nothing carried over.
+std::vector<std::uint32_t> recovered_header(const volatile void* region0, const wal::Salt& salt) {
+  auto words = reset_header(region0, salt);
+  words[2] = words[6] = words[7] = 0;
+  seal_header(words);
   return words;
 }
 
@@ -504,6 +516,49 @@ TEST_CASE("a reset that was noted and then undone by a crash is continued") {
       CHECK(c.sync() != generation);
     }
   }
+}
+
+TEST_CASE("resets noted by processes that died one after the other are continued") {
+  Captured c;
+  c.insert(5);
+  const Generation generation = c.sync();
+  c.db->run("PRAGMA wal_checkpoint(RESTART)");
+  UniqueFd wal;
+  Source source = c.db->source(wal);
+  const wal::Salt first{4711, 4712};
+  const auto reset = reset_header(source.regions[0], first);
+  const auto left = recovered_header(source.regions[0], first);
+  const auto note = [&](const std::vector<std::uint32_t>& region, wal::Salt salt) {
+    // A process of its own each time, which has not looked at the outbox yet.
+    c.session.emplace(c.path, c.page_size);
+    source.regions = {region.data()};
+    CHECK(c.session->capturer.note_new_wal(source, salt, 1s));
+    REQUIRE(c.session->outbox.tail());
+    CHECK(c.session->outbox.tail()->last.source.salt == salt);
+  };
+  note(reset, first);
+  // From here on somebody has the database open who found no frame of this WAL.
+  note(left, {5711, 5712});
+  note(left, {6711, 6712});
+  c.session.emplace(c.path, c.page_size);
+
+  SUBCASE("the wal-index is as it was") {
+    source.regions = {left.data()};
+    CHECK(c.session->capturer.capture(source, 1s) == Outcome::up_to_date);
+  }
+  SUBCASE("the WAL of one of them is there") {
+    const auto other = recovered_header(left.data(), {5711, 5712});
+    source.regions = {other.data()};
+    CHECK(c.session->capturer.capture(source, 1s) == Outcome::up_to_date);
+  }
+  SUBCASE("the file was written meanwhile") {
+    std::filesystem::last_write_time(c.path, std::filesystem::file_time_type::clock::now());
+    source.regions = {left.data()};
+    CHECK(c.session->capturer.capture(source, 1s) == Outcome::captured);
+    CHECK(c.session->outbox.tail()->generation != generation);
+    return;
+  }
+  CHECK(c.session->outbox.tail()->generation == generation);
 }
 
 TEST_CASE("a page size that changed begins a new generation") {
