@@ -225,6 +225,13 @@ class OpenConnection final : public Connection {
       const SourceFile file(database_->host(), database_->path());
       const auto shape = read_shape(file);
       if (!shape || shape->wal_mode || database_->left_wal()) return;
+      if (has_reserved_bytes(file)) {
+        database_->set_obstacle(
+            "its pages have reserved bytes, where another VFS may keep checksums that sqlstream "
+            "cannot make, so turning WAL mode on is left to the application; set PRAGMA "
+            "journal_mode=WAL");
+        return;
+      }
       if (turn_wal_on(database_->host(), database_->path(), patience)) {
         log::info("turned WAL mode on", {{"db", database_->path()}});
         turned_on_ = true;

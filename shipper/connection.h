@@ -75,7 +75,8 @@ class Connection {
   /// about to be lost, so a failure gives the generation up. *waits*
   virtual capture::Outcome capture(bool must) noexcept = 0;
   /// Turns WAL mode on where a database has content and is not in it, unless the application chose
-  /// that; waits up to `patience` for others that are busy with it.
+  /// that, or its pages have reserved bytes; waits up to `patience` for others that are busy with
+  /// it.
   virtual void enable_wal(std::chrono::milliseconds patience) noexcept = 0;
   /// The first region of the wal-index while this connection has it mapped, else null.
   virtual const volatile void* wal_index() noexcept = 0;

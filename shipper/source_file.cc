@@ -87,6 +87,7 @@ namespace {
 constexpr std::size_t kHeaderSize = 100;
 constexpr std::size_t kPageSizeAt = 16;
 constexpr std::size_t kReadVersionAt = 19;
+constexpr std::size_t kReservedAt = 20;
 constexpr std::size_t kChangeCounterAt = 24;
 constexpr std::size_t kPagesAt = 28;
 constexpr std::size_t kPagesValidForAt = 92;
@@ -122,6 +123,11 @@ std::optional<capture::DatabaseShape> read_shape(const SourceFile& file) {
   if (!wal::is_valid_page_size(page_size)) return std::nullopt;
   return capture::DatabaseShape{page_size, count_pages(*header, file.size() / page_size),
                                 (*header)[kReadVersionAt] == kWalVersion};
+}
+
+bool has_reserved_bytes(const SourceFile& file) {
+  const auto header = read_header(file);
+  return header && (*header)[kReservedAt] != 0;
 }
 
 bool turn_wal_on(const Host& host, const std::string& path, std::chrono::milliseconds patience) {

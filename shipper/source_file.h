@@ -44,6 +44,10 @@ class SourceFile {
 /// database in it.
 std::optional<capture::DatabaseShape> read_shape(const SourceFile& file);
 
+/// Whether SQLite leaves some bytes at the end of each page to others: a VFS above ours may keep
+/// the page's checksum there (SQLite's cksumvfs does). Throws Error when the file cannot be read.
+bool has_reserved_bytes(const SourceFile& file);
+
 /// Turns WAL mode on over a brief connection of its own, which does not checkpoint, and waits up to
 /// `patience` for others. False when the database is busy now or WAL is not possible there.
 bool turn_wal_on(const Host& host, const std::string& path, std::chrono::milliseconds patience);
