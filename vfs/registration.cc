@@ -4,6 +4,8 @@
 #include <cstddef>
 #include <cstdlib>
 #include <cstring>
+#include <dlfcn.h>
+#include <link.h>
 #include <memory>
 #include <mutex>
 #include <string_view>
@@ -55,6 +57,17 @@ bool wanted_as_default() {
   return value && std::string_view(value) == "1";
 }
 
+/// Keeps the SQLite library in memory when the program lets go of it with dlclose(3): threads of
+/// ours call it until all is shipped.
+void keep_loaded(const sqlite3_api_routines& api) {
+  Dl_info info{};
+  link_map* object = nullptr;
+  const void* inside = reinterpret_cast<const void*>(api.libversion);
+  if (dladdr1(inside, &info, reinterpret_cast<void**>(&object), RTLD_DL_LINKMAP) == 0) return;
+  void* handle = dlopen(object->l_name, RTLD_LAZY | RTLD_NOLOAD | RTLD_NODELETE);
+  if (handle != nullptr) dlclose(handle);
+}
+
 }  // namespace
 
 int register_library(const sqlite3_api_routines& api, sqlite3* db, std::string& error) {
@@ -91,6 +104,7 @@ int register_library(const sqlite3_api_routines& api, sqlite3* db, std::string& 
         error = "sqlstream cannot register its VFS: SQLite is out of memory";
         return result;
       }
+      keep_loaded(api);
       known[place] = library.release();
       if (place == 0) log_relay::install();
     } else if (wanted_as_default() && api.vfs_find(nullptr) == known[place]->shim.host.base) {

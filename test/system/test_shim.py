@@ -113,6 +113,26 @@ PRAGMA sqlstream_version;
     assert out.split("\n")[:-1] == [version, "sqlstream/unix", f"{tmp_path}/app.db", version]
 
 
+def test_of_two_copies_one_serves(tmp_path, version):
+    copy, path, replica = tmp_path / "another.so", tmp_path / "app.db", tmp_path / "replica"
+    copy.write_bytes(EXTENSION.read_bytes())
+    out = run(
+        ["sqlite3", "-batch", ":memory:"],
+        input=f""".load {EXTENSION}
+.load {copy} sqlite3_sqlstream_init
+SELECT sqlstream_version();
+.open file:{path}?vfs=sqlstream&replica=file://{replica}
+CREATE TABLE t(x);
+.vfsname
+INSERT INTO t VALUES (1);
+SELECT sqlstream_wait(30000);
+""",
+        LD_PRELOAD=PRELOAD,
+    )
+    assert out.split("\n")[:-1] == [version, "sqlstream/unix", "1"]
+    assert len(list(replica.glob("generations/*"))) == 1
+
+
 def test_the_shell_finds_the_entry_point_by_the_files_name(tmp_path):
     copied = tmp_path / "sqlstream.so"
     copied.write_bytes(EXTENSION.read_bytes())

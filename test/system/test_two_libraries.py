@@ -4,13 +4,17 @@ that apsw carries. Each has the extension registered with it.
 SQLite's own locks are the process's, so they do not keep two libraries apart: an application that
 opens one database with both has to take turns, as these programs do, and close both at its end."""
 
+import shutil
+
+import pytest
+
 import harness
 from test_shim import apsw_python  # noqa: F401  (a fixture)
 from test_workloads import check_restores
 
 OPEN = """
 import json, os, random, sqlite3, sys, threading, urllib.parse, apsw
-extension, folder = sys.argv[1:]
+*extensions, folder = sys.argv[1:]
 assert apsw.sqlite_lib_version() != sqlite3.sqlite_version
 
 class Debian:
@@ -52,7 +56,7 @@ def generation(app):
     return json.loads(app.do("pragma sqlstream_status")[0][0])["generation"]
 
 loaders = [sqlite3.connect(":memory:"), apsw.Connection(":memory:")]
-for loader in loaders:
+for loader, extension in zip(loaders, (extensions * 2)[:2]):
     loader.enable_load_extension(True)
     loader.load_extension(extension)
 """
@@ -116,8 +120,18 @@ assert not failed, failed
 """
 
 
-def play(build, interpreter, folder, program):
-    harness.run([interpreter, "-c", program, build.extension, folder])
+@pytest.fixture(params=["one copy", "a copy each"])
+def extensions(request, build, tmp_path):
+    """With a copy each, they have nothing in common but the process."""
+    if request.param == "one copy":
+        return [build.extension]
+    copy = tmp_path / "another.so"
+    shutil.copy(build.extension, copy)
+    return [build.extension, copy]
+
+
+def play(extensions, interpreter, folder, program):
+    harness.run([interpreter, "-c", program, *extensions, folder])
 
 
 def check(build, litestream, folder, name="app.db"):
@@ -128,17 +142,17 @@ def check(build, litestream, folder, name="app.db"):
     check_restores(build, litestream, folder / name, f"file://{replica}", replica, restored)
 
 
-def test_they_open_one_database_in_turn(build, litestream, apsw_python, tmp_path):  # noqa: F811
-    play(build, apsw_python, tmp_path, IN_TURN)
+def test_they_open_one_database_in_turn(build, litestream, apsw_python, extensions, tmp_path):  # noqa: F811
+    play(extensions, apsw_python, tmp_path, IN_TURN)
     check(build, litestream, tmp_path)
 
 
-def test_both_have_it_open_and_threads_take_turns(build, litestream, apsw_python, tmp_path):  # noqa: F811
-    play(build, apsw_python, tmp_path, BOTH_OPEN)
+def test_both_have_it_open_and_threads_take_turns(build, litestream, apsw_python, extensions, tmp_path):  # noqa: F811
+    play(extensions, apsw_python, tmp_path, BOTH_OPEN)
     check(build, litestream, tmp_path)
 
 
-def test_each_has_databases_of_its_own_at_the_same_time(build, litestream, apsw_python, tmp_path):  # noqa: F811
-    play(build, apsw_python, tmp_path, APART)
+def test_each_has_databases_of_its_own_at_the_same_time(build, litestream, apsw_python, extensions, tmp_path):  # noqa: F811
+    play(extensions, apsw_python, tmp_path, APART)
     for name in ("Debian0.db", "Debian1.db", "Apsw0.db", "Apsw1.db"):
         check(build, litestream, tmp_path, name)

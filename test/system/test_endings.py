@@ -1,0 +1,122 @@
+"""How programs with several threads that commit end, fork, and unload SQLite (endings.cc): nothing is lost, no
+generation is begun anew, and nobody hangs."""
+
+import signal
+import sqlite3
+import subprocess
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+import harness
+
+SOURCE = Path(__file__).with_name("endings.cc")
+ROWS = 4 * 150 + 1
+
+
+@pytest.fixture(scope="module")
+def program(tmp_path_factory):
+    output = tmp_path_factory.mktemp("endings") / "endings"
+    harness.run(["g++", "-std=c++20", "-Wall", "-Wextra", "-Werror", "-o", output, SOURCE, "-ldl", "-lpthread"])
+    return output
+
+
+class Place:
+    def __init__(self, build, program, folder):
+        self.build, self.program, self.folder = build, program, folder
+        self.database, self.replica = folder / "app.db", folder / "replica"
+        self.url = f"file://{self.replica}?sync-interval=20ms"
+
+    def start(self, how):
+        return subprocess.Popen(
+            [self.program, self.build.extension, self.build.uri(self.database, self.url), how],
+            env=harness.clean_environment(SQLSTREAM_LOG=self.folder / "log"), stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+
+    def run(self, how):
+        """How many rows it said."""
+        with self.start(how) as process:
+            said = process.stdout.read()
+            assert process.wait() == 0
+        return int(said)
+
+    def rows(self):
+        with closing(sqlite3.connect(self.database)) as db:
+            return db.execute("select count(*) from t").fetchone()[0]
+
+    def check(self):
+        """What the replica holds is what was committed, in one generation."""
+        source = harness.checkpointed_copy(self.database, self.folder / "source.db")
+        restored = self.folder / "restored.db"
+        self.build.restore(restored, f"file://{self.replica}")
+        harness.compare_databases(source, restored)
+        harness.integrity_check(restored)
+        assert len(list(self.replica.glob("generations/*"))) == 1
+
+    def check_with_the_next(self):
+        """As check(), once another program has shipped what this one left."""
+        sql = "insert into t(x) values ('next'); select sqlstream_wait(60000);"
+        assert self.build.shell(self.database, self.url, sql).stdout == "1\n"
+        self.check()
+
+
+@pytest.fixture
+def place(build, program, tmp_path):
+    return Place(build, program, tmp_path)
+
+
+@pytest.mark.parametrize("how", ["return", "exit"])
+def test_an_orderly_end_ships_all(place, how):
+    """With a connection that is still open."""
+    assert place.run(how) == ROWS
+    place.check()
+    assert place.rows() == ROWS
+
+
+def test_an_end_without_handlers(place):
+    assert place.run("_exit") == ROWS
+    place.check_with_the_next()
+    assert place.rows() == ROWS + 1
+
+
+def test_static_objects_that_commit_when_they_are_destroyed(place):
+    """Before the flush at exit, and after it."""
+    assert place.run("static") == ROWS
+    place.check_with_the_next()
+    assert place.rows() == ROWS + 2 + 1
+
+
+def test_an_end_while_threads_commit(place):
+    said = place.run("going on")
+    assert said > 0
+    place.check_with_the_next()
+    assert place.rows() > said
+
+
+def test_sigterm_while_threads_commit(place):
+    with place.start("killed") as process:
+        said = int(process.stdout.readline())
+        process.send_signal(signal.SIGTERM)
+        assert process.wait() == -signal.SIGTERM
+    assert said > 0
+    place.check_with_the_next()
+    assert place.rows() > said
+
+
+def test_forks_while_threads_commit(place):
+    """With exec, and without: children that end in both ways, and some that live on."""
+    said = place.run("fork")
+    place.check()
+    assert place.rows() == said + 8 * 3
+
+
+def test_sqlite_is_unloaded_while_a_snapshot_is_made(place):
+    with closing(sqlite3.connect(place.database)) as db:
+        db.execute("pragma journal_mode = wal")
+        db.execute("create table t(i integer primary key, x)")
+        db.executemany("insert into t(x) values (randomblob(3000))", [()] * 10000)
+        db.commit()
+    assert place.run("dlclose") == 1
+    place.check()
+    assert place.rows() == 10001
