@@ -19,10 +19,16 @@ CANNOT = {
     "mode on, when the file is opened, has rolled it back",
 }
 
+# Not run at all, with the shim or without.
+SKIPPED = {
+    "Extra.testLoadExtension": "leaves SQLite's vfsstat and cksumvfs above its tmstmpvfs for all tests that come "
+    "later; tmstmpvfs crashes at the first checkpoint of a WAL beneath any other VFS (it takes the file that "
+    "SQLite opened for its own, and finds no partner of the WAL), and with the shim there is one",
+}
+
 
 def run(place):
     python = need(harness.TEST_HOME / "venv/bin/python")
-    # Not those of its shell: they put tmstmpvfs above the shim, which has crashed there at a checkpoint.
-    tests = ["APSW", "Session"] if place.long else [f"APSW.{name}" for name in TESTS]
-    place.run([python, PROGRAMS / "apsw_tests.py", *tests], **place.loading())
+    tests = [] if place.long else [f"APSW.{name}" for name in TESTS]
+    place.run([python, PROGRAMS / "apsw_tests.py", *tests], GUEST_SKIPPED=" ".join(SKIPPED), **place.loading())
     return place.outcomes()

@@ -4,7 +4,8 @@ from place import HOME, need
 
 SUITE = ["test/dialect/test_suite.py"]
 SOME = ["-k", "Insert or Update or Fetch or Isolation or Returning"]
-LONG = [*SUITE, "test/dialect/test_sqlite.py", "test/engine", "test/sql", "test/orm"]
+# Those that are about a real database: most of the others compile statements only.
+LONG = ["--backend-only", *SUITE, "test/dialect/test_sqlite.py", "test/engine", "test/sql", "test/orm", "test/ext"]
 
 CANNOT = {}
 

@@ -21,6 +21,7 @@ class Place:
         self.data = folder / "data"  # all that the guest leaves lies here
         self.temporary = self.data / "tmp"
         self.log = folder / "sqlstream.log"
+        self.statuses = []  # of the programs that ran, in their order
         self.temporary.mkdir(parents=True)
 
     def settings(self):
@@ -52,9 +53,10 @@ class Place:
         return {"GUEST_EXTENSION": self.build.extension.with_suffix(""), "SQLSTREAM_DEFAULT_VFS": "1"}
 
     def run(self, command, *, cwd=None, **env):
-        """Runs a program to its end, whatever its exit status; returns what it printed."""
+        """Runs a program to its end, and notes its exit status; returns what it printed."""
         said = harness.run(command, env=self.environment(**env), cwd=cwd or self.data, check=False,
                            timeout=LIMIT)  # fmt: skip
+        self.statuses.append(said.returncode)
         output = said.stdout + said.stderr
         with open(self.folder / "output", "a", encoding="utf-8") as file:
             file.write(output)

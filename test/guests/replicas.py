@@ -3,6 +3,7 @@
 import json
 import re
 import sqlite3
+import urllib.parse
 from contextlib import closing
 
 import harness
@@ -18,7 +19,7 @@ class Tool:
         self.place, self.env = place, {**place.environment(), "SQLSTREAM_LOG": "/dev/null"}
 
     def url(self, database):
-        return self.place.replica.replace("{path}", str(database).lstrip("/"))
+        return self.place.replica.replace("{path}", urllib.parse.quote(str(database).lstrip("/")))
 
     def run(self, *arguments, check=True):
         return harness.run([self.place.build.sqlstream, *arguments], env=self.env, check=check)

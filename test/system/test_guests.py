@@ -58,6 +58,18 @@ def test_what_counts_as_a_new_failure(runner, plain, shimmed, failures):
     assert len(runner.new_failures(plain, shimmed, {"named": "a reason"})) == failures
 
 
+@pytest.mark.parametrize("plain, shimmed, named_failed, failures", [
+    ([0, 1], [0, 1], False, 0),
+    ([0, 0], [0, 1], False, 1),
+    ([0, 0], [0, 1], True, 0),
+    ([0], [-11], True, 1),
+    ([1], [139], True, 1),
+    ([1], [0], False, 1),
+])  # fmt: skip
+def test_what_counts_as_another_end(runner, plain, shimmed, named_failed, failures):
+    assert len(runner.new_statuses(plain, shimmed, named_failed)) == failures
+
+
 def test_a_guest_that_ships_nothing_fails(build, runner, tmp_path):
     """And one whose database was written without the shim."""
     place = runner.Place(build, tmp_path / "shim", f"file://{tmp_path}/replicas/{{path}}", False)
