@@ -94,6 +94,17 @@ def late(seconds):
     return act
 
 
+def answer_late(seconds):
+    """Carried out at once."""
+
+    def act(request):
+        answer = request.carry_out()
+        time.sleep(seconds)
+        request.send(*answer)
+
+    return act
+
+
 class _Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True

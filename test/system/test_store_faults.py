@@ -13,6 +13,7 @@ import pytest
 import harness
 from fault_proxy import (
     FaultProxy,
+    answer_late,
     cut_body,
     late,
     lose_after,
@@ -374,4 +375,53 @@ def test_a_store_that_is_away_for_an_hour(build, place, silent, most_asked):
         assert app.status()["generation"] == generation
         # One for each change of what it says: the write, what is asked after it, and what came last.
         assert place.log.read_text().count("level=ERROR") <= 3
+        place.check(app)
+
+
+# --- A store that is slow
+
+
+def read(database, sql):
+    with closing(sqlite3.connect(database)) as db:
+        return db.execute(sql).fetchall()
+
+
+def test_answers_that_take_ten_seconds(build, place):
+    """For 45 s, while much is written; and a program that ends meanwhile does not wait for them."""
+    config = write_config(place.folder / "c.yml", place.database, place.url(),
+                          **{"outbox-max-size": "8MB", "shutdown-timeout": "1s"})  # fmt: skip
+    with place.session("", SQLSTREAM_CONFIG=str(config)) as app:
+        app.do("create table t(i integer primary key, x)")
+        app.do("with recursive n(i) as (select 1 union all select i + 1 from n where i < 300) "
+               "insert into t select i, randomblob(3000) from n")  # fmt: skip
+        assert app.shipped() == 1
+        generation, memory = app.status()["generation"], resident(app.process.pid)
+        # Before it is carried out, and after it, in turn.
+        slow = [place.proxy.add(late(10), times=1 << 30, every=2), place.proxy.add(answer_late(10), times=1 << 30)]
+        commits, until = 0, time.monotonic() + 45
+        while time.monotonic() < until:
+            assert app.do(f"update t set x = randomblob(3000) where i % 15 = {commits % 15}") == []
+            assert app.status()["outbox_bytes"] < 8_000_000
+            commits += 1
+            time.sleep(0.02)
+        assert all(fault.struck > 0 for fault in slow)
+        assert resident(app.process.pid) < memory + (48 << 20)
+        assert "error" not in app.status()["replicas"][0]
+        place.proxy.clear()
+        assert app.shipped(60000) == 1
+        assert app.status()["generation"] == generation
+        app.do("close")
+        app.end()
+    place.proxy.add(late(10), times=1 << 30)
+    env = place.minio.env(SQLSTREAM_CONFIG=str(config))
+    build.shell(place.database, "", "insert into t values (-1, 'last');", env=env)
+    # An answer later it would be there: the shell has not waited for one.
+    early = place.folder / "early.db"
+    build.restore(early, place.minio.url(place.bucket, "app"), env=env)
+    assert read(early, "select count(*), max(i) from t where i > 0 or i = -1") == [(300, 300)]
+    place.proxy.clear()
+    with place.session("", SQLSTREAM_CONFIG=str(config)) as app:
+        assert app.shipped(60000) == 1
+        assert app.status()["generation"] == generation
+        assert app.do("select x from t where i = -1") == [["last"]]
         place.check(app)
