@@ -400,15 +400,24 @@ std::string Outbox::log_path(std::uint64_t first_sequence) const {
   return place_.directory + '/' + log_file_name(first_sequence);
 }
 
+// Files before the current one are never added: where there was none, none need be looked for.
+bool Outbox::only_current() const {
+  return only_log_ != 0 && only_log_ == control_.current_log;
+}
+
 void Outbox::trim(std::uint64_t sequence) {
+  if (only_current()) return;
   const auto files = log_files();
-  for (std::size_t i = 0; i + 1 < files.size(); ++i) {
+  std::size_t i = 0;
+  for (; i + 1 < files.size(); ++i) {
     if (files[i] >= control_.current_log || files[i + 1] - 1 > sequence) break;
     ::unlink(log_path(files[i]).c_str());
   }
+  if (i < files.size() && files[i] == control_.current_log) only_log_ = files[i];
 }
 
 std::uint64_t Outbox::size() const {
+  if (only_current() && log_) return log_->size();
   std::uint64_t total = 0;
   for (const std::uint64_t file : log_files()) {
     struct stat st {};

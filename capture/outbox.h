@@ -143,6 +143,7 @@ class Outbox {
   int watch_role() const;
 
  private:
+  bool only_current() const;
   void adopt_log(std::uint64_t first_sequence);
   void advance_tail(const Record& record);
   bool start_log(const LogHeader& header, Record& record, const std::vector<std::uint32_t>& pages,
@@ -163,6 +164,7 @@ class Outbox {
   UniqueFd control_fd_;
   Control control_;
   std::optional<LogFile> log_;
+  std::uint64_t only_log_ = 0;  ///< a current one before which there is no other; 0: not known
   std::uint64_t log_end_ = 0;
   std::optional<Tail> tail_;
 };

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <new>
 #include <string>
 
@@ -46,8 +47,14 @@ std::size_t check_written(std::size_t result) {
   return result;
 }
 
-struct FreeCompression {
-  void operator()(LZ4F_cctx* context) const { LZ4F_freeCompressionContext(context); }
+// That of the Compressor that ended last, for the next one: for high compression it has tables of a
+// quarter of a MiB, which take longer to clear than most segments to compress.
+std::atomic<LZ4F_cctx*> spare_context{nullptr};
+
+struct KeepCompression {
+  void operator()(LZ4F_cctx* context) const {
+    LZ4F_freeCompressionContext(spare_context.exchange(context));
+  }
 };
 struct FreeDecompression {
   void operator()(LZ4F_dctx* context) const { LZ4F_freeDecompressionContext(context); }
@@ -56,7 +63,7 @@ struct FreeDecompression {
 }  // namespace
 
 struct Compressor::Impl {
-  std::unique_ptr<LZ4F_cctx, FreeCompression> context;
+  std::unique_ptr<LZ4F_cctx, KeepCompression> context{spare_context.exchange(nullptr)};
   LZ4F_preferences_t prefs;
   std::size_t capacity =
       std::max<std::size_t>(LZ4F_compressBound(kPiece, &prefs), std::size_t{LZ4F_HEADER_SIZE_MAX});
@@ -64,6 +71,7 @@ struct Compressor::Impl {
   bool begun = false;
 
   explicit Impl(Effort effort) : prefs(preferences(effort)) {
+    if (context) return;
     LZ4F_cctx* raw = nullptr;
     if (LZ4F_isError(LZ4F_createCompressionContext(&raw, LZ4F_VERSION))) throw std::bad_alloc();
     context.reset(raw);

@@ -141,8 +141,8 @@ TEST_CASE("threads that wait at once share one upload") {
 
 TEST_CASE("a wait in vain is one wait; commits wait again when the replica has caught up") {
   const Replicated at;
-  Writer db(synchronous(at, "100"));
-  db.must("CREATE TABLE t(x)");
+  Writer db(synchronous(at));
+  db.must("CREATE TABLE t(x); PRAGMA sqlstream_sync=100");
   const auto state_is = [&](const char* state) {
     return db.must("SELECT sqlstream_status()").find(state) != std::string::npos;
   };
