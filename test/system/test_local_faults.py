@@ -263,7 +263,9 @@ def test_an_outbox_on_a_full_file_system(build, litestream, place, tmp_path):
                 if i % 10 == 9:
                     assert app.do("pragma wal_checkpoint(truncate)") == [[0, 0, 0]]
             assert app.do("select count(*) from t") == [[40]]
-            assert len(place.lines("ERROR")) <= 2, "\n".join(place.lines("ERROR"))
+            # Once per change of state: what was shipped makes room for a while.
+            again = sum("capturing again" in line for line in place.lines("INFO"))
+            assert len(place.lines("ERROR")) <= 2 * (1 + again) <= 8, "\n".join(place.lines("ERROR"))
             harness.run(["mount", "-o", "remount,size=20m", small])
             app.do(SQL)
             assert app.shipped(60000) == 1
