@@ -337,7 +337,6 @@ std::unique_ptr<Connection> Connection::open(const Host& host, DatabaseSettings 
         }
       }
     }
-    start_engine();
     connection = std::make_unique<OpenConnection>(Database::attach(host, settings), file);
   });
   if (!connection) return nullptr;
@@ -349,7 +348,11 @@ std::unique_ptr<Connection> Connection::open(const Host& host, DatabaseSettings 
 }
 
 void start_engine() noexcept {
-  guarded("starting", [] { Engine::get(); });
+  try {
+    Engine::get();
+  } catch (const std::exception&) {
+    // Said by what needs it, which tries again.
+  }
 }
 
 void flush_databases(bool hurry) noexcept {

@@ -2,16 +2,18 @@
 
 #include <atomic>
 #include <mutex>
-#include <pthread.h>
-#include <signal.h>
+#include <string>
+#include <system_error>
 #include <thread>
 
 #include <boost/asio/as_tuple.hpp>
 #include <boost/asio/executor_work_guard.hpp>
 #include <boost/asio/io_context.hpp>
 
+#include "base/error.h"
 #include "base/fork.h"
 #include "base/signals.h"
+#include "base/workers.h"
 #include "store/s3/semaphore.h"
 
 namespace sqlstream {
@@ -32,14 +34,18 @@ std::mutex& start_mutex() {
 struct Engine::Threads {
   asio::io_context io{1};
   asio::executor_work_guard<asio::io_context::executor_type> guard{io.get_executor()};
-  asio::thread_pool workers{kWorkers};
+  Workers workers{kWorkers};
   Semaphore one_at_a_time{io.get_executor(), 1};
+  // Last: where it cannot be had the workers end again.
   std::thread thread{[this] { io.run(); }};
 };
 
-Engine::Engine() {
+Engine::Engine() try {
   const SignalsBlocked blocked;
   threads_ = new Threads();
+} catch (const std::system_error& e) {
+  throw Error(std::string("there are no threads to be had, so nothing is replicated until the ") +
+              "database is opened again: " + e.what());
 }
 
 Engine& Engine::get() {
@@ -64,7 +70,7 @@ asio::any_io_executor Engine::executor() const {
   return threads_->io.get_executor();
 }
 asio::thread_pool& Engine::workers() {
-  return threads_->workers;
+  return threads_->workers.pool();
 }
 Semaphore& Engine::one_at_a_time() {
   return threads_->one_at_a_time;

@@ -15,16 +15,13 @@ Worker& Worker::of(const boost::asio::any_io_executor& executor) {
 }
 
 void Worker::shutdown() {
-  if (pool_) pool_->wait();
+  if (threads_) threads_->join();
 }
 
 boost::asio::thread_pool& Worker::pool() {
   const std::lock_guard lock(mutex_);
-  if (!pool_) {
-    const SignalsBlocked blocked;
-    pool_ = std::make_unique<boost::asio::thread_pool>(kThreads);
-  }
-  return *pool_;
+  if (!threads_) threads_ = std::make_unique<Workers>(kThreads);
+  return threads_->pool();
 }
 
 }  // namespace sqlstream

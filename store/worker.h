@@ -16,7 +16,7 @@
 #include <boost/asio/thread_pool.hpp>
 #include <boost/asio/use_awaitable.hpp>
 
-#include "base/signals.h"
+#include "base/workers.h"
 
 namespace sqlstream {
 
@@ -41,10 +41,11 @@ class Worker : public boost::asio::execution_context::service {
   boost::asio::awaitable<std::invoke_result_t<const Call&>> run(Call call) {
     namespace asio = boost::asio;
     using Result = std::invoke_result_t<const Call&>;
-    auto start = [this](auto handler, Call work) {
+    // Here: Asio destroys a coroutine that waits for what could not be begun.
+    auto start = [&pool = pool()](auto handler, Call work) {
       auto executor = asio::get_associated_executor(handler);
-      asio::post(pool(), [handler = std::move(handler), work = std::move(work),
-                          guard = asio::make_work_guard(executor)]() mutable {
+      asio::post(pool, [handler = std::move(handler), work = std::move(work),
+                        guard = asio::make_work_guard(executor)]() mutable {
         std::exception_ptr failure;
         Result result{};
         try {
@@ -70,7 +71,7 @@ class Worker : public boost::asio::execution_context::service {
   boost::asio::thread_pool& pool();
 
   std::mutex mutex_;
-  std::unique_ptr<boost::asio::thread_pool> pool_;
+  std::unique_ptr<Workers> threads_;
 };
 
 }  // namespace sqlstream
