@@ -82,7 +82,7 @@ Glance look(const std::string& directory) {
   DiskControl disk{};
   if (control && ::pread(control.get(), &disk, sizeof disk, kControlAt) == sizeof disk &&
       disk.magic == kControlMagic) {
-    glance.left_wal = disk.left_wal != 0;
+    glance.left_wal = disk.left_wal;
     glance.full = disk.full != 0;
     current = disk.current_log;
     if (::pread(control.get(), &glance.behind, sizeof glance.behind, kBehindAt) !=

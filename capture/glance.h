@@ -14,7 +14,7 @@ namespace sqlstream::capture {
 struct Glance {
   std::optional<Tail> tail;              ///< empty: nothing was captured yet
   bool alive = false;                    ///< the tail's generation goes on
-  bool left_wal = false;                 ///< the application chose another journal mode
+  std::uint32_t left_wal = 0;            ///< see Control
   bool full = false;                     ///< ended for its size
   std::int64_t behind = 0;               ///< since when commits do not wait as they should, ns
   bool shipping = false;                 ///< some process has the shipping role

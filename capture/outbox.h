@@ -37,7 +37,7 @@ struct Control {
   std::uint64_t current_log = 0;   ///< first sequence of the log file that is appended to
   std::int64_t last_start = 0;     ///< when the last generation was begun, ns
   std::uint32_t quick_starts = 0;  ///< generations begun in quick succession
-  std::uint32_t left_wal = 0;      ///< 1: the application chose another journal mode
+  std::uint32_t left_wal = 0;      ///< file_tag() when the application left WAL mode; 0: it did not
   std::uint32_t full = 0;          ///< 1: ended for its size; cleared when everything is shipped
   std::uint32_t boot = 0;          ///< boot_id() when the last record was last known to be true
 };

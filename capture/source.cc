@@ -7,6 +7,9 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#define XXH_INLINE_ALL
+#include <xxhash.h>
+
 #include "base/unique_fd.h"
 #include "format/hex.h"
 
@@ -28,6 +31,18 @@ std::optional<FileIdentity> identify(const std::string& path) {
   if (::stat(path.c_str(), &st) != 0) return std::nullopt;
   return FileIdentity{st.st_dev, st.st_ino, static_cast<std::uint64_t>(st.st_size),
                       nanoseconds(st.st_mtim), nanoseconds(st.st_ctim)};
+}
+
+std::uint32_t file_tag(const std::string& path) {
+  struct statx found {};
+  if (::statx(AT_FDCWD, path.c_str(), 0, STATX_INO | STATX_BTIME, &found) != 0) return 0;
+  // Without the device: its number may be another one after a start of the machine.
+  std::array<std::uint64_t, 3> names{found.stx_ino};
+  if ((found.stx_mask & STATX_BTIME) != 0) {
+    names[1] = static_cast<std::uint64_t>(found.stx_btime.tv_sec);
+    names[2] = found.stx_btime.tv_nsec;
+  }
+  return static_cast<std::uint32_t>(XXH3_64bits(names.data(), sizeof names)) | 1U;
 }
 
 std::uint32_t boot_id() {

@@ -34,6 +34,11 @@ struct FileIdentity {
 /// stat(2); opens nothing. Empty when there is no such file.
 std::optional<FileIdentity> identify(const std::string& path);
 
+/// Names this very file: another one that comes in its place has another, also where the kernel
+/// gives it the same inode number (told by the time of birth, if the file system has that). 0:
+/// there is no such file.
+std::uint32_t file_tag(const std::string& path);
+
 /// Names the time since the machine was started; 0 when that is not known.
 std::uint32_t boot_id();
 

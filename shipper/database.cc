@@ -363,7 +363,7 @@ void Database::leave_wal() {
     if (!outbox_lock) return;
     outbox_->refresh();
     auto control = outbox_->control();
-    control.left_wal = 1;
+    control.left_wal = capture::file_tag(path());
     outbox_->set_control(control);
     log::warn("replication pauses: the application chose a journal mode other than WAL",
               {{"db", path()}});
@@ -377,7 +377,13 @@ bool Database::left_wal() {
   std::unique_lock lock(capture_mutex_, std::defer_lock);
   if (!lock.try_lock_for(kSoon)) return false;
   look();
-  return outbox_ && outbox_->control().left_wal != 0;
+  return has_left_wal();
+}
+
+// Precondition: capture_mutex_ is held.
+bool Database::has_left_wal() const {
+  const std::uint32_t left = outbox_ ? outbox_->control().left_wal : 0;
+  return left != 0 && left == capture::file_tag(path());
 }
 
 void Database::set_obstacle(const std::string& obstacle) {
@@ -971,10 +977,8 @@ std::string Database::status_json(std::chrono::milliseconds sync) {
   bool left = false;
   {
     const std::lock_guard lock(capture_mutex_);
-    if (outbox_) {
-      outbox_bytes = outbox_->size();
-      left = outbox_->control().left_wal != 0;
-    }
+    if (outbox_) outbox_bytes = outbox_->size();
+    left = has_left_wal();
   }
   const std::string outbox = outbox_directory();
   const std::lock_guard lock(status_mutex_);

@@ -82,7 +82,8 @@ class Database : public std::enable_shared_from_this<Database> {
   void note_clean_close();
   /// Ends the current generation; when `only` is given, only that one.
   void give_up(const std::string& why, std::optional<Generation> only = {});
-  /// The application chose a journal mode other than WAL: replication pauses until it is back.
+  /// The application chose a journal mode other than WAL: replication pauses until it is back, or
+  /// until another file is in the database's place.
   void leave_wal();
   bool left_wal();
   /// Why nothing can be captured at all, for the status; empty: it can.
@@ -188,6 +189,7 @@ class Database : public std::enable_shared_from_this<Database> {
   void open_wal();
   capture::Outcome capture_from(capture::Source source, std::chrono::nanoseconds wait, bool must);
   bool look();
+  bool has_left_wal() const;
   /// False at the deadline, and when the generation ends.
   bool wait_shipped(const capture::Tail& target, std::chrono::steady_clock::time_point deadline);
   void start();

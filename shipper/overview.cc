@@ -113,7 +113,10 @@ DatabaseOverview overview_of(const DatabaseSettings& settings) {
     if (look.glance->tail && look.glance->alive) {
       overview.state = DatabaseOverview::State::replicating;
     }
-    if (look.glance->left_wal) overview.state = DatabaseOverview::State::paused;
+    const std::uint32_t left_wal = look.glance->left_wal;
+    if (left_wal != 0 && left_wal == capture::file_tag(settings.path)) {
+      overview.state = DatabaseOverview::State::paused;
+    }
   }
   for (const ReplicaSettings& each : settings.replicas) {
     ReplicaOverview& replica = overview.replicas.emplace_back(overview_of(each, outbox));

@@ -136,6 +136,45 @@ def test_wal_mode_that_another_process_sets_again_ends_the_pause(build, litestre
     check_restores(build, litestream, database, url, replica, tmp_path)
 
 
+@pytest.mark.parametrize("same", [True, False], ids=["same process", "another process"])
+@pytest.mark.parametrize("wal", [True, False], ids=["in WAL mode", "as created"])
+def test_a_database_created_anew_after_another_left_wal_mode_is_replicated(
+    build, litestream, place, tmp_path, same, wal
+):
+    database, replica, url = place
+    with Session(build, database, url) as app:
+        app.do("create table t(x)")
+        assert app.do("select * from t") == []
+        assert app.shipped() == 1
+        assert app.do("pragma journal_mode = delete") == [["delete"]]
+        app.do("insert into t values (1)")
+        app.do("open")
+        assert app.status()["state"] == "paused"
+        app.do("close")
+        app.do("close")
+        if not same:
+            app.end()
+        database.unlink()
+        # The file system may give it the same inode number.
+        with app if same else Session(build, database, url) as app:
+            if same:
+                app.do("open")
+            if wal:
+                app.do("pragma journal_mode = wal")
+            app.do("create table t(x)")
+            app.do("insert into t values (2)")
+            assert app.shipped() == 1
+            status = app.status()
+            assert status["state"] == "replicating" and "error" not in status
+            listed = harness.run([build.sqlstream, "status", "-json", database],
+                                 env=harness.clean_environment(SQLSTREAM_REPLICA_URL=url)).stdout
+            assert json.loads(listed)[0]["state"] == "replicating"
+            app.do("close")
+            app.end()
+    assert len(generations(replica)) == 2
+    check_restores(build, litestream, database, url, replica, tmp_path)
+
+
 def test_a_restart_continues_the_generation(build, litestream, place, tmp_path):
     database, replica, url = place
     shell(build, database, url, "create table t(x);")

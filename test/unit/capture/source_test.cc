@@ -22,6 +22,21 @@ TEST_CASE("no file has no identity") {
   CHECK_FALSE(stamp_identity(folder.file("none")));
 }
 
+TEST_CASE("a file's tag stays through writes, and is not that of one in its place") {
+  const TempFolder folder;
+  const std::string path = folder.file("a");
+  CHECK(file_tag(path) == 0);
+  std::ofstream(path) << "content";
+  const std::uint32_t tag = file_tag(path);
+  CHECK(tag != 0);
+  std::ofstream(path) << "other content";
+  stamp_identity(path);
+  CHECK(file_tag(path) == tag);
+  std::ofstream(folder.file("b")) << "content";
+  ::rename(folder.file("b").c_str(), path.c_str());
+  CHECK(file_tag(path) != tag);
+}
+
 TEST_CASE("a stamped identity stays until somebody writes") {
   const TempFolder folder;
   const std::string path = folder.file("a");
