@@ -786,11 +786,12 @@ bool Database::wait_shipped(std::chrono::milliseconds limit) {
       std::this_thread::sleep_for(kSoon);
     }
     const auto target = tail();
-    if (!target || (!generation_alive() && !has_mapping())) return false;
+    if (!target || (!generation_alive() && paused())) return false;
     if (generation_alive() && wait_shipped(*target, deadline)) return true;
     if (steady_clock::now() >= deadline) return false;
-    // The generation ended meanwhile: what is to be shipped is in the next one.
-    std::this_thread::sleep_for(kSoon);
+    // The generation ended meanwhile: what is to be shipped is in the next one. Another process may
+    // be the one that can begin it.
+    std::this_thread::sleep_for(kSoon * 10);
   }
 }
 
@@ -818,7 +819,11 @@ bool Database::wait_shipped(const capture::Tail& target, steady_clock::time_poin
   };
   std::unique_lock lock(status_mutex_);
   bool done = shipped();
-  const auto goes_on = [&] { return generation_alive() && tail_->generation == target.generation; };
+  // Who ended it may be another process: the mark tells, without a lock.
+  const auto goes_on = [&] {
+    return generation_alive() && tail_->generation == target.generation &&
+           !outbox_->ended(target.generation);
+  };
   while (!done && goes_on() && steady_clock::now() < deadline) {
     // Another process's progress is seen in the outbox only, and by looking.
     const auto look_again = role_ == Role::shipping ? deadline : steady_clock::now() + kSoon;

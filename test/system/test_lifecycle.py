@@ -7,6 +7,7 @@ import shutil
 import signal
 import sqlite3
 import subprocess
+import threading
 import time
 from contextlib import closing
 
@@ -304,6 +305,63 @@ def test_another_process_takes_over_when_the_shipping_one_is_killed(
         found = set(generations(replica))
     assert found == {generation}
     check_restores(build, litestream, database, url, replica, tmp_path, env=env)
+
+
+def end_generation(database, app):
+    """By what nobody can account for: a program without the shim resets the WAL and commits."""
+    harness.run(["sqlite3", database, "insert into t values (0); pragma wal_checkpoint(restart); "
+                                      "insert into t values (0);"])
+    app.do("insert into t values (0)")
+
+
+def test_waiting_goes_on_over_the_end_of_a_generation_elsewhere(build, litestream, place, tmp_path):
+    """… that another process ended, and goes on with: who waits has nothing to capture itself."""
+    database, replica, url = place
+    away = tmp_path / "away"
+    with Session(build, database, url) as shipping, Session(build, database, url) as waiting:
+        shipping.do("create table t(x)")
+        assert shipping.shipped() == 1
+        waiting.do("insert into t values (1)")
+        assert waiting.shipped() == 1
+        assert waiting.status()["shipping"] == "another process"
+        replica.rename(away)
+        replica.write_text("in the way")
+        waiting.do("insert into t values (2)")
+        harness.wait_until(lambda: shipping.status()["replicas"][0].get("error"), "an error")
+        before = waiting.status()["generation"]
+        answer = []
+        waiter = threading.Thread(target=lambda: answer.append(waiting.shipped(60000)))
+        waiter.start()
+        time.sleep(0.3)
+        end_generation(database, shipping)
+        assert shipping.status()["generation"] != before
+        replica.unlink()
+        away.rename(replica)
+        waiter.join()
+        assert answer == [1]
+        for app in (waiting, shipping):
+            app.do("close")
+            app.end()
+    assert len(generations(replica)) == 2
+    check_restores(build, litestream, database, url, replica, tmp_path)
+
+
+def test_waiting_without_having_read_ends_when_it_is_shipped(build, litestream, place, tmp_path):
+    """After quick ends of generations the next one waits; only the other process can begin it."""
+    database, replica, url = place
+    with Session(build, database, url) as shipping:
+        shipping.do("create table t(x)")
+        assert shipping.shipped() == 1
+        for _ in range(10):
+            end_generation(database, shipping)
+            if shipping.status()["state"] == "waiting":
+                break
+        assert shipping.status()["state"] == "waiting"
+        assert shell(build, database, url, "select sqlstream_wait(100000);").stdout == "1\n"
+        assert shipping.status()["replicas"][0]["in_sync"]
+        shipping.do("close")
+        shipping.end()
+    check_restores(build, litestream, database, url, replica, tmp_path)
 
 
 # --- Stores
