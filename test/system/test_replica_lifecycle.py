@@ -246,6 +246,50 @@ def test_a_deleted_database_is_shipped_to_its_end(build, tmp_path):
     assert harness.run(["sqlite3", tmp_path / "restored.db", "select * from t"]).stdout == "1\n"
 
 
+def test_databases_deleted_and_created_anew_leave_one_outbox(build, tmp_path):
+    """What was captured of one goes when it is shipped, by whomever has the next of that name open."""
+    replica, away = tmp_path / "replica", tmp_path / "away"
+    database, outbox = tmp_path / "app.db", tmp_path / ".app.db-sqlstream"
+    url = f"file://{replica}"
+
+    def one_more(app, i):
+        app.do("create table t(x)")
+        app.do(f"insert into t values ({i})")
+        assert app.shipped() == 1
+        harness.wait_until(lambda: len(list(outbox.glob("*.log"))) == 1, "the old one's files to go")
+        return app.status()["generation"]
+
+    def delete():
+        for suffix in ("", "-wal", "-shm"):
+            (tmp_path / f"app.db{suffix}").unlink(missing_ok=True)
+
+    with Session(build, database, url) as app:
+        one_more(app, 1)
+        app.do("close")
+        app.end()
+    kept = {path.name for path in outbox.iterdir() if path.suffix != ".log"}
+    delete()
+    with Session(build, database, url) as app:
+        generation = one_more(app, 2)
+        replica.rename(away)
+        replica.write_text("in the way")
+        app.do("insert into t values (20)")
+        harness.wait_until(lambda: app.status()["replicas"][0].get("error"), "an error")
+        app.kill()
+    delete()
+    replica.unlink()
+    away.rename(replica)
+    with Session(build, database, url) as app:
+        assert one_more(app, 3) != generation
+        app.do("close")
+        app.end()
+    assert {path.name for path in outbox.iterdir() if path.suffix != ".log"} == kept
+    assert len(generations(replica)) == 3
+    build.restore(tmp_path / "restored.db", url, "-generation", generation)
+    said = harness.run(["sqlite3", tmp_path / "restored.db", "select * from t"]).stdout
+    assert said == "2\n20\n"
+
+
 def test_a_snapshot_gives_way_to_a_filling_outbox(build, tmp_path):
     """What a copy in the making holds back must not end the generation, nor stop replication."""
     replica = tmp_path / "replica"
