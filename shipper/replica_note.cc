@@ -17,12 +17,13 @@
 namespace sqlstream {
 namespace {
 
-constexpr std::uint64_t kMagic = 0x36444e4552535153;  // "SQSREND6"
+constexpr std::uint64_t kMagic = 0x37444e4552535153;  // "SQSREND7"
 
 struct DiskNote {
   std::uint64_t magic;
   std::uint64_t has_end;
   ReplicaEnd end;
+  std::uint64_t in_flight;
   std::int64_t commit_time;  // ns since 1970, like all times here
   std::int64_t snapshot_time;
   std::uint64_t snapshot_size;
@@ -83,6 +84,7 @@ std::optional<ReplicaNote> load_replica_note(const std::string& outbox, const st
   }
   ReplicaNote note;
   if (disk.has_end != 0) note.end = disk.end;
+  note.in_flight = disk.in_flight;
   note.commit_time = to_time(disk.commit_time);
   note.snapshot_time = to_time(disk.snapshot_time);
   note.snapshot_size = disk.snapshot_size;
@@ -117,6 +119,7 @@ bool save_replica_note(const capture::OutboxPlace& place, const std::string& url
   disk->magic = kMagic;
   disk->has_end = note.end ? 1 : 0;
   if (note.end) disk->end = *note.end;
+  disk->in_flight = note.in_flight;
   disk->commit_time = ns(note.commit_time);
   disk->snapshot_time = ns(note.snapshot_time);
   disk->snapshot_size = note.snapshot_size;

@@ -60,6 +60,8 @@ Replicator::Replicator(Database& database, std::size_t number)
   guarded_ = note_.end && note_.writer == writer();
   note_.writer = writer();
   end_ = note_.end;
+  // Of a process that died: it may be in the replica, or still come.
+  in_flight_ = note_.in_flight;
   // After a crash of the machine the outbox may have lost what the note counts: other commits have
   // its sequences then, and the replica shows it.
   if (end_ && note_.boot == boot_hash()) {
@@ -259,6 +261,11 @@ asio::awaitable<void> Replicator::step() {
                                      : known->last.sequence;
       batch = co_await on_worker([&] { return next_batch(last); });
       if (batch != nullptr) in_flight_ = batch->last().sequence;
+    }
+    if (batch != nullptr) {
+      // A process that follows this one must find a batch's end there.
+      note_.in_flight = in_flight_;
+      co_await save_note();
     }
     if (batch != nullptr && !co_await write_batch(batch)) co_return;
     in_flight_ = 0;
@@ -605,6 +612,7 @@ asio::awaitable<bool> Replicator::put(SegmentObject& object) {
 
 asio::awaitable<void> Replicator::advance(ReplicaEnd end, Time commit_time) {
   note_.end = end;
+  note_.in_flight = 0;
   note_.boot = boot_hash();
   note_.commit_time = commit_time;
   co_await save_note();

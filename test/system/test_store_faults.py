@@ -321,6 +321,40 @@ def test_a_store_that_is_away_costs_little(place):
         place.check(app)
 
 
+def test_a_write_that_lands_when_its_process_is_gone(place):
+    """The next one folds the outbox before it can ask what the replica holds."""
+    config = write_config(place.folder / "c.yml", place.database, place.url(), **{"outbox-max-size": "8MB"})
+    gone = threading.Event()
+
+    def land(request):
+        request.carry_out()
+        gone.wait()
+        request.reset()
+
+    with place.session("", SQLSTREAM_CONFIG=str(config)) as app:
+        app.do("create table t(i integer primary key, x)")
+        app.do("with recursive n(i) as (select 1 union all select i + 1 from n where i < 300) "
+               "insert into t select i, randomblob(3000) from n")  # fmt: skip
+        assert app.shipped() == 1
+        generation, written = app.status()["generation"], len(place.proxy.contents)
+        place.proxy.add(land, "PUT", "/wal/")
+        app.do("update t set x = randomblob(3000) where i % 3 = 0")
+        harness.wait_until(lambda: len(place.proxy.contents) > written, "the write")
+        app.do("update t set x = randomblob(3000) where i % 3 = 1")
+        app.kill()
+    place.proxy.away = True
+    gone.set()
+    with place.session("", SQLSTREAM_CONFIG=str(config)) as app:
+        for _ in range(8):
+            app.do("update t set x = randomblob(3000)")
+            harness.wait_until(lambda: app.status()["outbox_bytes"] < 6_000_000, "a folded outbox")
+        assert "outbox folded" in place.log.read_text()
+        place.proxy.away = False
+        assert app.shipped(60000) == 1
+        assert app.status()["generation"] == generation
+        place.check(app)
+
+
 class SteadyClock:
     """What a program measures its pauses with, made to jump."""
 
