@@ -1,6 +1,7 @@
 """Fixtures: the build under test, a real MinIO (plain and TLS), the real litestream."""
 
 import os
+import signal
 import subprocess
 from pathlib import Path
 
@@ -14,6 +15,8 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
+    # Under nohup(1) the programs that the tests start would inherit that it is ignored.
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     config.addinivalue_line("markers", "long: takes minutes; runs with --long only")
 
 
