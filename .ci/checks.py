@@ -18,8 +18,11 @@ import xml.etree.ElementTree as ElementTree
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import tidy
+
 ROOT = Path(__file__).resolve().parent.parent
 JOBS = os.cpu_count() or 1
+HOME = Path(os.environ.get("SQLSTREAM_TEST_HOME", Path.home() / ".cache/sqlstream-test"))
 DOCTEST = re.compile(
     r"test cases:\s*(\d+)\s*\|\s*(\d+) passed\s*\|\s*(\d+) failed(?:\s*\|\s*(\d+) skipped)?"
 )
@@ -213,32 +216,10 @@ def test_step(build):
 
 
 def check_tidy():
-    """clang-tidy over the rooms in TIDY_ROOMS. What the analyser says inside of system headers (of
-    Boost.Asio's coroutine frames, which clang 14 does not follow) is not ours."""
-    result = run(
-        [
-            "run-clang-tidy-14",
-            "-quiet",
-            "-p",
-            ASAN.dir,
-            "-j",
-            JOBS,
-            "-extra-arg=-Wno-unknown-warning-option",
-            f"^{re.escape(str(ROOT))}/({'|'.join(TIDY_ROOMS)})/",
-        ],
-        capture=True,
-    )
-    findings = sorted(
-        set(re.findall(r"^(\S+:\d+:\d+: (?:error|warning): .*\])$", COLOUR.sub("", result.stdout), re.M))
-    )
-    theirs = [finding for finding in findings if finding.startswith("/usr/")]
-    findings = [finding for finding in findings if finding not in theirs]
-    for finding in findings:
+    found = tidy.findings(ROOT, ASAN.dir, TIDY_ROOMS, JOBS, HOME / "clang-tidy")
+    for finding in found:
         say(finding)
-    if result.returncode != 0 and not findings and not theirs:
-        say(result.stdout[-5000:])
-        return Count(failed=1)
-    return Count(failed=len(findings))
+    return Count(failed=len(found))
 
 
 def check_model():
