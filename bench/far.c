@@ -203,11 +203,11 @@ static int64_t move(struct Link* link) {
   int64_t next = INT64_MAX;
   for (int i = 0; i < 2; ++i) {
     struct Flow* flow = &link->flows[i];
-    // Twice: what is given makes room, and an end may be behind it.
-    for (int n = 0; n < 2; ++n) {
+    // What is given makes room, and for what is left to read nothing is reported again.
+    do {
       take(flow, link);
       give(flow, link, now_ns());
-    }
+    } while (flow->readable && !flow->ended && flow->held < kMaxHeld && !link->dead);
     if (flow->first && flow->writable && flow->first->due < next) next = flow->first->due;
   }
   if (link->flows[0].closed && link->flows[1].closed) link->dead = 1;

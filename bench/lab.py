@@ -1,6 +1,7 @@
 """What the measurements share: the store, the application, what replicates it."""
 
 import contextlib
+import copy
 import ctypes
 import datetime
 import hashlib
@@ -327,6 +328,12 @@ class Bench:
         self.arguments, self.folder, self.ram, self.minio = arguments, folder, ram, minio
         self.commits, self.extension, self.sqlstream = programs
         self._databases = 0
+
+    def with_store(self, minio):
+        """The same with another store."""
+        other = copy.copy(self)
+        other.minio = minio
+        return other
 
     def litestream(self, system):
         name = "litestream" if system == "litestream" else "litestream-0.5.16"

@@ -15,13 +15,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from lab import (
-    LONGEST_ANSWER, BenchError, clean_environment, compile_c, die_with_parent, median, say,
+    LONGEST_ANSWER, BenchError, Minio, clean_environment, compile_c, die_with_parent, median, say,
     wait_until,
 )  # fmt: skip
-from slow_proxy import SlowProxy
 
 RAM = Path("/dev/shm")
-SYNC_DELAYS = (0.005, 0.020, 0.050)  # seconds, added to the store's own
+SYNC_DELAYS_MS = (5, 20, 50)  # added to what the store takes itself
 SYNC_WRITERS = (1, 8, 64)
 FAR_MS = 20  # of the store that is far
 RESTORE_LIMIT = 250  # seconds, for Litestream 0.5 of many segments
@@ -433,30 +432,49 @@ def measure_outage(bench):
 
 
 def measure_sync(bench):
-    """Commits that wait for a store behind a proxy that delays what it is sent."""
-    results = []
-    with SlowProxy(bench.minio.port) as proxy:
-        for delay in SYNC_DELAYS:
-            proxy.delay = delay
-            put, put_p99 = bench.minio.put_seconds(proxy.port)
-            for writers in SYNC_WRITERS:
-                prefix = bench.minio.new_prefix()
-                with bench.fresh_database() as database:
-                    with bench.application(
-                        "sqlstream", database, prefix, proxy.port, sync="60000"
-                    ) as application:
-                        application.ask("setup")
-                        before = len(bench.minio.listing(prefix))
-                        timing = application.ask(f"writers {writers} {bench.arguments.sync_seconds}")
-                        uploads = len(bench.minio.listing(prefix)) - before
-                    bench.check_restore(prefix, database.parent, timing["commits"])
-                rate = timing["commits"] / timing["seconds"]
-                say(f"  {delay * 1000:.0f} ms, {writers} writers: {rate:,.0f} commits/s")
-                results.append(
-                    {"delay_ms": delay * 1000, "put_ms": put * 1000, "put_p99_ms": put_p99 * 1000,
-                     "writers": writers, "commits_per_second": rate, "uploads": uploads, **timing}
-                )  # fmt: skip
-    return results
+    """Commits that wait for a far store. It is in memory: what a disk's fsync takes now and then
+    would hide what a commit adds to a PUT."""
+    with Minio(bench.minio.binary, bench.ram / "minio").running() as minio:
+        bench = bench.with_store(minio)
+        plain = {writers: plain_commits(bench, writers) for writers in SYNC_WRITERS}
+        return [
+            result
+            for milliseconds in SYNC_DELAYS_MS
+            for result in commits_that_wait(bench, milliseconds, plain)
+        ]
+
+
+def plain_commits(bench, writers):
+    """Commits per second of so many writers that wait for nothing but each other."""
+    with bench.fresh_database() as database:
+        with bench.application("plain", database, "") as application:
+            application.ask("setup")
+            timing = application.ask(f"writers {writers} {bench.arguments.sync_seconds / 2}")
+    return timing["commits"] / timing["seconds"]
+
+
+def commits_that_wait(bench, milliseconds, plain):
+    with FarStore(bench, milliseconds) as store:
+        put, put_p99 = bench.minio.put_seconds(store.port)
+        for writers in SYNC_WRITERS:
+            prefix = bench.minio.new_prefix()
+            with bench.fresh_database() as database:
+                with bench.application(
+                    "sqlstream", database, prefix, store.port, sync="60000"
+                ) as application:
+                    application.ask("setup")
+                    before = len(bench.minio.listing(prefix))
+                    timing = application.ask(f"writers {writers} {bench.arguments.sync_seconds}")
+                    uploads = len(bench.minio.listing(prefix)) - before
+                bench.check_restore(prefix, database.parent, timing["commits"])
+            rate = timing["commits"] / timing["seconds"]
+            say(f"  {milliseconds} ms, {writers} writers: {rate:,.0f} commits/s")
+            # One after the other through SQLite's write lock, then all in one PUT.
+            limit = writers / (put + writers / plain[writers])
+            yield {"delay_ms": milliseconds, "put_ms": put * 1000, "put_p99_ms": put_p99 * 1000,
+                   "writers": writers, "commits_per_second": rate, "uploads": uploads,
+                   "plain_commits_per_second": plain[writers], "limit_per_second": limit,
+                   **timing}  # fmt: skip
 
 
 class FarStore:
