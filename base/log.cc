@@ -1,6 +1,7 @@
 #include "base/log.h"
 
 #include <atomic>
+#include <cerrno>
 #include <memory>
 #include <mutex>
 #include <unistd.h>
@@ -11,6 +12,7 @@
 #include "base/clock.h"
 #include "base/fork.h"
 #include "base/json.h"
+#include "base/signals.h"
 
 namespace sqlstream::log {
 namespace {
@@ -146,7 +148,11 @@ Sink descriptor_sink(int fd) {
     std::string text(line);
     text += '\n';
     // A log that cannot be written must not disturb anyone.
-    [[maybe_unused]] const auto n = ::write(fd, text.data(), text.size());
+    WriteSignalHeld pipe(SIGPIPE);
+    WriteSignalHeld too_large(SIGXFSZ);
+    if (::write(fd, text.data(), text.size()) >= 0) return;
+    if (errno == EPIPE) pipe.take();
+    if (errno == EFBIG) too_large.take();
   };
 }
 

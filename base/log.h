@@ -24,6 +24,7 @@ void set_sink(Sink sink, Level least = Level::info, Style style = Style::logfmt)
 /// A sink that appends lines to a descriptor (2 for stderr); the descriptor stays the caller's.
 Sink descriptor_sink(int fd);
 
+/// Writes a line, unless there is no memory for it.
 void write(Level level, std::string_view message, const Fields& fields = {});
 
 inline void debug(std::string_view m, const Fields& f = {}) {

@@ -1,5 +1,6 @@
 #include "base/workers.h"
 
+#include "base/patience.h"
 #include "base/signals.h"
 
 namespace sqlstream {
@@ -9,7 +10,12 @@ Workers::Workers(std::size_t count) {
   threads_.reserve(count);
   try {
     while (threads_.size() < count) {
-      threads_.emplace_back([this] { pool_.attach(); });
+      running_.fetch_add(1);
+      threads_.emplace_back([this] {
+        set_patience(Patience::asio);
+        pool_.attach();
+        running_.fetch_sub(1);
+      });
     }
   } catch (...) {
     stop();

@@ -7,11 +7,11 @@
 #include <sys/uio.h>
 #include <system_error>
 #include <thread>
-#include <unordered_set>
 #include <utility>
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "base/reserve_apart.h"
 #include "capture/continuity.h"
 #include "format/wal.h"
 
@@ -76,16 +76,22 @@ std::optional<std::vector<PageFrame>> newest_frames(const Source& source,
                                                     const WalIndexHeader& header,
                                                     std::uint32_t first) {
   std::vector<PageFrame> newest;
-  std::unordered_set<std::uint32_t> seen;
-  seen.reserve(std::min<std::uint32_t>(header.frames - first + 1, 1U << 20));
+  reserve_apart(newest, header.frames - first + 1);
   const std::uint32_t lock_page = wal::lock_byte_page(header.page_size);
-  for (std::uint32_t frame = header.frames; frame >= first; --frame) {
+  for (std::uint32_t frame = first; frame <= header.frames; ++frame) {
     const std::uint32_t page = page_of_frame(source.regions, frame);
     if (page == 0) return std::nullopt;
-    if (page > header.pages || page == lock_page || !seen.insert(page).second) continue;
+    if (page > header.pages || page == lock_page) continue;
     newest.push_back({page, frame});
   }
-  std::reverse(newest.begin(), newest.end());
+  // A set of a large transaction's pages would take much more memory.
+  std::sort(newest.begin(), newest.end(), [](const PageFrame& a, const PageFrame& b) {
+    return a.page != b.page ? a.page < b.page : a.frame > b.frame;
+  });
+  const auto same_page = [](const PageFrame& a, const PageFrame& b) { return a.page == b.page; };
+  newest.erase(std::unique(newest.begin(), newest.end(), same_page), newest.end());
+  std::sort(newest.begin(), newest.end(),
+            [](const PageFrame& a, const PageFrame& b) { return a.frame < b.frame; });
   return newest;
 }
 
@@ -137,9 +143,9 @@ Capturer::Capturer(Outbox& outbox, std::string database_path,
       shape_(std::move(shape)),
       max_size_(max_size) {}
 
-Outcome Capturer::capture(const Source& source, std::chrono::nanoseconds wait) {
+Outcome Capturer::capture(const Source& source, std::chrono::nanoseconds wait, bool must) {
   try {
-    const auto lock = outbox_.lock(wait);
+    const auto lock = must ? outbox_.lock_patiently(wait) : outbox_.lock(wait);
     if (!lock) return Outcome::busy;
     outbox_.refresh();
     const auto deadline = std::chrono::steady_clock::now() +
@@ -159,7 +165,7 @@ Outcome Capturer::capture(const Source& source, std::chrono::nanoseconds wait) {
     }
     return Outcome::try_again;
   } catch (const std::exception& e) {
-    fail(e.what());
+    fail(e);
     return Outcome::failed;
   }
 }
@@ -236,7 +242,7 @@ Outcome Capturer::begin_from_file() {
     if ((wal && wal->size != 0) || !shape || !shape->wal_mode) return Outcome::up_to_date;
     return begin({}, {});
   } catch (const std::exception& e) {
-    fail(e.what());
+    fail(e);
     return Outcome::failed;
   }
 }
@@ -283,7 +289,7 @@ Outcome Capturer::begin(const Source& source, const WalIndexHeader& header) {
   record.source = {header.salt, header.frames, header.change, header.sum};
 
   std::vector<std::uint32_t> pages;
-  pages.reserve(frames.size());
+  reserve_apart(pages, frames.size());
   for (const auto& frame : frames) pages.push_back(frame.page);
   const auto images = [&](std::size_t first, std::size_t count, std::span<std::uint8_t> out) {
     return read_frames(source.wal_fd, std::span(frames).subspan(first, count), header, out) &&
@@ -325,7 +331,7 @@ Outcome Capturer::append(Source& source, const WalIndexHeader& header, Range ran
           : std::clamp(source.first_commit_time, tail.last.last_commit, record.last_commit);
 
   std::vector<std::uint32_t> pages;
-  pages.reserve(newest->size());
+  reserve_apart(pages, newest->size());
   for (const auto& frame : *newest) pages.push_back(frame.page);
   const auto images = [&](std::size_t first, std::size_t count, std::span<std::uint8_t> out) {
     if (!read_frames(source.wal_fd, std::span(*newest).subspan(first, count), header, out)) {
@@ -359,7 +365,7 @@ bool Capturer::note_new_wal(const Source& given, std::optional<wal::Salt> salt,
     // Who finds its generation given up waits for nobody. Before its first look it knows of none.
     const bool ended = outbox_.tail() && !outbox_.generation_alive();
     if (source.regions.empty() || ended) return true;
-    const auto lock = outbox_.lock(wait);
+    const auto lock = outbox_.lock_patiently(wait);
     if (!lock) return false;
     outbox_.refresh();
     if (!outbox_.generation_alive()) return true;
@@ -386,7 +392,7 @@ bool Capturer::note_new_wal(const Source& given, std::optional<wal::Salt> salt,
     }
     outbox_.append_mark(record);
   } catch (const std::exception& e) {
-    fail(e.what());
+    fail(e);
   }
   return true;
 }
@@ -408,11 +414,11 @@ void Capturer::note_clean_close() {
     record.identity = *identity;
     outbox_.append_mark(record);
   } catch (const std::exception& e) {
-    fail(e.what());
+    fail(e);
   }
 }
 
-void Capturer::give_up(const std::string& why) {
+void Capturer::give_up(std::string_view why) noexcept {
   try {
     alive_ = false;
     if (!outbox_.generation_alive()) return;
@@ -420,9 +426,10 @@ void Capturer::give_up(const std::string& why) {
     outbox_.end_generation(generation);
     if (generation == given_up_) return;
     given_up_ = generation;
-    log::warn("generation ended: " + why, {{"db", path_}, {"generation", generation.str()}});
+    log::warn("generation ended: " + std::string(why),
+              {{"db", path_}, {"generation", generation.str()}});
   } catch (const std::exception& e) {
-    fail(e.what());
+    fail(e);
   }
 }
 
@@ -436,10 +443,14 @@ bool Capturer::map_regions(Source& source, std::uint32_t frames) const {
 }
 
 // Once until something was written again, though one fault shows in several ways.
-void Capturer::fail(const std::string& what) {
-  error_ = what;
-  if (std::exchange(failing_, true)) return;
-  log::error("cannot capture: " + what, {{"db", path_}});
+void Capturer::fail(const std::exception& error) noexcept {
+  try {
+    error_ = error.what();
+    if (std::exchange(failing_, true)) return;
+    log::error("cannot capture: " + error_, {{"db", path_}});
+  } catch (const std::bad_alloc&) {
+    error_ = "out of memory";  // so short that it is in the string itself
+  }
 }
 
 void Capturer::recovered() {

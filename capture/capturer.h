@@ -5,6 +5,7 @@
 #include <functional>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "capture/outbox.h"
@@ -49,7 +50,8 @@ std::uint64_t outbox_limit(std::uint64_t max_size, const Record& last);
 
 /// Copies committed pages from SQLite's WAL into the outbox, proving at each step that nothing is
 /// missing in between; what is not proven begins a new generation. One object per process and
-/// database. Not thread-safe: the owner serialises calls. Never throws but std::bad_alloc.
+/// database. Not thread-safe: the owner serialises calls. Never throws; without memory a capture
+/// fails.
 class Capturer {
  public:
   /// `shape` reads the database header when there is no WAL; `max_size`: see
@@ -65,8 +67,9 @@ class Capturer {
     anchor_.reset();
   }
 
-  /// Captures every commit that is visible now.
-  Outcome capture(const Source& source, std::chrono::nanoseconds wait);
+  /// Captures every commit that is visible now. `must`: it is about to leave the WAL, so another
+  /// process that has the capture lock is waited for longer than `wait` while it gets on.
+  Outcome capture(const Source& source, std::chrono::nanoseconds wait, bool must = false);
 
   /// Without any mapping: begins a generation for a database in WAL mode whose WAL is empty or not
   /// there, so that the file is the whole state, recognised by its identity from then on.
@@ -76,7 +79,8 @@ class Capturer {
   /// (empty: before the WAL is truncated to nothing by a checkpoint): says in the outbox that what
   /// comes there continues what was captured, so that the next process knows it even if this one
   /// dies.
-  /// False when the capture lock was not to be had within `wait`: nothing was noted.
+  /// False when the capture lock was not to be had within `wait`, or longer while its holder gets
+  /// on: nothing was noted.
   bool note_new_wal(const Source& source, std::optional<wal::Salt> salt,
                     std::chrono::nanoseconds wait);
 
@@ -90,7 +94,7 @@ class Capturer {
   void hurry() { hurried_ = true; }
 
   /// Gives the current generation up, without waiting for anybody. Logged once per generation.
-  void give_up(const std::string& why);
+  void give_up(std::string_view why) noexcept;
 
   /// True when everything the outbox's last record says was captured while a generation goes on.
   bool generation_alive() const { return alive_; }
@@ -107,7 +111,7 @@ class Capturer {
   Outcome append(Source& source, const WalIndexHeader& header, Range range);
   std::optional<Range> prove(const Source& source, const WalIndexHeader& header, std::string& why);
   bool map_regions(Source& source, std::uint32_t frames) const;
-  void fail(const std::string& what);
+  void fail(const std::exception& error) noexcept;
   void recovered();
 
   Outbox& outbox_;

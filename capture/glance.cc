@@ -80,7 +80,9 @@ Glance look(const std::string& directory) {
   std::uint64_t current = glance.log_files.empty() ? 0 : glance.log_files.back();
   const UniqueFd control = open_to_read(directory + "/control");
   DiskControl disk{};
-  if (control && ::pread(control.get(), &disk, sizeof disk, kControlAt) == sizeof disk &&
+  if (control &&
+      ::pread(control.get(), &disk, sizeof disk, kControlAt) >=
+          static_cast<ssize_t>(kControlLeast) &&
       disk.magic == kControlMagic) {
     glance.left_wal = disk.left_wal;
     glance.full = disk.full != 0;

@@ -5,8 +5,6 @@
 #include <cerrno>
 #include <cstring>
 #include <fcntl.h>
-#include <pthread.h>
-#include <signal.h>
 #include <sys/stat.h>
 #include <sys/types.h>
 #include <system_error>
@@ -14,6 +12,7 @@
 
 #include "base/error.h"
 #include "base/folder.h"
+#include "base/signals.h"
 #include "base/unique_fd.h"
 #include "capture/outbox_files.h"
 
@@ -150,29 +149,54 @@ std::optional<Outbox::Lock> Outbox::lock(std::chrono::nanoseconds limit) {
   return Lock(lock_fd_.get());
 }
 
+std::optional<Outbox::Lock> Outbox::lock_patiently(std::chrono::nanoseconds limit) {
+  std::optional<Lock> taken;
+  while_captured(limit, [&](std::chrono::nanoseconds part) {
+    if (auto got = lock(part)) taken.emplace(std::move(*got));
+    return taken.has_value();
+  });
+  return taken;
+}
+
+// On disk: what this object knows of it is the lock holder's.
+std::uint64_t Outbox::size_on_disk() const {
+  std::uint64_t total = 0;
+  for (const std::uint64_t file : log_files()) {
+    struct stat st {};
+    if (::stat(log_path(file).c_str(), &st) == 0) total += static_cast<std::uint64_t>(st.st_size);
+  }
+  return total;
+}
+
+std::uint64_t Outbox::size_if_known() const noexcept {
+  try {
+    return size_on_disk();
+  } catch (const std::exception&) {
+    return 0;
+  }
+}
+
 bool Outbox::try_take_role() {
   if (role_taken_) return true;
-  open_closed_by_fork(role_fd_, "lock", O_RDWR | O_CREAT);
-  if (!try_lock_byte(role_fd_.get(), kRoleByte)) {
-    role_fd_.reset();
-    return false;
-  }
+  if (!try_lock_byte(lock_fd_.get(), kRoleByte)) return false;
   // Reading and writing: the pipe never reports its end while this process lives.
   const std::string wake = place_.directory + "/wake";
   wake_reader_.open([&] {
     return above_standard(::open(wake.c_str(), O_RDWR | O_NONBLOCK | O_CLOEXEC | O_NOFOLLOW));
   });
   if (!wake_reader_) {
-    role_fd_.reset();
-    throw Error("cannot open " + wake + ": " + reason());
+    const std::string why = reason();
+    set_byte_lock(lock_fd_.get(), kRoleByte, F_UNLCK);
+    throw Error("cannot open " + wake + ": " + why);
   }
+  wake_writer_.reset();
   role_taken_ = true;
   return true;
 }
 
 void Outbox::release_role() {
   wake_reader_.reset();
-  role_fd_.reset();
+  set_byte_lock(lock_fd_.get(), kRoleByte, F_UNLCK);
   role_taken_ = false;
 }
 
@@ -182,30 +206,25 @@ int Outbox::watch_role() const {
 }
 
 void Outbox::poke(char wake) {
+  if (has_role()) return;
   if (!wake_writer_) wake_writer_.open([this] { return watch_role(); });
   if (!wake_writer_) return;
-  // A full pipe is a wake-up already; EPIPE (SIGPIPE is blocked where this runs, or ignored by
-  // MSG-like means below) tells that the shipper is gone, which its watcher sees as well.
-  sigset_t pipe_only;
-  sigset_t before;
-  sigemptyset(&pipe_only);
-  sigaddset(&pipe_only, SIGPIPE);
-  pthread_sigmask(SIG_BLOCK, &pipe_only, &before);
+  // A full pipe is a wake-up already; EPIPE tells that the shipper is gone, which its watcher sees
+  // as well.
+  WriteSignalHeld pipe(SIGPIPE);
   if (::write(wake_writer_.get(), &wake, 1) < 0 && errno == EPIPE) {
-    const timespec none{};
-    if (sigismember(&before, SIGPIPE) == 0) sigtimedwait(&pipe_only, nullptr, &none);
+    pipe.take();
     wake_writer_.reset();
   }
-  pthread_sigmask(SIG_SETMASK, &before, nullptr);
 }
 
 void Outbox::refresh() {
   DiskControl disk{};
   const ssize_t n = ::pread(control_fd_.get(), &disk, sizeof disk, kControlAt);
-  const bool known = n == sizeof disk && disk.magic == kControlMagic;
+  const bool known = n >= static_cast<ssize_t>(kControlLeast) && disk.magic == kControlMagic;
   if (known) {
-    control_ = {disk.current_log, disk.last_start, disk.quick_starts,
-                disk.left_wal,    disk.full,       disk.boot};
+    control_ = {disk.current_log, disk.last_start, disk.quick_starts, disk.left_wal,
+                disk.full,        disk.boot,       disk.snapshot};
   } else {
     // Lost with the machine: the newest log file is the current one.
     control_ = {};
@@ -271,11 +290,51 @@ void Outbox::set_control(const Control& control) {
   disk.left_wal = control.left_wal;
   disk.full = control.full;
   disk.boot = control.boot;
+  disk.snapshot = control.snapshot;
   if (::pwrite(control_fd_.get(), &disk, sizeof disk, kControlAt) != sizeof disk) {
     throw std::system_error(errno, std::generic_category(),
                             "cannot write " + place_.directory + "/control");
   }
   control_ = control;
+}
+
+std::optional<OldPages> Outbox::begin_snapshot() {
+  if (control_.snapshot != 0 && OldPages::open(directory(), control_.snapshot)) return std::nullopt;
+  const Record& last = tail_->last;
+  Control control = control_;
+  control.snapshot = Generation::random().id;
+  auto pages = OldPages::create(directory(), place_.file_mode,
+                                {control.snapshot, last.page_size, last.database_size},
+                                {last.source.salt, last.source.frame});
+  place_.own(pages.fd(), place_.file_mode);
+  try {
+    set_control(control);
+  } catch (...) {
+    OldPages::remove(directory());
+    throw;
+  }
+  return pages;
+}
+
+void Outbox::end_snapshot() {
+  OldPages::remove(directory());
+  if (control_.snapshot == 0) return;
+  Control control = control_;
+  control.snapshot = 0;
+  set_control(control);
+}
+
+// Before the first record of another WAL. All of the one before is in the database file then: what
+// no checkpoint announced, somebody brought there who saves nothing.
+void Outbox::check_snapshot(const Record& next) {
+  const SourcePosition& before = tail_->last.source;
+  if (control_.snapshot == 0 || next.source.salt == before.salt) return;
+  try {
+    const auto pages = OldPages::open(directory(), control_.snapshot);
+    if (!pages || pages->announced().covers(before)) return;
+  } catch (const std::exception&) {  // then nobody knows
+  }
+  end_snapshot();
 }
 
 bool Outbox::at_rotation() const {
@@ -286,6 +345,7 @@ bool Outbox::append_batch(Record& record, const std::vector<std::uint32_t>& page
                           const LogFile::ImageSource& source) {
   record.kind = RecordKind::batch;
   record.sequence = tail_->last.sequence + 1;
+  check_snapshot(record);
   if (at_rotation()) {
     LogHeader header = log_->header();
     header.first = record.sequence;
@@ -306,6 +366,7 @@ void Outbox::append_mark(Record& record) {
   record.page_size = tail_->last.page_size;
   record.database_size = tail_->last.database_size;
   record.first_commit = record.last_commit = tail_->last.last_commit;
+  check_snapshot(record);
   log_end_ = log_->append(log_end_, record, tail_->last.chain, {}, {});
   advance_tail(record);
 }
@@ -417,13 +478,7 @@ void Outbox::trim(std::uint64_t sequence) {
 }
 
 std::uint64_t Outbox::size() const {
-  if (only_current() && log_) return log_->size();
-  std::uint64_t total = 0;
-  for (const std::uint64_t file : log_files()) {
-    struct stat st {};
-    if (::stat(log_path(file).c_str(), &st) == 0) total += static_cast<std::uint64_t>(st.st_size);
-  }
-  return total;
+  return only_current() && log_ ? log_->size() : size_on_disk();
 }
 
 }  // namespace sqlstream::capture

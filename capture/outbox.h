@@ -5,9 +5,11 @@
 #include <optional>
 #include <string>
 #include <sys/types.h>
+#include <utility>
 #include <vector>
 
 #include "base/fork.h"
+#include "capture/old_pages.h"
 #include "capture/outbox_log.h"
 
 namespace sqlstream::capture {
@@ -40,6 +42,7 @@ struct Control {
   std::uint32_t left_wal = 0;      ///< file_tag() when the application left WAL mode; 0: it did not
   std::uint32_t full = 0;          ///< 1: ended for its size; cleared when everything is shipped
   std::uint32_t boot = 0;          ///< boot_id() when the last record was last known to be true
+  std::uint64_t snapshot = 0;      ///< the id of a snapshot in place in the making; 0: none
 };
 
 /// The newest state of the outbox: the current generation and the last record.
@@ -81,12 +84,26 @@ class Outbox {
     int fd_;
   };
   std::optional<Lock> lock(std::chrono::nanoseconds limit);
+  /// The same, but no end of waiting while who has it gets on, capturing something large.
+  std::optional<Lock> lock_patiently(std::chrono::nanoseconds limit);
+  /// Calls `try_for(duration)`, which waits at most that long, until it returns true. False once
+  /// that took `limit`, and no log file changed its size in the second half of it. Thread-safe.
+  template <class Try>
+  bool while_captured(std::chrono::nanoseconds limit, const Try& try_for) const {
+    if (try_for(limit / 2)) return true;
+    if (limit.count() == 0) return false;
+    for (auto before = size_if_known(); !try_for(limit / 2);) {
+      const auto now = size_if_known();
+      if (now == std::exchange(before, now)) return false;
+    }
+    return true;
+  }
 
   /// The shipping role, also a kernel lock, held until released or the process ends. False: another
   /// has it.
   bool try_take_role();
   void release_role();
-  bool has_role() const { return role_taken_ && role_fd_; }
+  bool has_role() const { return role_taken_ && lock_fd_; }
 
   /// With the capture lock held: sees what others appended, cuts a torn tail. Afterwards tail() is
   /// the newest state; empty when there is no generation yet. It has no file identity that was
@@ -98,6 +115,13 @@ class Outbox {
   void set_control(const Control& control);
   /// The last record was found true since the machine was started. With the capture lock held.
   void note_proven();
+
+  /// Begins a snapshot in place: an image of the database at tail(), of whose pages whoever
+  /// checkpoints saves what it overwrites, from now on. Empty while another one is in the making.
+  /// With the capture lock held, after refresh(); some generation must go on.
+  std::optional<OldPages> begin_snapshot();
+  /// It was given up, or it is done. With the capture lock held, after refresh().
+  void end_snapshot();
 
   /// Appends a batch of the current generation. False when `source` gave it up. Rotates files.
   bool append_batch(Record& record, const std::vector<std::uint32_t>& pages,
@@ -132,7 +156,8 @@ class Outbox {
   /// Bytes in log files.
   std::uint64_t size() const;
 
-  /// Wakes the process that ships, with one of these bytes; without effect when none does.
+  /// Wakes the process that ships, with one of these bytes; without effect when none does, or this
+  /// one.
   static constexpr char kCaptured = 0;    ///< there is something new
   static constexpr char kShipAtOnce = 1;  ///< … and a commit waits for it
   void poke(char wake = kCaptured);
@@ -146,8 +171,11 @@ class Outbox {
   bool only_current() const;
   void adopt_log(std::uint64_t first_sequence);
   void advance_tail(const Record& record);
+  void check_snapshot(const Record& next);
   bool start_log(const LogHeader& header, Record& record, const std::vector<std::uint32_t>& pages,
                  const LogFile::ImageSource& source);
+  std::uint64_t size_on_disk() const;
+  std::uint64_t size_if_known() const noexcept;
   void make_folder() const;
   void make_wake() const;
   int open_file(const char* name, int flags) const;
@@ -157,7 +185,6 @@ class Outbox {
   std::uint64_t rotate_size_;
   std::uint32_t boot_ = boot_id();
   ForkClosedFd lock_fd_;
-  ForkClosedFd role_fd_;
   bool role_taken_ = false;
   ForkClosedFd wake_reader_;
   ForkClosedFd wake_writer_;

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <sys/types.h>
 
@@ -19,7 +20,10 @@ struct DiskControl {
   std::uint32_t left_wal;
   std::uint32_t full;
   std::uint32_t boot;
+  std::uint64_t snapshot;  ///< since a later version: may be missing
 };
+inline constexpr std::size_t kControlLeast = offsetof(DiskControl, snapshot);
+static_assert(sizeof(DiskControl) <= 64, "what lies behind has a place of its own");
 inline constexpr off_t kControlAt = 0;
 /// Since when commits are not waited for in the synchronous mode, ns; 0: they are.
 inline constexpr off_t kBehindAt = 64;

@@ -13,6 +13,8 @@
 #include <xxhash.h>
 
 #include "base/error.h"
+#include "base/reserve_apart.h"
+#include "base/signals.h"
 #include "format/hex.h"
 
 namespace sqlstream::capture {
@@ -112,6 +114,13 @@ Record from_disk(const DiskRecord& disk) {
   return record;
 }
 
+std::vector<PageEntry> entries(std::size_t count) {
+  std::vector<PageEntry> list;
+  reserve_apart(list, count);
+  list.resize(count);
+  return list;
+}
+
 std::uint64_t list_size(std::uint64_t page_count) {
   return page_count * sizeof(PageEntry);
 }
@@ -138,9 +147,11 @@ bool read_all(int fd, void* out, std::size_t size, std::uint64_t offset, const s
 void write_all(int fd, const void* data, std::size_t size, std::uint64_t offset,
                const std::string& path) {
   const auto* at = static_cast<const std::uint8_t*>(data);
+  WriteSignalHeld too_large(SIGXFSZ);  // this may be the application's thread
   while (size > 0) {
     const ssize_t n = ::pwrite(fd, at, size, static_cast<off_t>(offset));
     if (n < 0 && errno == EINTR) continue;
+    if (n < 0 && errno == EFBIG) too_large.take();
     if (n < 0) fail("cannot write", path);
     at += n;
     offset += static_cast<std::uint64_t>(n);
@@ -251,7 +262,7 @@ std::optional<LogFile::Found> LogFile::read(std::uint64_t offset, std::uint64_t 
 }
 
 std::vector<PageEntry> LogFile::read_pages(const Found& found) const {
-  std::vector<PageEntry> pages(found.record.page_count);
+  auto pages = entries(found.record.page_count);
   if (!read_all(fd_.get(), pages.data(), list_size(pages.size()), found.offset + sizeof(DiskRecord),
                 path_)) {
     throw Error("the outbox file " + path_ + " ends inside a record");
@@ -274,7 +285,7 @@ std::uint64_t LogFile::append(std::uint64_t offset, Record& record, std::uint64_
   const std::size_t page_size = record.page_size;
   const std::uint64_t list_at = offset + sizeof(DiskRecord);
   const std::uint64_t images_at = list_at + list_size(pages.size());
-  std::vector<PageEntry> list(pages.size());
+  auto list = entries(pages.size());
   for (std::size_t i = 0; i < pages.size(); ++i) list[i].page = pages[i];
 
   const std::size_t head_size = images_at - offset;
@@ -282,12 +293,11 @@ std::uint64_t LogFile::append(std::uint64_t offset, Record& record, std::uint64_
   const std::size_t step = page_size == 0 ? 0 : std::max<std::size_t>(1, kBufferSize / page_size);
   // The head's place is in the buffer too when all of it goes out in one write.
   Bytes buffer(in_one_write ? head_size + pages.size() * page_size : step * page_size);
-  const auto seal = [&](std::uint8_t* head) {
+  const auto seal = [&] {
     const DiskRecord disk =
         to_disk(record, XXH3_64bits(list.data(), list_size(list.size())), previous_chain);
     record.chain = disk.chain;
-    std::memcpy(head, &disk, sizeof disk);
-    if (!list.empty()) std::memcpy(head + sizeof disk, list.data(), list_size(list.size()));
+    return disk;
   };
   try {
     for (std::size_t first = 0; first < pages.size(); first += step) {
@@ -306,14 +316,15 @@ std::uint64_t LogFile::append(std::uint64_t offset, Record& record, std::uint64_
       }
     }
     if (in_one_write) {
-      seal(buffer.data());
+      const DiskRecord disk = seal();
+      std::memcpy(buffer.data(), &disk, sizeof disk);
+      if (!list.empty())
+        std::memcpy(buffer.data() + sizeof disk, list.data(), list_size(list.size()));
       write_all(fd_.get(), buffer.data(), buffer.size(), offset, path_);
     } else {
-      buffer.assign(head_size, 0);
-      seal(buffer.data());
-      write_all(fd_.get(), buffer.data() + sizeof(DiskRecord), head_size - sizeof(DiskRecord),
-                list_at, path_);
-      write_all(fd_.get(), buffer.data(), sizeof(DiskRecord), offset, path_);
+      const DiskRecord disk = seal();
+      write_all(fd_.get(), list.data(), list_size(list.size()), list_at, path_);
+      write_all(fd_.get(), &disk, sizeof disk, offset, path_);
     }
   } catch (...) {
     if (::ftruncate(fd_.get(), static_cast<off_t>(offset)) != 0) {

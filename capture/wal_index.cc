@@ -71,6 +71,10 @@ std::uint32_t peek_change(const volatile void* region0) {
   return load_word(region0, 2);
 }
 
+std::uint32_t peek_frames(const volatile void* region0) {
+  return load_word(region0, 4);
+}
+
 CheckpointProgress read_checkpoint_progress(const volatile void* region0) {
   return {load_word(region0, kBackfill), load_word(region0, kBackfillAttempted)};
 }

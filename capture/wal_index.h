@@ -29,6 +29,8 @@ std::optional<WalIndexHeader> read_wal_index_header(const volatile void* region0
 
 /// iChange in copy 0, read without any check: enough to notice a commit cheaply.
 std::uint32_t peek_change(const volatile void* region0);
+/// mxFrame, likewise.
+std::uint32_t peek_frames(const volatile void* region0);
 
 /// How far checkpoints are: frames that are in the database file, and frames that one has begun to
 /// write there.

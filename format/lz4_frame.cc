@@ -113,7 +113,7 @@ void Compressor::finish(Bytes& out) {
 
 struct Decompressor::Impl {
   std::unique_ptr<LZ4F_dctx, FreeDecompression> context;
-  std::unique_ptr<std::uint8_t[]> buffer = std::make_unique_for_overwrite<std::uint8_t[]>(kPiece);
+  std::unique_ptr<std::uint8_t[]> buffer;  // where nobody else's is used
   // The first bytes of a frame are collected here, to tell data frames from skippable ones.
   std::array<std::uint8_t, kMagicSize> magic{};
   std::size_t magic_size = 0;
@@ -127,23 +127,23 @@ struct Decompressor::Impl {
   }
 
   // Decodes until `data` is used up or the frame ends.
-  void decode(ByteView& data, const Output& output) {
+  void decode(ByteView& data, std::span<std::uint8_t> room, const Output& output) {
     std::size_t produced = 0;
     do {
       std::size_t consumed = data.size();
-      produced = kPiece;
+      produced = room.size();
       const std::size_t hint =
-          LZ4F_decompress(context.get(), buffer.get(), &produced, data.data(), &consumed, nullptr);
+          LZ4F_decompress(context.get(), room.data(), &produced, data.data(), &consumed, nullptr);
       if (LZ4F_isError(hint)) {
         throw Error(std::string("the LZ4 data is damaged (") + LZ4F_getErrorName(hint) + ")");
       }
       data = data.subspan(consumed);
-      if (produced > 0) output({buffer.get(), produced});
+      if (produced > 0) output(room.first(produced));
       if (hint == 0) {
         in_frame = false;
         return;
       }
-    } while (!data.empty() || produced == kPiece);
+    } while (!data.empty() || produced == room.size());
   }
 };
 
@@ -153,9 +153,15 @@ Decompressor::Decompressor(Decompressor&&) noexcept = default;
 Decompressor& Decompressor::operator=(Decompressor&&) noexcept = default;
 
 void Decompressor::write(ByteView data, const Output& output) {
+  auto& buffer = impl_->buffer;
+  if (!buffer) buffer = std::make_unique_for_overwrite<std::uint8_t[]>(kPiece);
+  write(data, {buffer.get(), kPiece}, output);
+}
+
+void Decompressor::write(ByteView data, std::span<std::uint8_t> room, const Output& output) {
   while (!data.empty()) {
     if (impl_->in_frame) {
-      impl_->decode(data, output);
+      impl_->decode(data, room, output);
       continue;
     }
     impl_->magic[impl_->magic_size++] = data.front();
@@ -165,7 +171,7 @@ void Decompressor::write(ByteView data, const Output& output) {
     impl_->in_frame = true;
     if ((load_le32(impl_->magic.data()) & ~0xfu) != kSkippableMagic) impl_->any_data_frame = true;
     ByteView magic = impl_->magic;
-    impl_->decode(magic, output);
+    impl_->decode(magic, room, output);
   }
 }
 

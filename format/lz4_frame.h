@@ -43,6 +43,9 @@ class Decompressor {
   /// Decodes all of `data`, calling `output` with pieces of at most 256 KiB. Throws Error on damage
   /// (a bad checksum included). Memory is bounded whatever the input claims (blocks <= 4 MiB).
   void write(ByteView data, const Output& output);
+  /// The pieces lie in `room`, at most as long as it is: where many streams are decoded in turn,
+  /// they need not each have their own.
+  void write(ByteView data, std::span<std::uint8_t> room, const Output& output);
   /// Throws Error unless the input ended exactly at the end of at least one data frame.
   void finish();
 

@@ -9,10 +9,12 @@ namespace {
 
 constexpr std::size_t kSlice = 4096;  // inflates to 1 MiB at most
 constexpr std::size_t kOutput = 256 << 10;
+constexpr std::size_t kRoom = 256 << 10;  // a block: it is decoded into it at once
 
 }  // namespace
 
-SegmentMerge::SegmentMerge(std::uint32_t index, const std::vector<Span>& inputs) : index_(index) {
+SegmentMerge::SegmentMerge(std::uint32_t index, const std::vector<Span>& inputs)
+    : index_(index), room_(kRoom) {
   for (const Span& span : inputs) {
     Input& input = inputs_.emplace_back();
     input.span = span;
@@ -99,7 +101,7 @@ bool SegmentMerge::fill(Input& input) {
           ByteView(input.stored)
               .subspan(input.taken, std::min(kSlice, input.stored.size() - input.taken));
       input.taken += slice.size();
-      input.decompressor.write(slice, [&](ByteView data) {
+      input.decompressor.write(slice, room_, [&](ByteView data) {
         input.decoded.insert(input.decoded.end(), data.begin(), data.end());
       });
       continue;

@@ -82,6 +82,7 @@ class SegmentMerge {
   std::uint32_t held_page_ = 0;  // the last frame, kept back: it might be the commit
   Bytes held_;
   Bytes raw_;
+  Bytes room_;  // what is decoded goes through it
   std::optional<wal::Encoder> encoder_;
   lz4::Compressor compressor_;
 };

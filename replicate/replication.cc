@@ -6,10 +6,13 @@
 #include <boost/asio/post.hpp>
 #include <boost/asio/use_future.hpp>
 
+#include "base/error.h"
+
 namespace sqlstream {
 
 Replication::Replication(const std::vector<Follower::Settings>& databases)
     : watcher_(Engine::get().executor()) {
+  if (!Engine::get().start()) throw Error("there are no threads to be had");
   const auto executor = Engine::get().executor();
   for (const auto& settings : databases) {
     auto& follower = followers_.emplace_back(std::make_unique<Follower>(settings, watcher_));

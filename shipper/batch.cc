@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include "base/error.h"
+#include "base/reserve_apart.h"
 #include "format/lz4_frame.h"
 #include "format/names.h"
 
@@ -109,20 +110,17 @@ void Batch::add(const OutboxReader::Entry& entry) {
   commits_ += record.commits;
   pages_.begin_batch(record.database_size);
   const auto list = entry.file->read_pages(entry.found);
+  pages_.expect(list.size());
   for (std::uint32_t i = 0; i < list.size(); ++i) {
     pages_.add(list[i].page, Image{number, i, list[i].hash});
   }
 }
 
-std::vector<std::pair<std::uint32_t, Batch::Image>> Batch::pages() const {
-  auto pages = pages_.sorted();
-  const auto middle = static_cast<std::ptrdiff_t>(pages.size());
+const Batch::Pages& Batch::pages() {
   for (const std::uint32_t page : pages_.cleared()) {
-    if (page != wal::lock_byte_page(page_size_)) pages.push_back({page, {kZeros, 0, 0}});
+    if (page != wal::lock_byte_page(page_size_)) pages_.add(page, {kZeros, 0, 0});
   }
-  std::inplace_merge(pages.begin(), pages.begin() + middle, pages.end(),
-                     [](const auto& a, const auto& b) { return a.first < b.first; });
-  return pages;
+  return pages_.sorted();
 }
 
 void Batch::read(std::uint32_t page, const Image& image, std::span<std::uint8_t> out) const {
@@ -134,7 +132,7 @@ void Batch::read(std::uint32_t page, const Image& image, std::span<std::uint8_t>
   entry.file->read_image(entry.found, image.index, {page, image.hash}, out);
 }
 
-SegmentEncoder::SegmentEncoder(std::shared_ptr<const Batch> batch, const ReplicaEnd& end,
+SegmentEncoder::SegmentEncoder(std::shared_ptr<Batch> batch, const ReplicaEnd& end,
                                std::string host, std::string database, std::uint64_t object_size,
                                lz4::Effort effort)
     : batch_(std::move(batch)),
@@ -176,6 +174,7 @@ SegmentObject SegmentEncoder::next() {
   Bytes raw;
   raw.reserve(kEncodeBuffer + frame + wal::kHeaderSize);
   Bytes data;
+  reserve_apart(data, count * frame);
   lz4::Compressor compressor(effort_);
   const std::uint64_t begin = end_.position.offset;
   if (begin == 0) end_.wal_salt = random_salt();
@@ -215,8 +214,9 @@ SegmentObject SegmentEncoder::next() {
   metadata.wal_sum = encoder.sum();
   metadata.host = host_;
   metadata.database = database_;
-  object.body = encode_metadata(metadata);
-  object.body.insert(object.body.end(), data.begin(), data.end());
+  const Bytes first = encode_metadata(metadata);
+  data.insert(data.begin(), first.begin(), first.end());
+  object.body = std::move(data);
   object.commit_time = metadata.last_commit;
 
   next_ += count;

@@ -61,7 +61,11 @@ class Batch {
   void add(const OutboxReader::Entry& entry);
 
   bool empty() const { return entries_.empty(); }
-  std::uint64_t image_bytes() const { return pages_.count() * std::uint64_t{page_size_}; }
+  std::uint64_t image_bytes() { return pages_.count() * std::uint64_t{page_size_}; }
+  /// Whether that is less: quickly, for batches that grow by a page at a time.
+  bool smaller_than(std::uint64_t bytes) {
+    return pages_.count_at_most() * std::uint64_t{page_size_} < bytes || image_bytes() < bytes;
+  }
   std::uint32_t page_size() const { return page_size_; }
   std::uint64_t first_sequence() const { return first_sequence_; }
   std::int64_t first_commit() const { return first_commit_; }
@@ -74,8 +78,10 @@ class Batch {
     std::uint32_t hash = 0;
   };
   static constexpr std::uint32_t kZeros = UINT32_MAX;
-  /// Ascending by page. Pages that went and came back without an image are zeros.
-  std::vector<std::pair<std::uint32_t, Image>> pages() const;
+  using Pages = MergedPages<Image>::Pages;
+  /// Ascending by page; until the next add(). Pages that went and came back without an image are
+  /// zeros.
+  const Pages& pages();
   void read(std::uint32_t page, const Image& image, std::span<std::uint8_t> out) const;
 
  private:
@@ -115,23 +121,23 @@ struct SegmentObject {
 };
 
 /// Encodes a batch as segment objects, one after the other, so that at most one is in memory. A
-/// batch over 32 MiB spans several; only the last ends with the commit frame. Rolls to the next
+/// batch over 8 MiB spans several; only the last ends with the commit frame. Rolls to the next
 /// index where the batch would not fit below 4 GiB. Not thread-safe; may move between threads.
 class SegmentEncoder {
  public:
-  static constexpr std::uint64_t kObjectSize = 32ULL << 20;
+  static constexpr std::uint64_t kObjectSize = 8ULL << 20;
 
   /// `host` and `database` go into the metadata; an object has at most `object_size` bytes
   /// uncompressed, but at least one frame. Precondition: !batch.empty().
-  SegmentEncoder(std::shared_ptr<const Batch> batch, const ReplicaEnd& end, std::string host,
+  SegmentEncoder(std::shared_ptr<Batch> batch, const ReplicaEnd& end, std::string host,
                  std::string database, std::uint64_t object_size = kObjectSize,
                  lz4::Effort effort = lz4::Effort::fast);
   bool done() const { return next_ == pages_.size() && made_any_; }
   SegmentObject next();
 
  private:
-  std::shared_ptr<const Batch> batch_;
-  std::vector<std::pair<std::uint32_t, Batch::Image>> pages_;
+  std::shared_ptr<Batch> batch_;
+  const Batch::Pages& pages_;  // its
   ReplicaEnd end_;
   std::string host_;
   std::string database_;

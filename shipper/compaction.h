@@ -21,7 +21,7 @@ class CompactionPlan {
   static constexpr std::size_t kSegments = 32;  ///< folded into one of level 1
   static constexpr std::size_t kFanIn = 16;     ///< of a level, folded into one of the next
   static constexpr unsigned kTopLevel = 4;
-  static constexpr std::uint64_t kRunBytes = 16ULL << 20;  ///< uncompressed, folded into level 1
+  static constexpr std::uint64_t kRunBytes = 8ULL << 20;  ///< uncompressed, folded into level 1
 
   /// An object is there. Of each level they come in the order of their positions; `end` is known.
   void add(const replica::Segment& segment);

@@ -26,22 +26,31 @@ void guarded(const char* what, Call&& call) noexcept {
 
 class OpenConnection final : public Connection {
  public:
-  OpenConnection(std::shared_ptr<Database> database, sqlite3_file* file)
-      : database_(std::move(database)), file_(file) {}
+  OpenConnection(const Host& host, const DatabaseSettings& settings, sqlite3_file* file)
+      : file_(file),
+        saver_(capture::OutboxPlace::directory_of(settings.path, settings.outbox_dir)) {
+    mapping_.regions.reserve(kRegions);
+    database_ = Database::attach(host, settings);
+  }
 
   ~OpenConnection() override {
-    guarded("closing", [&] {
-      if (!database_->ours()) {
-        // The parent's object: its locks may be held by threads that do not exist here.
-        static_cast<void>(new (std::nothrow) std::shared_ptr<Database>(std::move(database_)));
-        return;
-      }
-      drop_mapping();
-      note_if_clean();
-      // A program that only created its database: the background may have had no time to look.
-      if (turned_on_) database_->capture_in_background();
-      database_->closed();
-    });
+    if (!database_) return;
+    if (!database_->ours()) {
+      // The parent's object: its locks may be held by threads that do not exist here.
+      static_cast<void>(new (std::nothrow) std::shared_ptr<Database>(std::move(database_)));
+      return;
+    }
+    drop_mapping();
+    guarded("closing", [&] { note_if_clean(); });
+    // A program that only created its database: the background may have had no time to look.
+    if (turned_on_) database_->capture_in_background();
+    guarded("closing", [&] { database_->closed(); });
+  }
+
+  /// Once, when it is open.
+  void begin() {
+    database_->opened();
+    enable_wal({});
   }
 
   void region_mapped(int region, volatile void* pointer) noexcept override {
@@ -74,6 +83,7 @@ class OpenConnection final : public Connection {
     if (!database_->ours()) return;
     guarded("unmapping", [&] {
       if (mapping_.regions.empty()) return;
+      saver_.end(mapping_.regions[0]);
       const auto outcome = database_->capture(mapping_, mapper(), true);
       closed_whole_ = exclusive_ && seen_through(outcome);
       drop_mapping();
@@ -90,15 +100,27 @@ class OpenConnection final : public Connection {
 
   void reset_lock_obtained() noexcept override { must_capture(); }
 
+  void checkpoint_lock_obtained() noexcept override {
+    if (usable()) saver_.checkpoint_allowed(mapping_.regions[0]);
+  }
+
+  void checkpoint_lock_releasing() noexcept override {
+    if (saver_.active() && usable()) saver_.end(mapping_.regions[0]);
+  }
+
   void locked(int level) noexcept override {
     if (level != SQLITE_LOCK_EXCLUSIVE || !usable()) return;
     exclusive_ = true;
+    saver_.checkpoint_allowed(mapping_.regions[0]);
     must_capture();
   }
 
   void unlocking(int level) noexcept override {
     if (!database_->ours()) return;
-    if (level < SQLITE_LOCK_EXCLUSIVE) guarded("unlocking", [&] { note_if_clean(); });
+    if (level >= SQLITE_LOCK_EXCLUSIVE) return;
+    // Others may checkpoint from now on.
+    if (exclusive_ && saver_.active() && usable()) saver_.end(mapping_.regions[0]);
+    guarded("unlocking", [&] { note_if_clean(); });
   }
 
   void unlocked(int level) noexcept override {
@@ -115,6 +137,16 @@ class OpenConnection final : public Connection {
     });
   }
 
+  void database_writing(std::int64_t offset, int size) noexcept override {
+    if (!saver_.active() || !usable()) return;
+    saver_.writing(static_cast<std::uint64_t>(offset), static_cast<std::size_t>(size), reader());
+  }
+
+  void database_truncating(std::int64_t size) noexcept override {
+    if (!saver_.active() || !usable()) return;
+    saver_.truncating(static_cast<std::uint64_t>(size), reader());
+  }
+
   void database_written() noexcept override {
     if (!mapping_.regions.empty() || written_ || !database_->ours()) return;
     // Not by a checkpoint: outside WAL mode. What is known of this file is no longer true.
@@ -122,9 +154,17 @@ class OpenConnection final : public Connection {
     guarded("writing", [&] { database_->give_up("the database was written outside WAL mode"); });
   }
 
-  void checkpoint_starting() noexcept override { must_capture(); }
+  void checkpoint_starting() noexcept override {
+    must_capture();
+    if (usable()) {
+      saver_.begin(database_->snapshot_in_place(), database_->room_for_pages(),
+                   mapping_.regions[0]);
+    }
+  }
 
   void commit_phase_two() noexcept override {
+    // In exclusive mode nothing else tells that a checkpoint came to its end.
+    if (saver_.active() && usable()) saver_.end(mapping_.regions[0]);
     if (exclusive_) look_for_commit();
     if (!mapping_.regions.empty() || written_ || !database_->ours()) return;
     // In the WAL, without a wal-index that could be read.
@@ -165,10 +205,8 @@ class OpenConnection final : public Connection {
   }
 
   capture::Outcome capture(bool must) noexcept override {
-    auto outcome = capture::Outcome::failed;
-    if (!usable()) return outcome;
-    guarded("capturing", [&] { outcome = database_->capture(mapping_, mapper(), must); });
-    return outcome;
+    if (!usable()) return capture::Outcome::failed;
+    return database_->capture(mapping_, mapper(), must);
   }
 
   const volatile void* wal_index() noexcept override {
@@ -203,11 +241,11 @@ class OpenConnection final : public Connection {
   }
 
   std::string status_json() noexcept override {
-    std::string json;
+    std::string json = "{}";
     guarded("status", [&] {
       if (database_->ours()) json = database_->status_json(sync_limit());
     });
-    return json.empty() ? "{}" : json;
+    return json;
   }
 
   bool wait_shipped(std::chrono::milliseconds limit) noexcept override {
@@ -257,6 +295,15 @@ class OpenConnection final : public Connection {
     };
   }
 
+  capture::PageSaver::ReadFile reader() {
+    return [this](std::uint64_t offset, std::span<std::uint8_t> out) {
+      const int rc = file_->pMethods->xRead(file_, out.data(), static_cast<int>(out.size()),
+                                            static_cast<sqlite3_int64>(offset));
+      // A short read fills the rest with zeros: so xRead's contract says.
+      return rc == SQLITE_OK || rc == SQLITE_IOERR_SHORT_READ;
+    };
+  }
+
   // What other processes let the wal-index grow by; the background, which captures, cannot map it.
   void map_the_rest() {
     if (!usable()) return;
@@ -274,13 +321,13 @@ class OpenConnection final : public Connection {
     if (!usable()) return;
     const std::uint64_t change = capture::peek_change(mapping_.regions[0]);
     if (database_->seen_change.load(std::memory_order_relaxed) == change) return;
-    guarded("commit", [&] {
-      database_->seen_change.store(change, std::memory_order_relaxed);
-      database_->committed(static_cast<std::uint32_t>(change));
-    });
+    database_->seen_change.store(change, std::memory_order_relaxed);
+    database_->committed(static_cast<std::uint32_t>(change));
+    const std::uint32_t piece = capture::peek_frames(mapping_.regions[0]) / kPiece;
+    if (piece > std::exchange(piece_, piece)) database_->capture_soon();
   }
 
-  void drop_mapping() {
+  void drop_mapping() noexcept {
     if (mapping_.regions.empty()) return;
     database_->unmapped(mapping_);
     const std::lock_guard lock(database_->mapping_mutex());
@@ -295,9 +342,18 @@ class OpenConnection final : public Connection {
     exclusive_ = false;
   }
 
+  /// There is room for so many from the beginning. Without one for more, captures at hooks map.
+  static constexpr std::size_t kRegions = 8;
+
+  /// So many frames of the WAL are captured in the background at a time, so that little is left to
+  /// the thread that resets it: a quarter of what SQLite lets it grow to.
+  static constexpr std::uint32_t kPiece = 250;
+
   std::shared_ptr<Database> database_;
   sqlite3_file* file_;
   Mapping mapping_;
+  capture::PageSaver saver_;
+  std::uint32_t piece_ = 0;    // of the WAL, that the last commit seen was in
   bool exclusive_ = false;     // this handle holds EXCLUSIVE, taken while its wal-index was mapped
   bool closed_whole_ = false;  // … and the mapping was given back then, with everything captured
   bool written_ = false;       // written outside WAL mode since the last unlock
@@ -312,7 +368,7 @@ class OpenConnection final : public Connection {
 std::unique_ptr<Connection> Connection::open(const Host& host, DatabaseSettings settings,
                                              sqlite3_file* file, const char*, int open_flags) {
   std::unique_ptr<OpenConnection> connection;
-  guarded("opening", [&] {
+  const auto open = [&] {
     // A reader ships nothing; whoever writes does.
     if ((open_flags & SQLITE_OPEN_READONLY) != 0) return;
     if (file->pMethods->iVersion < 2 || file->pMethods->xShmMap == nullptr) {
@@ -337,22 +393,22 @@ std::unique_ptr<Connection> Connection::open(const Host& host, DatabaseSettings 
         }
       }
     }
-    connection = std::make_unique<OpenConnection>(Database::attach(host, settings), file);
-  });
-  if (!connection) return nullptr;
-  guarded("opening", [&] {
-    if (auto database = Database::find(settings.path)) database->opened();
-    connection->enable_wal({});
-  });
+    start_engine();
+    connection = std::make_unique<OpenConnection>(host, settings, file);
+    connection->begin();
+  };
+  try {
+    open();
+  } catch (const std::bad_alloc&) {
+    throw;
+  } catch (const std::exception& e) {
+    log::error(std::string("opening: ") + e.what());
+  }
   return connection;
 }
 
 void start_engine() noexcept {
-  try {
-    Engine::get();
-  } catch (const std::exception&) {
-    // Said by what needs it, which tries again.
-  }
+  guarded("starting", [] { Engine::get().start(); });
 }
 
 void flush_databases(bool hurry) noexcept {

@@ -29,8 +29,9 @@ class Connection {
  public:
   /// Starts replicating `settings.path` in this process, or joins what other connections started.
   /// `file` is the base VFS's file, open and valid until the Connection is destroyed; `name` is the
-  /// name it was opened with (as xOpen got it: URI parameters behind it). Never fails: what is
-  /// wrong is in status() and the log. Called in xOpen, after the base opened the file.
+  /// name it was opened with (as xOpen got it: URI parameters behind it). Throws std::bad_alloc
+  /// only: what else is wrong is in status() and the log. Called in xOpen, after the base opened
+  /// the file.
   static std::unique_ptr<Connection> open(const Host& host, DatabaseSettings settings,
                                           sqlite3_file* file, const char* name, int open_flags);
 
@@ -48,13 +49,21 @@ class Connection {
   virtual void write_lock_released() noexcept = 0;
   /// After xShmLock(4, 4, LOCK|EXCLUSIVE) succeeded, before SQLite may reset the WAL. *waits*
   virtual void reset_lock_obtained() noexcept = 0;
+  /// After xShmLock(1, 1, LOCK|EXCLUSIVE) succeeded / before its UNLOCK is passed on: nobody else
+  /// checkpoints in between.
+  virtual void checkpoint_lock_obtained() noexcept = 0;
+  virtual void checkpoint_lock_releasing() noexcept = 0;
 
   /// After xLock(level) succeeded. For SQLITE_LOCK_EXCLUSIVE *waits*
   virtual void locked(int level) noexcept = 0;
   /// Before xUnlock(level) is passed on / after. `unlocked` may open a brief connection of its own.
   virtual void unlocking(int level) noexcept = 0;
   virtual void unlocked(int level) noexcept = 0;
-  /// After xWrite or xTruncate on the main file (any mode): only notes it.
+  /// Before xWrite of `size` bytes at `offset` of the main file / before its xTruncate to `size`
+  /// (any mode): during a checkpoint what a snapshot needs is saved first.
+  virtual void database_writing(std::int64_t offset, int size) noexcept = 0;
+  virtual void database_truncating(std::int64_t size) noexcept = 0;
+  /// After either: only notes it.
   virtual void database_written() noexcept = 0;
 
   /// xFileControl SQLITE_FCNTL_CKPT_START, before it is passed on. *waits* in exclusive mode or

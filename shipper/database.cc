@@ -4,6 +4,7 @@
 #include <cerrno>
 #include <cstring>
 #include <fcntl.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <system_error>
 #include <thread>
@@ -12,12 +13,11 @@
 #include <boost/asio/as_tuple.hpp>
 #include <boost/asio/co_spawn.hpp>
 #include <boost/asio/posix/stream_descriptor.hpp>
-#include <boost/asio/post.hpp>
-#include <nlohmann/json.hpp>
 
 #include "base/clock.h"
 #include "base/error.h"
 #include "base/fork.h"
+#include "base/json.h"
 #include "base/log.h"
 #include "shipper/replicator.h"
 #include "shipper/source_file.h"
@@ -64,11 +64,16 @@ std::chrono::nanoseconds shortest_interval(const DatabaseSettings& settings) {
   return shortest;
 }
 
-// A bounded outbox is of many files: whole files are folded and deleted.
+// A bounded outbox is of many files: whole files are folded and deleted. In a process whose files
+// are limited (RLIMIT_FSIZE), there must be room for a record as large as a WAL.
 std::uint64_t rotate_size(std::uint64_t outbox_max_size) {
   constexpr std::uint64_t kLargest = capture::Outbox::kRotateSize;
-  if (outbox_max_size == 0) return kLargest;
-  return std::clamp<std::uint64_t>(outbox_max_size / 16, kLargest / 16, kLargest);
+  std::uint64_t size = kLargest;
+  if (outbox_max_size != 0) size = std::clamp(outbox_max_size / 16, kLargest / 16, kLargest);
+  rlimit file{};
+  if (::getrlimit(RLIMIT_FSIZE, &file) == 0)
+    size = std::min<std::uint64_t>(size, file.rlim_cur / 4);
+  return size;
 }
 
 // False when it was that high already.
@@ -90,18 +95,69 @@ Time to_time(std::int64_t ns) {
 
 }  // namespace
 
+/// A mapping that stays meanwhile, for a background capture.
+class Database::Borrowed {
+ public:
+  explicit Borrowed(Database& database) : database_(database) {
+    const std::lock_guard pinning(database_.mapping_mutex_);
+    const auto& all = database_.mappings_;
+    const auto largest = std::max_element(all.begin(), all.end(), [](const auto* a, const auto* b) {
+      return a->regions.size() < b->regions.size();
+    });
+    if (largest == all.end()) return;
+    regions_ = (*largest)->regions;
+    mapping_ = *largest;
+    ++mapping_->readers;
+  }
+  Borrowed(const Borrowed&) = delete;
+  Borrowed& operator=(const Borrowed&) = delete;
+  ~Borrowed() {
+    if (mapping_ == nullptr) return;
+    const std::lock_guard unpinning(database_.mapping_mutex_);
+    --mapping_->readers;
+    database_.readers_gone_.notify_all();
+  }
+
+  explicit operator bool() const { return mapping_ != nullptr; }
+  const std::vector<const volatile void*>& regions() const { return regions_; }
+
+ private:
+  Database& database_;
+  Mapping* mapping_ = nullptr;
+  std::vector<const volatile void*> regions_;
+};
+
+/// While one lives, what there is is captured and shipped without pacing.
+class Database::Flushing {
+ public:
+  Flushing(Database& database, unsigned news) : database_(database) {
+    database_.flushing_.fetch_add(1);
+    database_.tell(kCapture | news);
+  }
+  Flushing(const Flushing&) = delete;
+  Flushing& operator=(const Flushing&) = delete;
+  ~Flushing() { database_.flushing_.fetch_sub(1); }
+
+ private:
+  Database& database_;
+};
+
 std::shared_ptr<Database> Database::attach(const Host& host, const DatabaseSettings& settings) {
   Registry& all = registry();
   const std::lock_guard lock(all.mutex);
-  for (const auto& database : all.databases) {
-    if (&database->host_ == &host && database->path() == settings.path) {
-      database->connections_.fetch_add(1);
-      return database;
-    }
+  const auto known =
+      std::find_if(all.databases.begin(), all.databases.end(), [&](const auto& database) {
+        return &database->host_ == &host && database->path() == settings.path;
+      });
+  auto database =
+      known != all.databases.end() ? *known : std::make_shared<Database>(host, settings);
+  {
+    // Room for what it will map: that cannot fail then.
+    const std::lock_guard pinning(database->mapping_mutex_);
+    database->mappings_.reserve(database->connections_.load() + 1);
   }
-  auto database = std::make_shared<Database>(host, settings);
+  if (known == all.databases.end()) all.databases.push_back(database);
   database->connections_.fetch_add(1);
-  all.databases.push_back(database);
   return database;
 }
 
@@ -144,12 +200,37 @@ void Database::opened() {
 void Database::closed() {
   connections_.fetch_sub(1);
   if (started_.load()) {
-    asio::post(Engine::get().executor(), [self = shared_from_this()] {
-      self->role_signal_.notify();
-      if (self->stop_watching_) self->stop_watching_();
-    });
+    tell(kRole);
   } else {
     close_if_unused();
+  }
+}
+
+// On any thread. Only the first of several news that were not heard yet needs a handler: there is
+// always room for it.
+void Database::tell(unsigned news) noexcept {
+  if (news_.fetch_or(news) != 0) return;
+  Engine::get().post(news_room_, [self = shared_from_this()] { self->told(); });
+}
+
+void Database::told() {
+  const unsigned news = news_.exchange(0);
+  if ((news & kStart) != 0) {
+    const auto ended = [](const std::exception_ptr&) {};
+    const auto self = shared_from_this();
+    const auto executor = Engine::get().executor();
+    asio::co_spawn(executor, despite_memory([self] { return capture_loop(self); }), ended);
+    asio::co_spawn(executor, despite_memory([self] { return role_loop(self); }), ended);
+  }
+  if ((news & kCapture) != 0) capture_signal_.notify();
+  if ((news & kRole) != 0) {
+    role_signal_.notify();
+    if (stop_watching_) stop_watching_();
+  }
+  if ((news & kLog) != 0) fold_signal_.notify();
+  for (const auto& replicator : replicators_) {
+    if ((news & kEnd) != 0) replicator->stop_validating();
+    if ((news & (kShip | kEnd)) != 0) replicator->notify();
   }
 }
 
@@ -161,21 +242,9 @@ bool Database::close_if_unused() {
   return true;
 }
 
-void Database::start() {
-  if (started_.exchange(true)) return;
-  auto& engine = Engine::get();
-  const auto ended = [](const char* what) {
-    return [what](const std::exception_ptr& error) {
-      if (!error) return;
-      try {
-        std::rethrow_exception(error);
-      } catch (const std::exception& e) {
-        log::error(std::string(what) + " ended: " + e.what());
-      }
-    };
-  };
-  asio::co_spawn(engine.executor(), capture_loop(shared_from_this()), ended("capturing"));
-  asio::co_spawn(engine.executor(), role_loop(shared_from_this()), ended("shipping"));
+bool Database::start() noexcept {
+  if (!started_.exchange(true)) tell(kStart);
+  return Engine::get().start();
 }
 
 std::string Database::outbox_directory() const {
@@ -196,8 +265,9 @@ bool Database::open_outbox() {
     return true;
   } catch (const std::exception& e) {
     outbox_.reset();
-    if (outbox_error_ != e.what()) {
-      outbox_error_ = e.what();
+    const std::string error = text_of(e);
+    if (outbox_error_ != error) {
+      outbox_error_ = error;
       log::error(outbox_error_, {{"db", path()}});
       const std::lock_guard lock(status_mutex_);
       capture_error_ = outbox_error_;
@@ -215,44 +285,82 @@ void Database::open_wal() {
 
 // Precondition: capture_mutex_ is held. The tail, for those who must not wait for a capture.
 // `tickets`: those that a capture has seen through.
-void Database::publish(std::uint64_t tickets) {
+void Database::publish(std::uint64_t tickets) noexcept {
   const std::uint64_t log = outbox_->current_log();
-  if (known_log_.exchange(log) != log && started_.load()) {
-    asio::post(Engine::get().executor(),
-               [self = shared_from_this()] { self->fold_signal_.notify(); });
-  }
+  if (known_log_.exchange(log) != log && started_.load()) tell(kLog);
   alive_.store(outbox_->generation_alive());
+  in_place_.store(outbox_->control().snapshot, std::memory_order_relaxed);
+  bound_saved_pages();
   if (tickets > 0 && alive_.load()) durability_.captured(tickets, outbox_->tail()->last.sequence);
   const std::lock_guard lock(status_mutex_);
   const bool new_generation =
       outbox_->tail() && (!tail_ || tail_->generation != outbox_->tail()->generation);
   if (new_generation) waited_out_.store(false);
   tail_ = outbox_->tail();
-  capture_error_ = capturer_->error();
+  try {
+    capture_error_ = capturer_->error();
+  } catch (const std::bad_alloc&) {
+    capture_error_.clear();
+  }
   status_changed_.notify_all();
+}
+
+// Precondition: capture_mutex_ is held. The outbox's bound counts what is saved for a snapshot; a
+// snapshot can be made later, so it is what gives way.
+void Database::bound_saved_pages() noexcept {
+  const std::uint64_t id = outbox_->control().snapshot;
+  if (id == 0 || !outbox_->tail()) return;
+  try {
+    const auto limit = capture::outbox_limit(settings_.outbox_max_size, outbox_->tail()->last);
+    const std::uint64_t room = limit - std::min(limit, outbox_->size());
+    room_for_pages_.store(room, std::memory_order_relaxed);
+    auto pages = capture::OldPages::open(outbox_->directory(), id);
+    if (!pages || pages->bytes() <= room) return;
+    pages->outgrow(outbox_->directory());
+    log::info("a snapshot in the making is void: the outbox reached outbox-max-size",
+              {{"db", path()}});
+  } catch (const std::exception&) {  // at the next capture
+  }
+}
+
+// Whoever has the lock may capture something large, here or in another process.
+bool Database::lock_patiently(std::unique_lock<std::timed_mutex>& lock,
+                              std::chrono::nanoseconds wait) const {
+  if (lock.try_lock()) return true;
+  const auto try_for = [&](std::chrono::nanoseconds part) { return lock.try_lock_for(part); };
+  // Where there is a tail, the outbox was opened, and stays so.
+  return tail() ? outbox_->while_captured(wait, try_for) : try_for(wait);
 }
 
 capture::Outcome Database::capture(Mapping& own,
                                    const std::function<const volatile void*(std::size_t)>& map_more,
-                                   bool must, std::chrono::nanoseconds patience) {
-  capture::Source source;
-  source.regions = own.regions;
-  source.map_more = map_more;
+                                   bool must, std::chrono::nanoseconds patience) noexcept {
   const auto wait = must && waited_out_.load()
                         ? std::chrono::nanoseconds(0)
                         : std::min<std::chrono::nanoseconds>(patience, kLongestWait);
   std::unique_lock lock(capture_mutex_, std::defer_lock);
-  if (!lock.try_lock_for(wait)) {
-    if (must) {
-      waited_out_.store(true);
-      // The mark needs no lock: it is one write to a file that stays open.
-      const auto known = tail();
-      if (known && outbox_) outbox_->end_generation(known->generation);
-      alive_.store(false);
+  try {
+    if (!(must ? lock_patiently(lock, wait) : lock.try_lock_for(wait))) {
+      if (must) {
+        waited_out_.store(true);
+        alive_.store(false);
+        // The mark needs no lock: it is one write to a file that stays open.
+        const auto known = tail();
+        if (known && outbox_) outbox_->end_generation(known->generation);
+      }
+      return capture::Outcome::busy;
     }
-    return capture::Outcome::busy;
+    capture::Source source;
+    source.regions = own.regions;
+    source.map_more = map_more;
+    return capture_from(std::move(source), wait, must);
+  } catch (const std::exception&) {  // out of memory, or the mark cannot be written
+    if (must && lock && capturer_) {
+      capturer_->give_up("what is about to leave the WAL could not be captured");
+      publish();
+    }
+    return capture::Outcome::failed;
   }
-  return capture_from(std::move(source), wait, must);
 }
 
 // Precondition: capture_mutex_ is held.
@@ -266,7 +374,7 @@ capture::Outcome Database::capture_from(capture::Source source, std::chrono::nan
   source.first_commit_time = first_commit_time_.exchange(0, std::memory_order_relaxed);
   if (session_new_.exchange(false)) capturer_->session_began();
   const std::uint64_t tickets = durability_.tickets();
-  const auto outcome = capturer_->capture(source, wait);
+  const auto outcome = capturer_->capture(source, wait, must);
   if (must && (outcome == capture::Outcome::busy || outcome == capture::Outcome::failed ||
                outcome == capture::Outcome::try_again)) {
     if (outcome == capture::Outcome::busy) waited_out_.store(true);
@@ -278,29 +386,15 @@ capture::Outcome Database::capture_from(capture::Source source, std::chrono::nan
   return outcome;
 }
 
-capture::Outcome Database::capture_in_background() {
+capture::Outcome Database::capture_in_background() noexcept try {
   std::unique_lock lock(capture_mutex_, std::defer_lock);
   // Bounded, since a program may call exit() in a signal handler on a thread that is capturing.
   if (!lock.try_lock_for(kLongestWait)) return capture::Outcome::busy;
-  capture::Source source;
-  Mapping* borrowed = nullptr;
-  {
-    const std::lock_guard pinning(mapping_mutex_);
-    const auto largest = std::max_element(
-        mappings_.begin(), mappings_.end(),
-        [](const Mapping* a, const Mapping* b) { return a->regions.size() < b->regions.size(); });
-    if (largest != mappings_.end()) {
-      borrowed = *largest;
-      ++borrowed->readers;
-      source.regions = borrowed->regions;
-    }
-  }
-  if (borrowed != nullptr) {
-    const auto outcome = capture_from(std::move(source), kSoon * 10, false);
-    const std::lock_guard unpinning(mapping_mutex_);
-    --borrowed->readers;
-    readers_gone_.notify_all();
-    return outcome;
+  const Borrowed borrowed(*this);
+  if (borrowed) {
+    capture::Source source;
+    source.regions = borrowed.regions();
+    return capture_from(std::move(source), kSoon * 10, false);
   }
   if (connections_.load() == 0 || !open_outbox()) {
     return look() ? capture::Outcome::up_to_date : capture::Outcome::busy;
@@ -309,6 +403,8 @@ capture::Outcome Database::capture_in_background() {
   const auto outcome = capturer_->begin_from_file();
   publish(seen_through(outcome) ? tickets : 0);
   return outcome;
+} catch (const std::exception&) {  // out of memory
+  return capture::Outcome::failed;
 }
 
 // Precondition: capture_mutex_ is held. False: the outbox could not be looked at now.
@@ -321,11 +417,23 @@ bool Database::look() {
   return true;
 }
 
+// What another process captured. It will not say so again: not even want of memory is in the way.
+bool Database::look_anew() noexcept {
+  while (true) {
+    try {
+      const std::lock_guard lock(capture_mutex_);
+      return look();
+    } catch (const std::bad_alloc&) {
+      std::this_thread::sleep_for(kSoon);
+    }
+  }
+}
+
 void Database::note_new_wal(Mapping& own, std::optional<wal::Salt> salt) {
   const auto wait =
       waited_out_.load() ? std::chrono::nanoseconds(0) : std::chrono::nanoseconds(kLongestWait);
   std::unique_lock lock(capture_mutex_, std::defer_lock);
-  if (!lock.try_lock_for(wait) || !open_outbox()) return;
+  if (!lock_patiently(lock, wait) || !open_outbox()) return;
   open_wal();
   capture::Source source;
   source.wal_fd = wal_fd_.get();
@@ -342,13 +450,18 @@ void Database::note_clean_close() {
   publish();
 }
 
-void Database::give_up(const std::string& why, std::optional<Generation> only) {
-  if (::access(outbox_directory().c_str(), F_OK) != 0) return;  // nothing was ever captured
+void Database::give_up(std::string_view why, std::optional<Generation> only) {
   std::unique_lock lock(capture_mutex_, std::defer_lock);
-  if (!lock.try_lock_for(kLongestWait) || !open_outbox()) return;
-  {
+  if (!lock.try_lock_for(kLongestWait)) return;
+  if (!capturer_) {
+    if (::access(outbox_directory().c_str(), F_OK) != 0) return;  // nothing was ever captured
+    if (!open_outbox()) return;
+  }
+  try {
     const auto outbox_lock = outbox_->lock(kSoon);
     if (outbox_lock) outbox_->refresh();
+  } catch (const std::exception& e) {
+    log::warn(e.what());
   }
   const auto& known = outbox_->tail();
   if (!only || (known && known->generation == *only)) capturer_->give_up(why);
@@ -415,7 +528,82 @@ bool Database::has_mapping() {
   return !mappings_.empty();
 }
 
-void Database::committed(std::uint32_t change) {
+std::optional<Database::InPlace> Database::begin_in_place() {
+  const std::lock_guard lock(capture_mutex_);
+  if (making_in_place_.load() || !open_outbox()) return std::nullopt;
+  const auto outbox_lock = outbox_->lock(kSoon * 10);
+  if (!outbox_lock) return std::nullopt;
+  outbox_->refresh();
+  if (!outbox_->generation_alive()) return std::nullopt;
+  auto pages = outbox_->begin_snapshot();
+  if (!pages) return std::nullopt;
+  making_in_place_.store(true);
+  publish();
+  return InPlace{std::move(*pages), *outbox_->tail()};
+}
+
+// Each look comes after what it is to prove: the pages were read, then this.
+Database::Proof Database::prove_in_place(const capture::OldPages& pages, const capture::Tail& at) {
+  std::atomic_thread_fence(std::memory_order_seq_cst);
+  const bool seen = seen_through(capture_in_background());
+  const auto known = tail();
+  if (!generation_alive() || !known || known->generation != at.generation ||
+      snapshot_in_place() != pages.shape().id) {
+    return Proof::not_exact;
+  }
+  const auto look = look_at_wal_index();
+  const capture::Announcement announced = pages.announced();
+  if (pages.is_void()) return Proof::not_exact;
+  if (!seen || announced.open) return Proof::not_yet;
+  const capture::Record& last = known->last;
+  if (!look) {
+    const bool closed = last.identity.inode != 0 && capture::identify(path()) == last.identity;
+    return closed && announced.covers(last.source) ? Proof::exact : Proof::not_yet;
+  }
+  const auto& [header, progress] = *look;
+  // A WAL that began anew and has no commit yet is no record's.
+  const bool same_wal = header.salt == last.source.salt;
+  if (!same_wal && header.frames != 0) return Proof::not_yet;
+  if (!same_wal && !announced.covers(last.source)) return Proof::unannounced;
+  const std::uint32_t attempted = std::max(progress.done, progress.begun);
+  return attempted <= announced.reached(header.salt) ? Proof::exact : Proof::unannounced;
+}
+
+std::optional<Database::Look> Database::look_at_wal_index() {
+  const std::lock_guard pinned(mapping_mutex_);
+  if (mappings_.empty() || mappings_.front()->regions.empty()) return std::nullopt;
+  const volatile void* region0 = mappings_.front()->regions[0];
+  Look look;
+  look.progress = {UINT32_MAX, UINT32_MAX};
+  const auto before = capture::read_wal_index_header(region0);
+  std::atomic_thread_fence(std::memory_order_seq_cst);
+  const auto progress = capture::read_checkpoint_progress(region0);
+  std::atomic_thread_fence(std::memory_order_seq_cst);
+  const auto after = capture::read_wal_index_header(region0);
+  // Else what is read is of no one WAL: look again.
+  if (before && after && before->salt == after->salt) look = {*after, progress};
+  return look;
+}
+
+void Database::end_in_place() noexcept {
+  try {
+    capture::OldPages::remove(outbox_directory());
+  } catch (const std::bad_alloc&) {  // trim() does it
+  }
+  making_in_place_.store(false);
+}
+
+// Precondition: capture_mutex_ is held, and this process has the role.
+void Database::tidy_up_snapshot() {
+  if (outbox_->control().snapshot == 0 || making_in_place_.load()) return;
+  const auto lock = outbox_->lock(kSoon * 10);
+  if (!lock) return;
+  outbox_->refresh();
+  outbox_->end_snapshot();
+  publish();
+}
+
+void Database::committed(std::uint32_t change) noexcept {
   const std::int64_t time = now_ns();
   own_commit_time_.store(time, std::memory_order_relaxed);
   own_change_.store(change, std::memory_order_relaxed);
@@ -424,22 +612,32 @@ void Database::committed(std::uint32_t change) {
   wake();
 }
 
-void Database::wake() {
+void Database::wake() noexcept {
   if (dirty_.load(std::memory_order_relaxed) || dirty_.exchange(true)) return;
-  start();
-  asio::post(Engine::get().executor(),
-             [self = shared_from_this()] { self->capture_signal_.notify(); });
+  const bool heard = start();
+  tell(kCapture);
+  // There were no threads to be had: the next commit tries again.
+  if (!heard) dirty_.store(false);
+}
+
+void Database::capture_soon() noexcept {
+  if (!soon_.load(std::memory_order_relaxed) && !soon_.exchange(true)) tell(kCapture);
 }
 
 asio::awaitable<void> Database::capture_loop(Self self) {
   const auto interval = shortest_interval(self->settings_);
   steady_clock::time_point last{};
+  self->capture_signal_.notify();
   while (true) {
     co_await self->capture_signal_.wait();
     if (self->closed_) co_return;
     while (!self->flushing() && steady_clock::now() < last + interval && !self->closed_) {
       co_await self->capture_signal_.wait_until(last + interval);
+      if (self->soon_.exchange(false)) {
+        co_await on_worker([&] { self->capture_in_background(); });
+      }
     }
+    self->soon_.store(false);
     self->dirty_.store(false);
     const auto outcome = co_await on_worker([&] { return self->capture_in_background(); });
     last = steady_clock::now();
@@ -480,6 +678,7 @@ asio::awaitable<void> Database::role_loop(Self self) {
     }
     if (taken) {
       self->set_role(Role::shipping);
+      co_await self->prepare_role();
       co_await self->hold_role();
     } else if (error.empty()) {
       self->set_role(Role::watching);
@@ -489,18 +688,18 @@ asio::awaitable<void> Database::role_loop(Self self) {
       if (self->connections_.load() == 0) self->closed_ = self->close_if_unused();
     }
   }
-  self->set_role(Role::none);
+  self->set_role(Role::left);
   self->capture_signal_.notify();
 }
 
-asio::awaitable<void> Database::hold_role() {
-  const auto self = shared_from_this();
-  const auto executor = Engine::get().executor();
+asio::awaitable<void> Database::prepare_role() {
+  replicators_.clear();
   co_await on_worker([&] {
     const std::lock_guard lock(capture_mutex_);
     look();
     remove_validations(outbox_directory());
     try {
+      tidy_up_snapshot();
       finish_fold(outbox_directory(), outbox_->log_files());
     } catch (const std::exception& e) {
       log::warn(e.what(), {{"db", path()}});
@@ -509,6 +708,8 @@ asio::awaitable<void> Database::hold_role() {
   for (std::size_t i = 0; i < settings_.replicas.size(); ++i) {
     try {
       replicators_.push_back(std::make_unique<Replicator>(*this, i));
+    } catch (const std::bad_alloc&) {
+      throw;
     } catch (const std::exception& e) {
       log::error(e.what(), {{"db", path()}, {"replica", settings_.replicas[i].name}});
       ReplicaStatus status;
@@ -517,17 +718,21 @@ asio::awaitable<void> Database::hold_role() {
       set_status(i, status);
     }
   }
+}
+
+asio::awaitable<void> Database::hold_role() {
+  const auto self = shared_from_this();
+  const auto executor = Engine::get().executor();
   std::size_t running = replicators_.size() + 2;
-  const auto ended = [this, self, &running](const std::exception_ptr& error) {
-    if (error) log::error("shipping to a replica ended", {{"db", path()}});
+  const auto ended = [this, self, &running](const std::exception_ptr&) {
     --running;
     role_signal_.notify();
   };
   for (const auto& replicator : replicators_) {
     asio::co_spawn(executor, replicator->run(), ended);
   }
-  asio::co_spawn(executor, read_wakes(self), ended);
-  asio::co_spawn(executor, bound_outbox(self), ended);
+  asio::co_spawn(executor, despite_memory([self] { return read_wakes(self); }), ended);
+  asio::co_spawn(executor, despite_memory([self] { return bound_outbox(self); }), ended);
 
   while (!closed_) {
     if (connections_.load() > 0 || !drained()) {
@@ -564,10 +769,7 @@ asio::awaitable<void> Database::read_wakes(Self self) {
       at_once |= std::memchr(bytes.data(), capture::Outbox::kShipAtOnce,
                              static_cast<std::size_t>(n)) != nullptr;
     }
-    co_await on_worker([&] {
-      const std::lock_guard lock(self->capture_mutex_);
-      self->look();
-    });
+    co_await on_worker([&] { self->look_anew(); });
     const auto known = self->tail();
     if (at_once && known) raise_to(self->hurry_, known->last.sequence);
     for (const auto& replicator : self->replicators_) replicator->notify();
@@ -601,22 +803,24 @@ asio::awaitable<void> Database::bound_outbox(Self self) {
       for (const OutboxUse& use : replicator->uses()) uses.push_back(use);
     }
     std::optional<std::uint64_t> folded;  // to this size
+    std::string error;
     try {
       co_await on_worker([&] { self->fold_outbox(uses); });
       folded = co_await on_worker([&] { return self->outbox_size(); });
     } catch (const std::exception& e) {
-      log::warn(std::string("cannot fold the outbox: ") + e.what(), {{"db", self->path()}});
+      error = text_of(e);
     }
     const std::uint64_t left = folded.value_or(size);
+    fold_at = left + limit / 8;
+    ++self->folds_;
+    self->folding_ = false;
+    for (const auto& replicator : self->replicators_) replicator->folded();
+    if (!error.empty()) log::warn("cannot fold the outbox: " + error, {{"db", self->path()}});
     if (left < size) {
       log::info("outbox folded", {{"db", self->path()},
                                   {"before", std::to_string(size)},
                                   {"after", std::to_string(left)}});
     }
-    fold_at = left + limit / 8;
-    ++self->folds_;
-    self->folding_ = false;
-    for (const auto& replicator : self->replicators_) replicator->folded();
   }
 }
 
@@ -691,15 +895,20 @@ void Database::validating(int more) {
   status_changed_.notify_all();
 }
 
-void Database::set_status(std::size_t replica, const ReplicaStatus& status) {
+void Database::set_status(std::size_t replica, ReplicaStatus status) {
   {
+    // Nothing is allocated under the lock: this thread may wait for memory.
     const std::lock_guard lock(status_mutex_);
-    replica_status_[replica] = status;
+    std::swap(replica_status_[replica], status);
     status_changed_.notify_all();
   }
-  if (Engine::running() == nullptr) return;
-  asio::post(Engine::get().executor(),
-             [self = shared_from_this()] { self->role_signal_.notify(); });
+  if (Engine::running() != nullptr) tell(kRole);
+}
+
+void Database::settle(std::size_t replica, std::uint64_t sequence) {
+  const std::lock_guard lock(status_mutex_);
+  auto& settled = replica_status_[replica].settled;
+  settled = std::max(settled, sequence);
 }
 
 void Database::keep_from(std::size_t replica, std::uint64_t first) {
@@ -717,6 +926,7 @@ void Database::trim() {
   }
   const std::lock_guard lock(capture_mutex_);
   if (!outbox_ || !outbox_->tail()) return;
+  tidy_up_snapshot();
   // What a later snapshot would need is not worth the end of a generation.
   const auto limit = capture::outbox_limit(settings_.outbox_max_size, outbox_->tail()->last);
   const bool roomy = outbox_->size() < limit / 2;
@@ -751,20 +961,14 @@ void Database::flush(steady_clock::time_point deadline) {
     std::unique_lock outbox_lock(capture_mutex_, std::defer_lock);
     if (outbox_lock.try_lock_for(kSoon) && outbox_ && !outbox_->has_role()) outbox_->poke();
   }
-  if (!started_.load() || Engine::running() == nullptr) return;
-  flushing_.fetch_add(1);
-  asio::post(Engine::get().executor(), [self = shared_from_this()] {
-    self->capture_signal_.notify();
-    for (const auto& replicator : self->replicators_) {
-      replicator->stop_validating();
-      replicator->notify();
-    }
-  });
+  Engine* engine = Engine::running();
+  if (!started_.load() || engine == nullptr || !engine->start()) return;
+  const Flushing flushing(*this, kEnd);
   // A store that says no gets a second chance, not the whole time: the outbox keeps what is left.
   const auto patience = std::min(deadline, steady_clock::now() + kRefusedPatience);
   const auto done = [this](bool refused_counts) {
     if (validations_ > 0) return false;
-    if (!tail_ || role_ == Role::watching) return true;
+    if (!tail_ || role_ == Role::watching || role_ == Role::left) return true;
     if (role_ != Role::shipping) return false;
     return std::all_of(replica_status_.begin(), replica_status_.end(), [&](const auto& status) {
       return status.settled >= tail_->last.sequence || (refused_counts && !status.error.empty());
@@ -774,7 +978,6 @@ void Database::flush(steady_clock::time_point deadline) {
   if (!status_changed_.wait_until(lock, patience, [&] { return done(false); })) {
     status_changed_.wait_until(lock, deadline, [&] { return done(true); });
   }
-  flushing_.fetch_sub(1);
 }
 
 bool Database::wait_shipped(std::chrono::milliseconds limit) {
@@ -797,11 +1000,7 @@ bool Database::wait_shipped(std::chrono::milliseconds limit) {
 
 bool Database::wait_shipped(const capture::Tail& target, steady_clock::time_point deadline) {
   start();
-  flushing_.fetch_add(1);
-  asio::post(Engine::get().executor(), [self = shared_from_this()] {
-    self->capture_signal_.notify();
-    for (const auto& replicator : self->replicators_) replicator->notify();
-  });
+  const Flushing flushing(*this, kShip);
   const std::string outbox = outbox_directory();
   const auto shipped = [&] {
     for (std::size_t i = 0; i < replica_status_.size(); ++i) {
@@ -830,7 +1029,6 @@ bool Database::wait_shipped(const capture::Tail& target, steady_clock::time_poin
     status_changed_.wait_until(lock, std::min(deadline, look_again));
     done = shipped();
   }
-  flushing_.fetch_sub(1);
   return done;
 }
 
@@ -858,25 +1056,22 @@ std::uint64_t Database::sequence_of(std::uint64_t ticket, steady_clock::time_poi
 void Database::ship_at_once(std::uint64_t sequence) {
   if (!raise_to(hurry_, sequence)) return;
   start();
-  if (role() == Role::shipping) {
-    asio::post(Engine::get().executor(), [self = shared_from_this()] {
-      for (const auto& replicator : self->replicators_) replicator->notify();
-    });
-    return;
-  }
+  if (role() == Role::shipping) return tell(kShip);
   const std::lock_guard lock(capture_mutex_);
   if (outbox_) outbox_->poke(capture::Outbox::kShipAtOnce);
 }
 
 // What a note says was proven by the process that wrote it. One from before the machine started
 // anew may be ahead of the outbox, which is not fsynced.
-void Database::look_at_notes() {
+void Database::look_at_notes() noexcept try {
   const std::string outbox = outbox_directory();
   for (std::size_t i = 0; i < settings_.replicas.size(); ++i) {
     const auto noted = load_replica_note(outbox, settings_.replicas[i].store.url());
     if (!noted || !noted->end || noted->boot != boot_hash()) continue;
     durability_.shipped(i, {noted->end->sequence, noted->commit_time});
   }
+} catch (const std::exception&) {
+  // They are looked at again.
 }
 
 bool Database::reached(std::uint64_t sequence, steady_clock::time_point deadline) {
@@ -942,10 +1137,10 @@ bool Database::caught_up(const Durability::Behind& behind) {
     return false;
   }
   if (durability_.catch_up()) {
+    mark_behind({});
     log::info(settings_.sync_fail ? "the replica has caught up: writes go on"
                                   : "the replica has caught up: commits wait for it again",
               {{"db", path()}});
-    mark_behind({});
   }
   return true;
 }
@@ -953,17 +1148,17 @@ bool Database::caught_up(const Durability::Behind& behind) {
 void Database::fall_behind(std::uint64_t ticket, std::chrono::milliseconds limit) {
   const Time since = now();
   if (!durability_.fall_behind({since, ticket, limit})) return;
+  mark_behind(since);
   const std::string what = "a commit is not in the replica after " + std::to_string(limit.count());
   if (settings_.sync_fail) {
     log::error(what + " ms; until it is, writes are refused (sync-policy: fail)", {{"db", path()}});
   } else {
     log::warn(what + " ms; until it is, commits do not wait for it", {{"db", path()}});
   }
-  mark_behind(since);
 }
 
 // For those who look from outside. Best effort: the application does not wait for it.
-void Database::mark_behind(Time since) {
+void Database::mark_behind(Time since) noexcept {
   behind_marked_.store(since != Time{});
   std::unique_lock lock(capture_mutex_, std::defer_lock);
   if (!lock.try_lock_for(kSoon * 10) || !outbox_) return;
@@ -971,7 +1166,7 @@ void Database::mark_behind(Time since) {
   try {
     if (outbox_->behind() != mark) outbox_->set_behind(mark);
   } catch (const std::exception& e) {
-    log::warn(e.what(), {{"db", path()}});
+    log::warn(e.what());
   }
 }
 
@@ -981,93 +1176,99 @@ std::string Database::status_json(std::chrono::milliseconds sync) {
   std::uint64_t outbox_bytes = 0;
   bool left = false;
   {
-    const std::lock_guard lock(capture_mutex_);
-    if (outbox_) outbox_bytes = outbox_->size();
-    left = has_left_wal();
+    std::unique_lock lock(capture_mutex_, std::defer_lock);
+    if (lock.try_lock_for(kLongestWait)) {
+      if (outbox_) outbox_bytes = outbox_->size();
+      left = has_left_wal();
+    }
   }
   const std::string outbox = outbox_directory();
   const std::lock_guard lock(status_mutex_);
-  nlohmann::ordered_json json;
-  json["db"] = path();
+  JsonObject json;
+  json.add("db", path());
   const bool paused = left || !obstacle_.empty();
-  json["state"] = paused ? "paused" : tail_ && alive_.load() ? "replicating" : "waiting";
+  json.add("state", paused ? "paused" : tail_ && alive_.load() ? "replicating" : "waiting");
   if (tail_) {
-    json["generation"] = tail_->generation.str();
-    json["sequence"] = tail_->last.sequence;
-    json["last_commit"] = format_rfc3339(to_time(tail_->last.last_commit));
+    json.add("generation", tail_->generation.str())
+        .add("sequence", tail_->last.sequence)
+        .add("last_commit", format_rfc3339(to_time(tail_->last.last_commit)));
   }
-  json["outbox"] = outbox;
-  json["outbox_bytes"] = outbox_bytes;
+  json.add("outbox", outbox).add("outbox_bytes", outbox_bytes);
   const int sqlite = host_.api->libversion_number();
-  json["sqlite"] = sqlite_version_text(sqlite);
-  json["sqlite_wal_reset_bug"] = has_wal_reset_bug(sqlite);
-  json["shipping"] = role_ == Role::shipping   ? "this process"
-                     : role_ == Role::watching ? "another process"
-                                               : "none";
+  json.add("sqlite", sqlite_version_text(sqlite))
+      .add("sqlite_wal_reset_bug", has_wal_reset_bug(sqlite))
+      .add("shipping", role_ == Role::shipping   ? "this process"
+                       : role_ == Role::watching ? "another process"
+                                                 : "none");
   if (left) {
-    json["error"] =
-        "the application chose a journal mode other than WAL; set PRAGMA journal_mode=WAL";
+    json.add("error",
+             "the application chose a journal mode other than WAL; set PRAGMA journal_mode=WAL");
   } else if (!obstacle_.empty()) {
-    json["error"] = obstacle_;
+    json.add("error", obstacle_);
   } else if (!capture_error_.empty()) {
-    json["error"] = capture_error_;
+    json.add("error", capture_error_);
   }
   const auto behind = durability_.behind();
   if (sync.count() > 0 || behind) {
-    nlohmann::ordered_json mode;
-    mode["limit_ms"] = sync.count();
-    mode["replicas"] = settings_.sync_any ? "any" : "all";
-    mode["policy"] = settings_.sync_fail ? "fail" : "degrade";
-    mode["state"] = !behind ? "synchronous" : settings_.sync_fail ? "refusing writes" : "degraded";
-    if (behind) mode["since"] = format_rfc3339(behind->since);
-    json["sync"] = std::move(mode);
+    JsonObject mode;
+    mode.add("limit_ms", sync.count())
+        .add("replicas", settings_.sync_any ? "any" : "all")
+        .add("policy", settings_.sync_fail ? "fail" : "degrade")
+        .add("state", !behind               ? "synchronous"
+                      : settings_.sync_fail ? "refusing writes"
+                                            : "degraded");
+    if (behind) mode.add("since", format_rfc3339(behind->since));
+    json.add_json("sync", mode.text());
   }
-  json["replicas"] = nlohmann::ordered_json::array();
+  std::string replicas;
   for (std::size_t i = 0; i < replica_status_.size(); ++i) {
-    ReplicaStatus status = replica_status_[i];
-    const std::string url = settings_.replicas[i].store.url();
-    if (role_ != Role::shipping) {
-      const auto noted = load_replica_note(outbox, url);
-      if (noted && noted->end) {
-        status.generation = noted->end->generation;
-        status.position = noted->end->position;
-        status.sequence = noted->end->sequence;
-        status.snapshot_time = noted->snapshot_time;
-        status.error = noted->error;
-        status.error_since = noted->error_since;
-        status.validation = noted->validation;
-      }
-    }
-    nlohmann::ordered_json replica;
-    replica["name"] = settings_.replicas[i].name;
-    replica["url"] = url;
-    if (status.sequence != 0) {
-      replica["generation"] = status.generation.str();
-      replica["index"] = status.position.index;
-      replica["offset"] = status.position.offset;
-      replica["sequence"] = status.sequence;
-    }
-    const bool in_sync =
-        tail_ && status.generation == tail_->generation && status.sequence >= tail_->last.sequence;
-    replica["in_sync"] = in_sync;
-    if (tail_ && !in_sync) {
-      replica["lag_ms"] =
-          std::max<std::int64_t>(0, now_ns() - tail_->last.first_commit) / 1'000'000;
-    }
-    if (status.snapshot_time != Time{}) replica["snapshot"] = format_rfc3339(status.snapshot_time);
-    if (!status.error.empty()) {
-      replica["error"] = status.error;
-      replica["error_since"] = format_rfc3339(status.error_since);
-    }
-    const ValidationState& validation = status.validation;
-    if (validation.verified != Time{}) replica["verified"] = format_rfc3339(validation.verified);
-    if (!validation.error.empty()) {
-      replica["verify_error"] = validation.error;
-      replica["verify_error_since"] = format_rfc3339(validation.error_since);
-    }
-    json["replicas"].push_back(std::move(replica));
+    replicas += (i == 0 ? "" : ",") + replica_json(i, outbox);
   }
-  return json.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+  return json.add_json("replicas", '[' + replicas + ']').text();
+}
+
+// Precondition: status_mutex_ is held.
+std::string Database::replica_json(std::size_t number, const std::string& outbox) const {
+  ReplicaStatus status = replica_status_[number];
+  const std::string url = settings_.replicas[number].store.url();
+  if (role_ != Role::shipping) {
+    const auto noted = load_replica_note(outbox, url);
+    if (noted && noted->end) {
+      status.generation = noted->end->generation;
+      status.position = noted->end->position;
+      status.sequence = noted->end->sequence;
+      status.snapshot_time = noted->snapshot_time;
+      status.error = noted->error;
+      status.error_since = noted->error_since;
+      status.validation = noted->validation;
+    }
+  }
+  JsonObject json;
+  json.add("name", settings_.replicas[number].name).add("url", url);
+  if (status.sequence != 0) {
+    json.add("generation", status.generation.str())
+        .add("index", status.position.index)
+        .add("offset", status.position.offset)
+        .add("sequence", status.sequence);
+  }
+  const bool in_sync =
+      tail_ && status.generation == tail_->generation && status.sequence >= tail_->last.sequence;
+  json.add("in_sync", in_sync);
+  if (tail_ && !in_sync) {
+    const std::int64_t lag = (now_ns() - tail_->last.first_commit) / 1'000'000;
+    json.add("lag_ms", std::max<std::int64_t>(0, lag));
+  }
+  if (status.snapshot_time != Time{}) json.add("snapshot", format_rfc3339(status.snapshot_time));
+  if (!status.error.empty()) {
+    json.add("error", status.error).add("error_since", format_rfc3339(status.error_since));
+  }
+  const ValidationState& validation = status.validation;
+  if (validation.verified != Time{}) json.add("verified", format_rfc3339(validation.verified));
+  if (!validation.error.empty()) {
+    json.add("verify_error", validation.error)
+        .add("verify_error_since", format_rfc3339(validation.error_since));
+  }
+  return json.text();
 }
 
 }  // namespace sqlstream

@@ -8,9 +8,11 @@
 #include <mutex>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "capture/capturer.h"
+#include "capture/old_pages.h"
 #include "shipper/connection.h"
 #include "shipper/durability.h"
 #include "shipper/engine.h"
@@ -51,7 +53,8 @@ struct ReplicaStatus {
 /// the coroutines that ship. Thread-safe unless stated; connections and coroutines share ownership.
 class Database : public std::enable_shared_from_this<Database> {
  public:
-  /// The process's object for this database (per Host: two SQLite libraries do not share).
+  /// The process's object for this database (per Host: two SQLite libraries do not share), with one
+  /// connection more; closed() ends that.
   static std::shared_ptr<Database> attach(const Host& host, const DatabaseSettings& settings);
   /// The attached ones.
   static std::vector<std::shared_ptr<Database>> all();
@@ -74,14 +77,13 @@ class Database : public std::enable_shared_from_this<Database> {
   /// Synchronously, on the application's thread. `own`: the caller's mapping; `map_more` maps a
   /// region through the caller's connection. `must`: what is not captured now is about to be lost,
   /// so a failure gives the generation up; else `patience` bounds the wait further.
-  capture::Outcome capture(Mapping& own,
-                           const std::function<const volatile void*(std::size_t)>& map_more,
-                           bool must,
-                           std::chrono::nanoseconds patience = std::chrono::nanoseconds::max());
+  capture::Outcome capture(
+      Mapping& own, const std::function<const volatile void*(std::size_t)>& map_more, bool must,
+      std::chrono::nanoseconds patience = std::chrono::nanoseconds::max()) noexcept;
   void note_new_wal(Mapping& own, std::optional<wal::Salt> salt);
   void note_clean_close();
   /// Ends the current generation; when `only` is given, only that one.
-  void give_up(const std::string& why, std::optional<Generation> only = {});
+  void give_up(std::string_view why, std::optional<Generation> only = {});
   /// The application chose a journal mode other than WAL: replication pauses until it is back, or
   /// until another file is in the database's place.
   void leave_wal();
@@ -94,9 +96,12 @@ class Database : public std::enable_shared_from_this<Database> {
   void unmapped(Mapping& mapping);
 
   /// A commit of this process is visible. Cheap.
-  void committed(std::uint32_t change);
+  void committed(std::uint32_t change) noexcept;
   /// Asks for a background capture, and what it finds to be shipped.
-  void wake();
+  void wake() noexcept;
+  /// Asks for a background capture now, however short the last one is ago, of what is to be shipped
+  /// at its time. Cheap.
+  void capture_soon() noexcept;
   /// The wal-index's change counter last seen, for noticing a commit cheaply.
   static constexpr std::uint64_t kNoChange = UINT64_MAX;
   std::atomic<std::uint64_t> seen_change{kNoChange};
@@ -123,11 +128,34 @@ class Database : public std::enable_shared_from_this<Database> {
 
   // --- For coroutines (the engine's thread) and what they run on workers.
   /// Captures through any mapped connection, or only looks what others appended.
-  capture::Outcome capture_in_background();
+  capture::Outcome capture_in_background() noexcept;
   /// The outbox as last looked at; empty before anything was captured.
   std::optional<capture::Tail> tail() const;
   bool generation_alive() const { return alive_.load(); }
   bool has_mapping();
+
+  // --- For snapshots in place; on workers.
+  /// Announces one of the state that was captured last, which must be of a generation that goes on.
+  /// Empty when another one is in the making, or it cannot be.
+  struct InPlace {
+    capture::OldPages pages;
+    capture::Tail at;
+  };
+  std::optional<InPlace> begin_in_place();
+  /// After the pages were read: whether all that was overwritten since was saved. `unannounced`:
+  /// somebody goes further than he said; if he is to say so, he does soon.
+  enum class Proof { exact, not_yet, unannounced, not_exact };
+  Proof prove_in_place(const capture::OldPages& pages, const capture::Tail& at);
+  /// Nothing need be saved any more. Does not wait; trim() tidies up behind it.
+  void end_in_place() noexcept;
+  /// Its id, as the last capture saw it; 0: none.
+  std::uint64_t snapshot_in_place() const { return in_place_.load(std::memory_order_relaxed); }
+  /// So many bytes its saved pages may take, since outbox-max-size counts them, too.
+  std::uint64_t room_for_pages() const { return room_for_pages_.load(std::memory_order_relaxed); }
+  /// One came to nothing, since something was not saved: the next snapshot is of a local copy.
+  void copy_next_snapshot() { copy_next_.store(true); }
+  bool take_copy_next() { return copy_next_.exchange(false); }
+
   std::string outbox_directory() const;
   std::vector<std::uint64_t> log_files();
   std::uint64_t connections() const { return connections_.load(); }
@@ -138,7 +166,9 @@ class Database : public std::enable_shared_from_this<Database> {
   std::uint64_t captured_tickets() const { return durability_.captured_tickets(); }
   /// The replica is proven to have everything up to there.
   void shipped(std::size_t replica, Durability::End end);
-  void set_status(std::size_t replica, const ReplicaStatus& status);
+  void set_status(std::size_t replica, ReplicaStatus status);
+  /// trim() need keep nothing up to there for the replica, whose status says so soon.
+  void settle(std::size_t replica, std::uint64_t sequence);
   /// Deletes what every replica has, and none keeps.
   void trim();
   /// A replica needs the batches from `first` on (UINT64_MAX: none), though it has them.
@@ -175,12 +205,19 @@ class Database : public std::enable_shared_from_this<Database> {
   std::uint64_t folds() const { return folds_; }
 
  private:
-  enum class Role { none, shipping, watching };
+  enum class Role { none, shipping, watching, left };  // left: for good, nobody has it open
+  /// What the engine's thread is told.
+  enum News : unsigned { kStart = 1, kCapture = 2, kRole = 4, kLog = 8, kShip = 16, kEnd = 32 };
+  class Flushing;
+  class Borrowed;
   using Self = std::shared_ptr<Database>;
   static asio::awaitable<void> capture_loop(Self self);
   static asio::awaitable<void> role_loop(Self self);
   static asio::awaitable<void> read_wakes(Self self);
   static asio::awaitable<void> bound_outbox(Self self);
+  void tell(unsigned news) noexcept;
+  void told();
+  asio::awaitable<void> prepare_role();
   asio::awaitable<void> hold_role();
   asio::awaitable<void> watch_role();
   bool open_outbox();
@@ -190,22 +227,34 @@ class Database : public std::enable_shared_from_this<Database> {
   capture::Outcome capture_from(capture::Source source, std::chrono::nanoseconds wait, bool must);
   bool look();
   bool has_left_wal() const;
+  bool look_anew() noexcept;
   /// False at the deadline, and when the generation ends.
   bool wait_shipped(const capture::Tail& target, std::chrono::steady_clock::time_point deadline);
-  void start();
+  /// False: the engine has no threads yet, and does what it is told when it has.
+  bool start() noexcept;
   bool drained() const;
   bool close_if_unused();
-  void publish(std::uint64_t tickets = 0);
+  struct Look {
+    capture::WalIndexHeader header;
+    capture::CheckpointProgress progress;
+  };
+  std::optional<Look> look_at_wal_index();
+  void publish(std::uint64_t tickets = 0) noexcept;
+  void bound_saved_pages() noexcept;
+  bool lock_patiently(std::unique_lock<std::timed_mutex>& lock,
+                      std::chrono::nanoseconds wait) const;
+  void tidy_up_snapshot();
   bool paused();
   std::uint64_t sequence_of(std::uint64_t ticket, std::chrono::steady_clock::time_point deadline,
                             const CaptureNow& capture);
   void ship_at_once(std::uint64_t sequence);
   bool reached(std::uint64_t sequence, std::chrono::steady_clock::time_point deadline);
-  void look_at_notes();
+  void look_at_notes() noexcept;
   bool is_behind();
   bool caught_up(const Durability::Behind& behind);
   void fall_behind(std::uint64_t ticket, std::chrono::milliseconds limit);
-  void mark_behind(Time since);
+  void mark_behind(Time since) noexcept;
+  std::string replica_json(std::size_t number, const std::string& outbox) const;
   Role role() const;
   void set_role(Role role);
   void validating(int more);
@@ -226,6 +275,7 @@ class Database : public std::enable_shared_from_this<Database> {
   std::atomic<bool> session_new_{true};
 
   std::atomic<bool> dirty_{false};
+  std::atomic<bool> soon_{false};
   std::atomic<std::uint32_t> own_change_{0};
   std::atomic<std::int64_t> own_commit_time_{0};
   std::atomic<std::int64_t> first_commit_time_{0};
@@ -235,6 +285,10 @@ class Database : public std::enable_shared_from_this<Database> {
   std::mutex looking_at_notes_;
   std::atomic<std::uint64_t> hurry_{0};    // is to be shipped at once, up to this sequence
   std::atomic<bool> behind_marked_{true};  // in the outbox; also when that is not known
+  std::atomic<std::uint64_t> in_place_{0};
+  std::atomic<std::uint64_t> room_for_pages_{0};
+  std::atomic<bool> making_in_place_{false};  // by this process
+  std::atomic<bool> copy_next_{false};
   std::atomic<bool> alive_{false};
   std::atomic<bool> started_{false};
   std::atomic<bool> waited_out_{false};      // this generation's one long wait is spent
@@ -249,6 +303,9 @@ class Database : public std::enable_shared_from_this<Database> {
   std::string obstacle_;                       // status_mutex_
   Role role_ = Role::none;                     // status_mutex_
   int validations_ = 0;                        // status_mutex_
+
+  std::atomic<unsigned> news_{0};
+  HandlerRoom news_room_;
 
   // The engine's thread only.
   std::vector<std::unique_ptr<Replicator>> replicators_;

@@ -2,7 +2,6 @@
 
 #include <cerrno>
 #include <fcntl.h>
-#include <filesystem>
 #include <memory>
 #include <sys/stat.h>
 #include <system_error>
@@ -39,8 +38,8 @@ bool exists(const std::string& path) {
 class RestoreLock {
  public:
   RestoreLock(const std::string& database, nanoseconds patience) {
-    const std::filesystem::path path(database);
-    file_ = path.parent_path() / ('.' + path.filename().string() + "-sqlstream-restoring");
+    const std::size_t name = database.rfind('/') + 1;  // 0 when there is no slash
+    file_ = database.substr(0, name) + '.' + database.substr(name) + "-sqlstream-restoring";
     do {
       fd_.open([&] { return above_standard(create_or_open()); });
       if (!fd_) fail("create");
@@ -62,7 +61,7 @@ class RestoreLock {
     if (fd < 0) return ::open(file_.c_str(), kFlags | O_CREAT, 0600);
     // What root leaves when it is killed must not keep out who owns the folder.
     struct stat folder {};
-    const std::string path = std::filesystem::path(file_).parent_path();
+    const std::string path = file_.substr(0, file_.rfind('/') + 1) + '.';
     if (::geteuid() == 0 && ::stat(path.c_str(), &folder) == 0 &&
         ::fchown(fd, folder.st_uid, folder.st_gid) != 0) {
       // Root may be without this power in a container.
@@ -162,6 +161,7 @@ void restore_if_missing(const DatabaseSettings& settings, nanoseconds patience) 
       settings.restore_from ? std::vector{*settings.restore_from} : settings.replicas;
   if (replicas.empty())
     throw Error("there is no replica to restore from: name one with restore-from");
+  if (!Engine::get().start()) throw Error("there are no threads to be had; open it again later");
   try {
     auto restoring = asio::co_spawn(
         Engine::get().executor(),

@@ -54,7 +54,7 @@ std::vector<OutboxReader::Entry> batches_of(OutboxReader& reader, std::uint64_t 
 void write(const std::string& directory, const Fold& fold, mode_t mode) {
   Batch batch;
   for (const auto& entry : fold.entries) batch.add(entry);
-  const auto images = batch.pages();
+  const auto& images = batch.pages();
   std::vector<std::uint32_t> pages;
   pages.reserve(images.size());
   for (const auto& [page, image] : images) pages.push_back(page);

@@ -110,9 +110,10 @@ asio::awaitable<void> Maintenance::run() {
       }
       backoff.reset();
     } catch (const std::exception& e) {
-      error = e.what();
+      error = text_of(e);
     }
     if (std::exchange(writing_, false)) replicator_.notify();
+    if (!error.empty()) replicator_.hold(false);
     if (error.empty()) {
       last_error_.clear();
       continue;
@@ -122,7 +123,6 @@ asio::awaitable<void> Maintenance::run() {
       log::warn("maintenance failed: " + error,
                 {{"db", replicator_.database().path()}, {"replica", replicator_.settings().name}});
     }
-    replicator_.hold(false);
     co_await release_outbox();
     not_before_ = steady_clock::now() + backoff.next();
   }
@@ -143,8 +143,8 @@ asio::awaitable<void> Maintenance::write_snapshot() {
   // The outbox may be of another generation already.
   if (!generation || !tail || tail->generation != *generation) co_return;
   writing_ = true;
-  const auto copy = co_await copy_database(*generation);
-  if (copy == nullptr) {
+  const auto image = co_await begin_image(*generation);
+  if (image == nullptr) {
     impossible_ = true;
     co_return;
   }
@@ -161,13 +161,13 @@ asio::awaitable<void> Maintenance::write_snapshot() {
     co_return;
   }
 
-  const Metadata metadata = replicator_.snapshot_metadata(*copy);
+  const Metadata metadata = replicator_.snapshot_metadata(*image);
   auto& note = replicator_.note();
   const std::uint64_t bytes_before = note.bytes_since_snapshot;
   std::optional<std::uint64_t> stored;
   bool there = false;
   try {
-    stored = co_await upload_snapshot(replicator_.store(), *copy, *index, metadata,
+    stored = co_await upload_snapshot(replicator_.store(), *image, *index, metadata,
                                       replicator_.settings().name, wanted);
   } catch (const StoreError& e) {
     if (e.kind() != StoreError::Kind::exists) throw;
@@ -189,36 +189,54 @@ asio::awaitable<void> Maintenance::write_snapshot() {
 
 // The state at the end of a batch, behind which the index is to end; null when that is not possible
 // now.
-asio::awaitable<std::unique_ptr<SnapshotCopy>> Maintenance::copy_database(Generation generation) {
+asio::awaitable<std::unique_ptr<SnapshotImage>> Maintenance::begin_image(Generation generation) {
   auto& database = replicator_.database();
   const auto tail = database.tail();
   if (!tail) co_return nullptr;
   room_wanted_ = false;
-  const std::function<bool()> wanted = [&] {
-    return !replicator_.stopping() && database.generation_alive() && !room_wanted_;
-  };
-  std::unique_ptr<SnapshotCopy> copy;
+  std::unique_ptr<SnapshotImage> image;
   {
     // What it needs is in the replica already, and would be deleted.
     database.keep_from(replicator_.number(), tail->wal_first);
     const auto reading = co_await replicator_.begin_reading(signal_);
-    copy = co_await begin_snapshot(database, replicator_.number(), wanted);
-    if (copy != nullptr) {
-      replicator_.hold(true);
-      const bool ended = co_await on_worker([&] { return copy->end(); });
-      if (ended && copy->generation() == generation) {
-        replicator_.roll_behind(copy->at().sequence);
-      } else {
-        copy.reset();
-      }
-      replicator_.hold(false);
-    }
-    if (copy != nullptr) co_await on_worker([&] { copy->apply(); });
+    image = co_await image_in_place(generation);
+    if (image == nullptr) image = co_await copy_database(generation);
   }
   co_await release_outbox();
-  if (copy == nullptr && room_wanted_) {
+  if (image == nullptr && room_wanted_) {
     throw Error("the outbox is filling while a snapshot is copied; raise outbox-max-size");
   }
+  co_return image;
+}
+
+asio::awaitable<std::unique_ptr<SnapshotImage>> Maintenance::image_in_place(Generation generation) {
+  replicator_.hold(true);
+  auto image = co_await begin_in_place(replicator_.database());
+  if (image != nullptr && image->generation() == generation) {
+    replicator_.roll_behind(image->at().sequence);
+  } else {
+    image.reset();
+  }
+  replicator_.hold(false);
+  co_return image;
+}
+
+asio::awaitable<std::unique_ptr<SnapshotImage>> Maintenance::copy_database(Generation generation) {
+  auto& database = replicator_.database();
+  const std::function<bool()> wanted = [&] {
+    return !replicator_.stopping() && database.generation_alive() && !room_wanted_;
+  };
+  auto copy = co_await begin_snapshot(database, replicator_.number(), wanted);
+  if (copy == nullptr) co_return nullptr;
+  replicator_.hold(true);
+  const bool ended = co_await on_worker([&] { return copy->end(); });
+  if (ended && copy->generation() == generation) {
+    replicator_.roll_behind(copy->at().sequence);
+  } else {
+    copy.reset();
+  }
+  replicator_.hold(false);
+  if (copy != nullptr) co_await on_worker([&] { copy->apply(); });
   co_return copy;
 }
 

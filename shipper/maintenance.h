@@ -15,7 +15,7 @@
 namespace sqlstream {
 
 class Replicator;
-class SnapshotCopy;
+class SnapshotImage;
 
 /// When a replica needs a new snapshot within its generation. Pure.
 struct SnapshotRule {
@@ -53,7 +53,9 @@ class Maintenance {
   std::optional<Time> retention_due() const;
   asio::awaitable<void> compact();
   asio::awaitable<void> write_snapshot();
-  asio::awaitable<std::unique_ptr<SnapshotCopy>> copy_database(Generation generation);
+  asio::awaitable<std::unique_ptr<SnapshotImage>> begin_image(Generation generation);
+  asio::awaitable<std::unique_ptr<SnapshotImage>> image_in_place(Generation generation);
+  asio::awaitable<std::unique_ptr<SnapshotImage>> copy_database(Generation generation);
   asio::awaitable<void> release_outbox();
   asio::awaitable<void> enforce_retention();
   Time store_time(const std::vector<GenerationObjects>& objects) const;

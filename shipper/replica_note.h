@@ -24,7 +24,8 @@ struct ValidationState {
 /// or when a crash of the machine took it, the store is asked.
 struct ReplicaNote {
   std::optional<ReplicaEnd> end;           ///< empty: not known, only an error is
-  std::uint64_t in_flight = 0;             ///< last batch of a write whose answer is awaited; or 0
+  std::uint64_t in_flight = 0;             ///< last batch of a write, the first snapshot's too,
+                                           ///< whose answer is awaited; or 0
   Time commit_time{};                      ///< of the replica's last commit
   Time snapshot_time{};                    ///< when the newest snapshot was written
   std::uint64_t snapshot_size = 0;         ///< stored bytes

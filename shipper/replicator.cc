@@ -26,12 +26,11 @@ namespace {
 
 using std::chrono::steady_clock;
 
-constexpr std::uint64_t kBatchSize = 32ULL << 20;  // a fold ends behind it: bounds memory and loss
+constexpr std::uint64_t kBatchSize = 8ULL << 20;  // a fold ends behind it: bounds memory and loss
 constexpr auto kFirstPause = std::chrono::milliseconds(500);
 constexpr auto kLongestPause =
     std::chrono::seconds(5);  // so soon it is noticed that a store is back
 constexpr auto kLongestRefused = std::chrono::seconds(30);
-constexpr auto kGather = std::chrono::milliseconds(5);
 constexpr auto kSnapshotRetry = std::chrono::seconds(1);
 
 std::string host_name() {
@@ -61,7 +60,7 @@ Replicator::Replicator(Database& database, std::size_t number)
   note_.writer = writer();
   end_ = note_.end;
   // Of a process that died: it may be in the replica, or still come.
-  in_flight_ = note_.in_flight;
+  (end_ ? in_flight_ : snapshot_at_) = note_.in_flight;
   // After a crash of the machine the outbox may have lost what the note counts: other commits have
   // its sequences then, and the replica shows it.
   if (end_ && note_.boot == boot_hash()) {
@@ -168,8 +167,8 @@ asio::awaitable<void> Replicator::run() {
     notify();
   };
   const auto executor = Engine::get().executor();
-  asio::co_spawn(executor, maintenance_->run(), ended);
-  asio::co_spawn(executor, validation_->run(),
+  asio::co_spawn(executor, despite_memory([this] { return maintenance_->run(); }), ended);
+  asio::co_spawn(executor, despite_memory([this] { return validation_->run(); }),
                  asio::bind_cancellation_slot(validation_->slot(), ended));
   std::exception_ptr failed;
   try {
@@ -198,14 +197,18 @@ asio::awaitable<void> Replicator::ship() {
       is_away =
           e.kind() == StoreError::Kind::unreachable || e.kind() == StoreError::Kind::unavailable;
     } catch (const std::exception& e) {
-      error = e.what();
-    }
-    if (status_.error != error) {
-      report(error);
-      co_await save_note();
+      error = text_of(e);
     }
     // Whatever it was: where the replica ends is asked again before the next write.
     located_ = false;
+    try {
+      if (status_.error != error) {
+        report(error);
+        co_await save_note();
+      }
+    } catch (const std::bad_alloc&) {
+      // It is said the next time.
+    }
     const auto failed = steady_clock::now();
     const auto pause = is_away ? away.next() : refused.next();
     while (!stopping_ &&
@@ -240,14 +243,16 @@ asio::awaitable<void> Replicator::step() {
     }
     co_return;
   }
+  if (!co_await still_there()) {
+    located_ = false;
+    co_return;
+  }
   co_await pace();
   co_await gather();
   while (held_ && !stopping_) co_await signal_.wait();
-  const auto begun = steady_clock::now();
-  const std::uint64_t tickets = database_.captured_tickets();
-  batch_commits_ = tickets - std::exchange(batch_tickets_, tickets);
+  group_.begin(database_.captured_tickets(), steady_clock::now());
   const auto known = database_.tail();
-  std::shared_ptr<const Batch> batch;
+  Shipment shipment;
   std::string damage;
   try {
     {
@@ -259,17 +264,15 @@ asio::awaitable<void> Replicator::step() {
       const std::uint64_t last = roll_at_ != 0 && end_->sequence < roll_at_
                                      ? std::min(roll_at_, known->last.sequence)
                                      : known->last.sequence;
-      batch = co_await on_worker([&] { return next_batch(last); });
-      if (batch != nullptr) in_flight_ = batch->last().sequence;
+      const NoteToSave saving = note_to_save();
+      shipment = co_await on_worker([&] { return next_shipment(last, saving); });
+      if (shipment.batch != nullptr) {
+        note_.in_flight = in_flight_ = shipment.batch->last().sequence;
+        if (notes_ != saving.number) co_await save_note();  // written meanwhile: without it
+      }
     }
-    if (batch != nullptr) {
-      // A process that follows this one must find a batch's end there.
-      note_.in_flight = in_flight_;
-      co_await save_note();
-    }
-    if (batch != nullptr && !co_await write_batch(batch)) co_return;
+    if (shipment.batch != nullptr && !co_await write(shipment)) co_return;
     in_flight_ = 0;
-    batch_took_ = steady_clock::now() - begun;
   } catch (const StoreError&) {
     throw;
   } catch (const Error& e) {
@@ -279,7 +282,7 @@ asio::awaitable<void> Replicator::step() {
     co_await on_worker([&] { database_.give_up(damage, end_->generation); });
     database_.wake();
   }
-  if (!damage.empty() || (batch == nullptr && end_->generation != known->generation)) {
+  if (!damage.empty() || (shipment.batch == nullptr && end_->generation != known->generation)) {
     // The old generation is there as far as it can be; the new one begins with its snapshot.
     located_ = false;
     forget_end();
@@ -291,6 +294,18 @@ void Replicator::forget_end() {
   roll_at_ = 0;
   rolled_.reset();
   maintenance_->notify();
+}
+
+// While nothing is shipped, a generation can go: another database with this replica takes it for
+// one that ended, and expires it, or somebody empties the bucket. Segments would follow no
+// snapshot.
+asio::awaitable<bool> Replicator::still_there() {
+  auto rest = settings_.retention_check_interval;
+  if (settings_.retention.count() > 0) rest = std::min(rest, settings_.retention);
+  if (now() - seen_ < rest) co_return true;
+  const auto snapshots = co_await replica::list_snapshots(*store_, end_->generation);
+  seen_ = now();
+  co_return !snapshots.empty();
 }
 
 // The next index begins here. Others learn it from the note before a snapshot can land there: a
@@ -326,21 +341,18 @@ asio::awaitable<void> Replicator::pace() {
   }
 }
 
-// Those whose commits were in one batch go on together, and mostly commit again at once: for a
-// fraction of what a batch takes they are waited for, so that they share the next one, too.
+// While commits wait for it, a segment waits for those that come with them.
 asio::awaitable<void> Replicator::gather() {
-  const auto until =
-      steady_clock::now() + std::min<steady_clock::duration>(batch_took_ / 4, kGather);
+  const auto until = group_.until(steady_clock::now());
   while (!stopping_ && database_.hurried(end_->sequence) &&
-         database_.captured_tickets() - batch_tickets_ < batch_commits_ &&
-         steady_clock::now() < until) {
+         !group_.complete(database_.captured_tickets()) && steady_clock::now() < until) {
     co_await signal_.wait_until(until);
   }
 }
 
-std::shared_ptr<const Batch> Replicator::next_batch(std::uint64_t last) {
+std::shared_ptr<Batch> Replicator::next_batch(std::uint64_t last) {
   auto batch = std::make_shared<Batch>();
-  while (batch->empty() || end_->open_batch != 0 || batch->image_bytes() < kBatchSize) {
+  while (batch->empty() || end_->open_batch != 0 || batch->smaller_than(kBatchSize)) {
     if (end_->open_batch != 0) last = end_->open_batch;  // folded as it was when it was begun
     if (reader_.next_generation(last) != end_->generation) break;
     batch->add(*reader_.next(last));
@@ -484,34 +496,29 @@ asio::awaitable<bool> Replicator::write_snapshot(const capture::Tail& tail) {
   const std::function<bool()> wanted = [this] {
     return !stopping_ && database_.generation_alive();
   };
-  std::unique_ptr<SnapshotCopy> copy;
+  std::unique_ptr<SnapshotImage> image;
   {
     const auto reading = co_await begin_reading(signal_);
     // Another replica may have it all, and would have it deleted.
     const Database::Kept kept(database_, number_, tail.wal_first);
-    copy = co_await begin_snapshot(database_, number_, wanted);
-    if (copy == nullptr || !co_await on_worker([&] { return copy->end(); })) co_return false;
-    snapshot_at_ = copy->at().sequence;
-    std::string lost;
-    try {
-      co_await on_worker([&] { copy->apply(); });
-    } catch (const Error& e) {
-      lost = e.what();
-    }
-    if (!lost.empty()) {
-      co_await on_worker([&] { database_.give_up(lost, tail.generation); });
-      database_.wake();
-      co_return false;
-    }
+    image = co_await begin_in_place(database_);
+    if (image == nullptr) image = co_await copy_database(tail.generation, wanted);
+    if (image == nullptr) co_return false;
+    snapshot_at_ = image->at().sequence;
   }
-  const Metadata metadata = snapshot_metadata(*copy);
-  const auto stored = co_await upload_snapshot(*store_, *copy, 0, metadata, settings_.name, wanted);
+  // A process that follows this one must find the batch that it ends with.
+  note_.in_flight = snapshot_at_;
+  co_await save_note();
+  const Metadata metadata = snapshot_metadata(*image);
+  const auto stored =
+      co_await upload_snapshot(*store_, *image, 0, metadata, settings_.name, wanted);
   if (!stored) co_return false;
 
   ReplicaEnd end;
-  end.generation = copy->generation();
-  end.sequence = copy->at().sequence;
-  end.chain = copy->at().chain;
+  end.generation = image->generation();
+  end.sequence = image->at().sequence;
+  end.chain = image->at().chain;
+  image.reset();
   end_ = end;
   {
     const auto reading = co_await begin_reading(signal_);
@@ -523,6 +530,23 @@ asio::awaitable<bool> Replicator::write_snapshot(const capture::Tail& tail) {
   report({});
   co_await advance(end, metadata.last_commit);
   co_return true;
+}
+
+// A snapshot's local copy; null when it is not possible now.
+asio::awaitable<std::unique_ptr<SnapshotImage>> Replicator::copy_database(
+    Generation generation, const std::function<bool()>& wanted) {
+  auto copy = co_await begin_snapshot(database_, number_, wanted);
+  if (copy == nullptr || !co_await on_worker([&] { return copy->end(); })) co_return nullptr;
+  std::string lost;
+  try {
+    co_await on_worker([&] { copy->apply(); });
+  } catch (const Error& e) {
+    lost = e.what();
+  }
+  if (lost.empty()) co_return copy;
+  co_await on_worker([&] { database_.give_up(lost, generation); });
+  database_.wake();
+  co_return nullptr;
 }
 
 void Replicator::spent(std::uint64_t stored) {
@@ -538,24 +562,24 @@ void Replicator::snapshot_written(std::uint64_t stored) {
   database_.set_status(number_, status_);
 }
 
-Metadata Replicator::snapshot_metadata(const SnapshotCopy& copy) const {
+Metadata Replicator::snapshot_metadata(const SnapshotImage& image) const {
   Metadata metadata;
   metadata.kind = Metadata::Kind::snapshot;
   metadata.first_commit = metadata.last_commit =
-      Time(std::chrono::nanoseconds(copy.at().last_commit));
-  metadata.page_size = copy.at().page_size;
-  metadata.pages = metadata.database_size = copy.at().database_size;
-  metadata.first_sequence = metadata.last_sequence = copy.at().sequence;
-  metadata.chain = copy.at().chain;
-  metadata.source_salt = copy.at().source.salt;
-  metadata.source_frame = copy.at().source.frame;
+      Time(std::chrono::nanoseconds(image.at().last_commit));
+  metadata.page_size = image.at().page_size;
+  metadata.pages = metadata.database_size = image.at().database_size;
+  metadata.first_sequence = metadata.last_sequence = image.at().sequence;
+  metadata.chain = image.at().chain;
+  metadata.source_salt = image.at().source.salt;
+  metadata.source_frame = image.at().source.frame;
   metadata.host = host_;
   metadata.database = database_.path();
   return metadata;
 }
 
 // High compression is for as much a second as costs at most 2 % of a core.
-lz4::Effort Replicator::effort_for(const Batch& batch) const {
+lz4::Effort Replicator::effort_for(Batch& batch) const {
   constexpr double kPerSecond = 1 << 20;
   const std::chrono::duration<double> passed = steady_clock::now() - last_put_;
   const double affordable = kPerSecond * std::min(passed.count(), 1.0);
@@ -563,11 +587,24 @@ lz4::Effort Replicator::effort_for(const Batch& batch) const {
                                                                 : lz4::Effort::fast;
 }
 
-asio::awaitable<bool> Replicator::write_batch(std::shared_ptr<const Batch> batch) {
-  SegmentEncoder encoder(batch, *end_, host_, database_.path(), SegmentEncoder::kObjectSize,
-                         effort_for(*batch));
-  while (!encoder.done()) {
-    auto object = co_await on_worker([&] { return encoder.next(); });
+// On a worker, at one go: for a small batch, going there is what takes the time.
+Replicator::Shipment Replicator::next_shipment(std::uint64_t last, NoteToSave saving) {
+  Shipment next;
+  next.batch = next_batch(last);
+  if (next.batch == nullptr) return next;
+  // A process that follows this one must find a batch's end there.
+  saving.note.in_flight = next.batch->last().sequence;
+  write_note(saving);
+  next.encoder =
+      std::make_unique<SegmentEncoder>(next.batch, *end_, host_, database_.path(),
+                                       SegmentEncoder::kObjectSize, effort_for(*next.batch));
+  next.object = next.encoder->next();
+  return next;
+}
+
+asio::awaitable<bool> Replicator::write(Shipment& shipment) {
+  SegmentObject& object = shipment.object;
+  while (true) {
     last_put_ = steady_clock::now();
     if (!co_await put(object)) {
       located_ = false;  // what is there decides how it goes on
@@ -576,8 +613,10 @@ asio::awaitable<bool> Replicator::write_batch(std::shared_ptr<const Batch> batch
     end_ = object.end;
     report({});
     co_await advance(object.end, object.commit_time);
+    if (shipment.encoder->done()) co_return true;
+    object = {};  // two of them take much memory
+    object = co_await on_worker([&] { return shipment.encoder->next(); });
   }
-  co_return true;
 }
 
 // False when the key is there already: from an answer that was lost, or from somebody else.
@@ -611,41 +650,47 @@ asio::awaitable<bool> Replicator::put(SegmentObject& object) {
 }
 
 asio::awaitable<void> Replicator::advance(ReplicaEnd end, Time commit_time) {
+  seen_ = now();
   note_.end = end;
   note_.in_flight = 0;
   note_.boot = boot_hash();
   note_.commit_time = commit_time;
-  co_await save_note();
+  const NoteToSave saving = note_to_save();
+  group_.shipped(database_.captured_tickets(), steady_clock::now());
+  database_.shipped(number_, {end.sequence, commit_time});  // commits wait for no file of ours
+  co_await on_worker([&] {
+    write_note(saving);
+    database_.settle(number_, end.sequence);
+    database_.trim();
+  });
   status_.generation = end.generation;
   status_.position = end.position;
   status_.sequence = end.sequence;
   status_.settled = std::max(status_.settled, end.sequence);
   status_.commit_time = commit_time;
   database_.set_status(number_, status_);
-  database_.shipped(number_, {end.sequence, commit_time});
   maintenance_->notify();
   validation_->notify();
-  co_await on_worker([&] { database_.trim(); });
 }
 
 asio::awaitable<bool> Replicator::save_note() {
-  // A copy: note_ changes while a worker writes. Two may be written at once, and the older one must
-  // not stay.
-  const ReplicaNote note = note_;
-  const std::uint64_t number = ++notes_;
-  co_return co_await on_worker([&] {
-    const std::lock_guard lock(saving_);
-    if (number < saved_notes_) return true;
-    try {
-      const auto place =
-          capture::OutboxPlace::of(database_.path(), database_.settings().outbox_dir);
-      if (!save_replica_note(place, store_->url(), note)) return false;
-    } catch (const Error&) {
-      return false;  // the database was deleted
-    }
-    saved_notes_ = number;
-    return true;
-  });
+  // A copy: note_ changes while a worker writes.
+  const NoteToSave saving = note_to_save();
+  co_return co_await on_worker([&] { return write_note(saving); });
+}
+
+// On a worker. Two may be written at once, and the older one must not stay.
+bool Replicator::write_note(const NoteToSave& saving) {
+  const std::lock_guard lock(saving_);
+  if (saving.number < saved_notes_) return true;
+  try {
+    const auto place = capture::OutboxPlace::of(database_.path(), database_.settings().outbox_dir);
+    if (!save_replica_note(place, store_->url(), saving.note)) return false;
+  } catch (const Error&) {
+    return false;  // the database was deleted
+  }
+  saved_notes_ = saving.number;
+  return true;
 }
 
 void Replicator::settle(std::uint64_t sequence) {

@@ -11,13 +11,14 @@
 #include "shipper/backoff.h"
 #include "shipper/batch.h"
 #include "shipper/database.h"
+#include "shipper/group_commit.h"
 #include "shipper/replica_note.h"
 #include "store/replica.h"
 
 namespace sqlstream {
 
 class Maintenance;
-class SnapshotCopy;
+class SnapshotImage;
 class Validation;
 
 /// Between the tries of a store that fails; `refused`: it is there, and says no.
@@ -96,8 +97,8 @@ class Replicator {
   void spent(std::uint64_t stored);
   /// A snapshot of that many stored bytes has landed; for the note, which the caller saves.
   void snapshot_written(std::uint64_t stored);
-  /// The metadata of a snapshot as `copy` made it.
-  Metadata snapshot_metadata(const SnapshotCopy& copy) const;
+  /// The metadata of a snapshot.
+  Metadata snapshot_metadata(const SnapshotImage& image) const;
 
  private:
   asio::awaitable<void> ship();
@@ -105,15 +106,32 @@ class Replicator {
   asio::awaitable<void> pace();
   asio::awaitable<void> gather();
   asio::awaitable<bool> seek(std::uint64_t sequence);
+  asio::awaitable<bool> still_there();
   asio::awaitable<bool> locate(const capture::Tail& tail);
   asio::awaitable<std::optional<ReplicaEnd>> find_end(Generation generation,
                                                       std::optional<ReplicaEnd> known,
                                                       std::vector<replica::Snapshot> snapshots);
   asio::awaitable<bool> write_snapshot(const capture::Tail& tail);
-  asio::awaitable<bool> write_batch(std::shared_ptr<const Batch> batch);
-  lz4::Effort effort_for(const Batch& batch) const;
+  asio::awaitable<std::unique_ptr<SnapshotImage>> copy_database(
+      Generation generation, const std::function<bool()>& wanted);
+  /// A batch on its way, with the first of its objects.
+  struct Shipment {
+    std::shared_ptr<Batch> batch;  // null: there is none
+    std::unique_ptr<SegmentEncoder> encoder;
+    SegmentObject object;
+  };
+  /// The note as it is now, to be written on a worker.
+  struct NoteToSave {
+    ReplicaNote note;
+    std::uint64_t number = 0;
+  };
+  NoteToSave note_to_save() { return {note_, ++notes_}; }
+  bool write_note(const NoteToSave& saving);
+  Shipment next_shipment(std::uint64_t last, NoteToSave saving);
+  asio::awaitable<bool> write(Shipment& shipment);
+  lz4::Effort effort_for(Batch& batch) const;
   asio::awaitable<bool> put(SegmentObject& object);
-  std::shared_ptr<const Batch> next_batch(std::uint64_t last);
+  std::shared_ptr<Batch> next_batch(std::uint64_t last);
   void report(const std::string& error);
   asio::awaitable<void> advance(ReplicaEnd end, Time commit_time);
   asio::awaitable<void> roll();
@@ -137,19 +155,18 @@ class Replicator {
   std::uint64_t roll_at_ = 0;  // the index ends behind this batch; 0: nowhere
   std::optional<std::uint32_t> rolled_;
   ReplicaNote note_;
-  std::uint64_t notes_ = 0;        // handed to save_note()
+  std::uint64_t notes_ = 0;        // handed to workers
   std::mutex saving_;              // workers save notes in the order they were handed over
   std::uint64_t saved_notes_ = 0;  // saving_
   std::unique_ptr<Maintenance> maintenance_;
   std::unique_ptr<Validation> validation_;
   bool located_ = false;  // end_ was compared with the store, and reader_ stands behind it
+  Time seen_{};           // when the replica was last seen, or taken, to have its snapshot
   bool stopping_ = false;
   bool guarded_ = false;  // the replica is known to be this database's
   ReplicaStatus status_;
   std::chrono::steady_clock::time_point last_put_{};
-  std::chrono::steady_clock::duration batch_took_{};  // the last one
-  std::uint64_t batch_tickets_ = 0;                   // captured when it was begun
-  std::uint64_t batch_commits_ = 0;                   // of them in it
+  GroupCommit group_;
 };
 
 }  // namespace sqlstream

@@ -35,6 +35,8 @@ struct DatabaseSettings {
   std::chrono::milliseconds sync{0};
   bool sync_any = false;   ///< one replica is enough; else all
   bool sync_fail = false;  ///< after a wait in vain writes are refused; else commits do not wait
+  /// Snapshots need no local copy, unless programs without the VFS checkpoint, too.
+  bool snapshots_in_place = true;
   bool restore_if_missing = false;              ///< before it is created, restore it
   std::optional<ReplicaSettings> restore_from;  ///< … from here; else from the replicas
   /// Of the WAL, for `sqlstream replicate`: from where on it is checkpointed, and from where on

@@ -13,8 +13,6 @@
 namespace sqlstream {
 namespace {
 
-constexpr std::size_t kPiece = 1 << 20;
-
 [[noreturn]] void fail(const std::string& what, const std::string& file) {
   throw std::system_error(errno, std::generic_category(), what + ' ' + file);
 }
@@ -82,7 +80,6 @@ bool SnapshotCopy::end() {
   }
   at_ = tail->last;
   at_.chain = tail->batch_chain;
-  size_ = std::uint64_t{at_.database_size} * at_.page_size;
   return true;
 }
 
@@ -107,9 +104,9 @@ void SnapshotCopy::apply() {
     // Pages beyond it are gone; what a later growth does not write are zeros.
     resize(std::uint64_t{entry->found.record.database_size} * page_size);
   }
-  resize(size_);
+  resize(size());
   const std::uint64_t lock_page = std::uint64_t{wal::lock_byte_page(page_size) - 1} * page_size;
-  if (lock_page + page_size <= size_) write_all(fd_.get(), Bytes(page_size), lock_page, file_);
+  if (lock_page + page_size <= size()) write_all(fd_.get(), Bytes(page_size), lock_page, file_);
   offset_ = 0;
 }
 
@@ -117,8 +114,8 @@ void SnapshotCopy::resize(std::uint64_t bytes) {
   if (::ftruncate(fd_.get(), static_cast<off_t>(bytes)) != 0) fail("cannot truncate", file_);
 }
 
-bool SnapshotCopy::compress_piece(Bytes& out) {
-  Bytes piece(std::min<std::uint64_t>(kPiece, size_ - offset_));
+bool SnapshotCopy::read_piece(Bytes& piece) {
+  piece.resize(std::min<std::uint64_t>(kPiece, size() - offset_));
   std::size_t got = 0;
   while (got < piece.size()) {
     const ssize_t n = ::pread(fd_.get(), piece.data() + got, piece.size() - got,
@@ -127,11 +124,8 @@ bool SnapshotCopy::compress_piece(Bytes& out) {
     if (n <= 0) fail("cannot read", file_);
     got += static_cast<std::size_t>(n);
   }
-  compressor_.write(piece, out);
   offset_ += piece.size();
-  if (offset_ < size_) return true;
-  compressor_.finish(out);
-  return false;
+  return offset_ < size();
 }
 
 }  // namespace sqlstream

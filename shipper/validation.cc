@@ -1,11 +1,11 @@
 #include "shipper/validation.h"
 
 #include <algorithm>
-#include <filesystem>
 #include <memory>
 #include <unistd.h>
 
 #include "base/error.h"
+#include "base/folder.h"
 #include "base/log.h"
 #include "restore/plan.h"
 #include "restore/restore.h"
@@ -134,6 +134,9 @@ asio::awaitable<void> Validation::validate() {
                {{"db", replicator_.database().path()}});
     not_before_ = steady_clock::now() + kStoreAway;
     co_return;
+  } catch (const std::bad_alloc&) {
+    not_before_ = steady_clock::now() + kStoreAway;
+    co_return;
   }
   if (!stopped_.load()) co_await note(error);
 }
@@ -148,6 +151,8 @@ asio::awaitable<std::string> Validation::try_once() {
       throw;
     }
     co_return e.what();
+  } catch (const std::bad_alloc&) {
+    throw;
   } catch (const std::exception& e) {
     if (stopped_.load()) throw;
     co_return e.what();
@@ -198,11 +203,9 @@ asio::awaitable<void> Validation::note(const std::string& error) {
 }
 
 void remove_validations(const std::string& outbox) {
-  std::error_code error;
-  for (const auto& entry : std::filesystem::directory_iterator(outbox, error)) {
-    std::string name = entry.path().filename().string();
-    if (name.starts_with('.')) name.erase(0, 1);  // not yet complete
-    if (name.starts_with(kFilePrefix)) ::unlink(entry.path().c_str());
+  for (const std::string& name : names_in(outbox)) {
+    const std::string_view whole = std::string_view(name).substr(name[0] == '.' ? 1 : 0);
+    if (whole.starts_with(kFilePrefix)) ::unlink((outbox + '/' + name).c_str());
   }
 }
 

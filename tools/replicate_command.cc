@@ -95,7 +95,10 @@ void log_job(const Job& job) {
 // The VFS is to know these databases, whatever the environment says.
 void tell_vfs(const std::vector<DatabaseSettings>& databases) {
   std::map<std::string, DatabaseSettings> by_path;
-  for (const auto& database : databases) by_path.emplace(database.path, database);
+  for (const auto& database : databases) {
+    // Programs without the VFS checkpoint what is followed.
+    by_path.emplace(database.path, database).first->second.snapshots_in_place = false;
+  }
   use_settings(
       [by_path](const std::string& path, const std::string&) -> std::optional<DatabaseSettings> {
         const auto found = by_path.find(path);

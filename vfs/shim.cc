@@ -26,6 +26,7 @@ namespace {
 
 // What SQLite's wal.c locks, as slots of the wal-index.
 constexpr int kWriteLock = 0;
+constexpr int kCheckpointLock = 1;
 constexpr int kFirstReadLock = 4;
 constexpr int kAllReadLocks = 4;  // every read mark but the first: only a reset takes these at once
 
@@ -306,12 +307,14 @@ int database_file_control(sqlite3_file* file, int operation, void* argument) {
 // These are installed for replicated databases only.
 
 int database_write(sqlite3_file* file, const void* from, int amount, sqlite3_int64 offset) {
+  connection_of(file).database_writing(offset, amount);
   const int result = file_write(file, from, amount, offset);
   connection_of(file).database_written();
   return result;
 }
 
 int database_truncate(sqlite3_file* file, sqlite3_int64 size) {
+  connection_of(file).database_truncating(size);
   const int result = file_truncate(file, size);
   connection_of(file).database_written();
   return result;
@@ -352,11 +355,13 @@ int database_shm_map(sqlite3_file* file, int region, int size, int extend,
 int database_shm_lock(sqlite3_file* file, int offset, int n, int flags) {
   const bool exclusive = (flags & SQLITE_SHM_EXCLUSIVE) != 0;
   const bool commit = exclusive && offset == kWriteLock && n == 1;
+  const bool checkpoint = exclusive && offset == kCheckpointLock && n == 1;
   const bool reset = exclusive && offset == kFirstReadLock && n == kAllReadLocks;
   const bool unlock = (flags & SQLITE_SHM_UNLOCK) != 0;
   CommitWait& wait = *database_of(file).wait;
 
   if (commit && unlock && wait.active()) wait.write_lock_releasing();
+  if (checkpoint && unlock) connection_of(file).checkpoint_lock_releasing();
   const int result = file_shm_lock(file, offset, n, flags);
   if (commit && unlock) {
     connection_of(file).write_lock_released();
@@ -364,6 +369,7 @@ int database_shm_lock(sqlite3_file* file, int offset, int n, int flags) {
     if (commit) connection_of(file).write_lock_obtained();
     if (commit && wait.active()) wait.write_lock_obtained();
     if (reset) connection_of(file).reset_lock_obtained();
+    if (checkpoint) connection_of(file).checkpoint_lock_obtained();
   } else if (unlock && !exclusive && wait.active()) {
     wait.read_mark_released();
     log_relay::deliver(*database_of(file).shim->host.api);

@@ -269,7 +269,8 @@ asio::awaitable<Credentials> CredentialChain::ask_token_service(http::Query form
   request.body = as_bytes(body);
   if (keys) {
     const sigv4::Scope scope{region.empty() ? "us-east-1" : region, "sts"};
-    sigv4::sign(request, *keys, scope, now(), crypto::hex(crypto::sha256(request.body)));
+    sigv4::SigningKey key;
+    sigv4::sign(request, *keys, scope, now(), crypto::hex(crypto::sha256(request.body)), key);
   }
   http::Response response;
   try {

@@ -14,10 +14,22 @@ void initialise() {
   if (!ready) throw Error("OpenSSL cannot be initialised in this process");
 }
 
-Sha256 sha256(ByteView data) {
+namespace {
+
+// Looked up once: OpenSSL 3 would do so at each use of EVP_sha256(), for longer than it hashes.
+// Never freed, as threads may use it to the process's end.
+const EVP_MD* fetched_sha256() {
   initialise();
+  static const EVP_MD* const found = EVP_MD_fetch(nullptr, "SHA256", nullptr);
+  return found != nullptr ? found : EVP_sha256();
+}
+
+}  // namespace
+
+Sha256 sha256(ByteView data) {
+  const EVP_MD* algorithm = fetched_sha256();
   Sha256 digest{};
-  if (EVP_Digest(data.data(), data.size(), digest.data(), nullptr, EVP_sha256(), nullptr) != 1)
+  if (EVP_Digest(data.data(), data.size(), digest.data(), nullptr, algorithm, nullptr) != 1)
     throw Error("OpenSSL refuses to compute SHA-256");
   return digest;
 }

@@ -174,7 +174,7 @@ asio::awaitable<std::optional<http::Response>> S3Client::attempt(const S3Call& c
   request.answer_limit = call.answer_limit;
   request.answer_timeout = policy_.answer_timeout;
   const sigv4::Scope scope{region(), "s3"};
-  sigv4::sign(request, credentials.keys, scope, now() + skew_, payload_hash);
+  sigv4::sign(request, credentials.keys, scope, now() + skew_, payload_hash, signing_key_);
   request.headers.emplace_back("User-Agent", "sqlstream/" SQLSTREAM_VERSION);
 
   state.failure.reset();

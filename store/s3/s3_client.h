@@ -75,6 +75,7 @@ class S3Client {
   std::shared_ptr<http::Client> http_;
   CredentialChain credentials_;
   std::string region_;
+  sigv4::SigningKey signing_key_;
   std::chrono::seconds skew_{0};  // the service's clock less ours
 };
 

@@ -7,6 +7,7 @@
 #include <boost/asio/co_spawn.hpp>
 #include <boost/asio/detached.hpp>
 
+#include "base/reserve_apart.h"
 #include "store/s3/s3_store.h"
 #include "store/s3/semaphore.h"
 #include "store/s3/xml.h"
@@ -84,7 +85,7 @@ S3Upload::S3Upload(std::shared_ptr<S3Client> client, std::string key, std::uint6
       part_size_(part_size_for(size_hint)),
       options_(options),
       headers_(std::move(headers)) {
-  buffer_.reserve(std::min<std::uint64_t>(size_hint, part_size_));
+  reserve_apart(buffer_, std::min<std::uint64_t>(size_hint, part_size_));
 }
 
 S3Upload::~S3Upload() {
@@ -142,7 +143,7 @@ asio::awaitable<void> S3Upload::send_part() {
   state_->parts.emplace_back();
   const int number = static_cast<int>(state_->parts.size());
   Bytes body = std::exchange(buffer_, {});
-  buffer_.reserve(part_size_);
+  reserve_apart(buffer_, part_size_);
   asio::co_spawn(state_->client->executor(),
                  State::send(state_, number, std::move(body), std::move(place)), asio::detached);
 }

@@ -3,8 +3,6 @@
 #include <cstdio>
 #include <map>
 
-#include "store/s3/crypto.h"
-
 namespace sqlstream::sigv4 {
 namespace {
 
@@ -24,8 +22,22 @@ std::string amz_date(Time time) {
 
 }  // namespace
 
+const crypto::Sha256& SigningKey::derive(const std::string& secret, const Scope& scope,
+                                         const std::string& day) {
+  if (secret == secret_ && scope == scope_ && day == day_) return key_;
+  day_.clear();  // for nothing, until all of it is there
+  key_ = crypto::hmac_sha256(as_bytes("AWS4" + secret), day);
+  key_ = crypto::hmac_sha256(key_, scope.region);
+  key_ = crypto::hmac_sha256(key_, scope.service);
+  key_ = crypto::hmac_sha256(key_, "aws4_request");
+  secret_ = secret;
+  scope_ = scope;
+  day_ = day;
+  return key_;
+}
+
 void sign(http::Request& request, const Keys& keys, const Scope& scope, Time time,
-          std::string_view payload_sha256_hex) {
+          std::string_view payload_sha256_hex, SigningKey& key) {
   const std::string date = amz_date(time);
   const std::string day = date.substr(0, 8);
   request.headers.emplace_back("x-amz-date", date);
@@ -49,15 +61,12 @@ void sign(http::Request& request, const Keys& keys, const Scope& scope, Time tim
       day + '/' + scope.region + '/' + scope.service + "/aws4_request";
   const std::string to_sign = "AWS4-HMAC-SHA256\n" + date + '\n' + credential_scope + '\n' +
                               crypto::hex(crypto::sha256(as_bytes(canonical_request)));
-  crypto::Sha256 key = crypto::hmac_sha256(as_bytes("AWS4" + keys.secret_access_key), day);
-  key = crypto::hmac_sha256(key, scope.region);
-  key = crypto::hmac_sha256(key, scope.service);
-  key = crypto::hmac_sha256(key, "aws4_request");
-
+  const crypto::Sha256 signature =
+      crypto::hmac_sha256(key.derive(keys.secret_access_key, scope, day), to_sign);
   request.headers.emplace_back("Authorization",
                                "AWS4-HMAC-SHA256 Credential=" + keys.access_key_id + '/' +
                                    credential_scope + ",SignedHeaders=" + names +
-                                   ",Signature=" + crypto::hex(crypto::hmac_sha256(key, to_sign)));
+                                   ",Signature=" + crypto::hex(signature));
 }
 
 }  // namespace sqlstream::sigv4

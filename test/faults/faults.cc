@@ -9,10 +9,11 @@
 //   FAULTS_KILL=N           SIGKILL before call N is made
 //   FAULTS_HALF=1           … instead after it, and where it is a write, after half of its bytes
 //   FAULTS_NO_SYNC=1        fsync and fdatasync return at once: only the machine's end needs them
-//   FAULTS_JOURNAL=FILE     each change with its bytes, in order (see Entry)
+//   FAULTS_JOURNAL=FILE     each change with its bytes, in order, of all processes (see Entry)
 //   FAULTS_ERRORS=FILE      lines "ERRNO CALL PREFIX [NOT]": such calls on paths that begin with
 //                           PREFIX fail, but not those that begin with NOT; CALL * is any of them;
-//                           read anew at each call, so that faults come and go
+//                           read anew at each call, so that faults come and go. ERRNO WAIT: they
+//                           are held instead, until the line is gone
 //   FAULTS_CLOCK=FILE       8 bytes: ns that are added to CLOCK_REALTIME
 //   FAULTS_STEADY=FILE      8 bytes: ns that are added to CLOCK_MONOTONIC; epoll_wait and waits for
 //                           a condition look at it every few ms
@@ -44,6 +45,7 @@
 #include <sstream>
 #include <string>
 #include <sys/epoll.h>
+#include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -122,6 +124,8 @@ class Appended {
     if (fd_ < 0) std::abort();
   }
   bool wanted() const { return fd_ >= 0; }
+  /// Excludes other processes.
+  void lock(bool on) const { call(SYS_flock, fd_, on ? LOCK_EX : LOCK_UN); }
   void append(const std::string& bytes) const {
     if (call(SYS_write, fd_, bytes.data(), bytes.size()) != static_cast<long>(bytes.size())) {
       std::abort();
@@ -208,7 +212,10 @@ bool counts(const std::string& path) {
   return !state().under.empty() && path.starts_with(state().under);
 }
 
+constexpr int kWait = -1;
+
 int number_of_error(const std::string& name) {
+  if (name == "WAIT") return kWait;
   for (int number = 1; number < 134; ++number) {
     const char* known = ::strerrorname_np(number);
     if (known != nullptr && name == known) return number;
@@ -216,9 +223,8 @@ int number_of_error(const std::string& name) {
   std::abort();
 }
 
-// 0, or the error that this call is to fail with.
-int wanted_error(const char* what, const std::string& path) {
-  if (state().errors.empty()) return 0;
+// What the first line for such a call says; 0: there is none.
+int listed_error(const char* what, const std::string& path) {
   std::ifstream file(state().errors);
   for (std::string line; std::getline(file, line);) {
     std::istringstream in(line);
@@ -233,6 +239,14 @@ int wanted_error(const char* what, const std::string& path) {
     }
   }
   return 0;
+}
+
+// 0, or the error that this call is to fail with.
+int wanted_error(const char* what, const std::string& path) {
+  if (state().errors.empty()) return 0;
+  int error = listed_error(what, path);
+  for (; error == kWait; error = listed_error(what, path)) ::usleep(1000);
+  return error;
 }
 
 void note(const char* kind, const std::string& path, const std::string& other, std::uint64_t offset,
@@ -275,12 +289,14 @@ long change(const char* what, const std::string& path, const std::string& other,
   }
   if (!all.journal.wanted()) return make(false);
   const std::lock_guard lock(all.one_at_a_time);
+  all.journal.lock(true);
   const long result = make(false);
   const int error = errno;
   if (result >= 0) {
     note(what, path, other, offset, data,
          data != nullptr ? static_cast<std::uint64_t>(result) : size);
   }
+  all.journal.lock(false);
   errno = error;
   return result;
 }

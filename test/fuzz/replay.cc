@@ -43,18 +43,44 @@ struct Writer {
   Bytes frames(fuzz::Input& input, Metadata& metadata) {
     Bytes data;
     const std::uint64_t begin = encoder ? encoder->offset() : 0;
-    if (!encoder) encoder.emplace(page_size, wal::Salt{1, 2}, 0, data);
+    if (!encoder) encoder.emplace(page_size, kSalt, 0, data);
+    append(input, *encoder, data);
+    metadata.kind = Metadata::Kind::segment;
+    metadata.wal_size = encoder->offset() - begin;
+    metadata.wal_sum = encoder->sum();
+    return data;
+  }
+
+  // What segments were folded into: a WAL of its own, behind which the segments go on.
+  Bytes folded(fuzz::Input& input, Metadata& metadata) {
+    Bytes data;
+    wal::Encoder own(page_size, wal::Salt{3, 4}, 0, data);
+    metadata.kind = Metadata::Kind::compacted;
+    metadata.page_size = page_size;
+    metadata.database_size = append(input, own, data);
+    metadata.wal_size = input.u16();
+    metadata.wal_salt = kSalt;
+    metadata.wal_sum = own.sum();
+    encoder.emplace(page_size, kSalt, own.sum(),
+                    (encoder ? encoder->offset() : 0) + metadata.wal_size);
+    return data;
+  }
+
+ private:
+  static constexpr wal::Salt kSalt{1, 2};
+
+  // The size that the last commit leaves.
+  std::uint32_t append(fuzz::Input& input, wal::Encoder& to, Bytes& data) const {
+    std::uint32_t last = 0;
     const std::size_t count = input.byte() % 8;
     for (std::size_t i = 0; i < count; ++i) {
       const std::uint8_t kind = input.byte();
       const std::uint32_t page = (kind & 1) != 0 ? input.u32() : 1U + input.byte() % 32U;
       const std::uint32_t size = (kind & 2) == 0 ? 0 : (kind & 4) != 0 ? input.u32() : input.byte();
-      encoder->append(std::max(page, 1U), size, page_of(input.byte(), page_size), data);
+      to.append(std::max(page, 1U), size, page_of(input.byte(), page_size), data);
+      if (size != 0) last = size;
     }
-    metadata.kind = Metadata::Kind::segment;
-    metadata.wal_size = encoder->offset() - begin;
-    metadata.wal_sum = encoder->sum();
-    return data;
+    return last;
   }
 };
 
@@ -84,8 +110,9 @@ Bytes object(fuzz::Input& input, std::optional<Metadata>& metadata, ByteView dat
   return stored;
 }
 
-void replay_segment(WalReplay& replay, fuzz::Input& input, Position position, const Bytes& stored) {
-  const replica::Segment segment{position, stored.size(), {}};
+void replay_segment(WalReplay& replay, fuzz::Input& input, replica::Segment segment,
+                    const Bytes& stored) {
+  segment.size = stored.size();
   replay.begin(segment, decode_metadata(stored));
   fuzz::in_pieces(stored, input.byte() | 0x40, [&](ByteView piece) { replay.write(piece); });
   replay.end();
@@ -129,7 +156,11 @@ void restore(fuzz::Input& input, const std::string& output) {
     std::optional<Metadata> of_segment(std::in_place);
     of_segment->first_sequence = of_segment->last_sequence = ++sequence;
     Bytes data;
-    if ((flags & 4) != 0) {
+    replica::Segment segment;
+    if (flags >= 0xf0) {
+      data = writer.folded(input, *of_segment);
+      segment.level = 1;
+    } else if ((flags & 4) != 0) {
       const ByteView raw = input.take(input.u16());
       data.assign(raw.begin(), raw.end());
       if ((flags & 8) != 0) fuzz::seal_wal(data);
@@ -137,8 +168,10 @@ void restore(fuzz::Input& input, const std::string& output) {
     } else {
       data = writer.frames(input, *of_segment);
     }
-    replay_segment(wal, input, position, object(input, of_segment, data));
-    position.offset += data.size();
+    segment.position = position;
+    position.offset += segment.level == 0 ? data.size() : of_segment->wal_size;
+    segment.end = position.offset;
+    replay_segment(wal, input, segment, object(input, of_segment, data));
   }
 
   if (at_once) end_snapshot();

@@ -24,6 +24,10 @@ void keys(std::string_view text) {
   if (const auto segment = names::parse_segment_key(text)) {
     require(names::segment_key(segment->generation, segment->position) == text);
   }
+  if (const auto compacted = names::parse_compacted_key(text)) {
+    require(names::compacted_key(compacted->generation, compacted->begin, compacted->end,
+                                 compacted->level) == text);
+  }
   if (const auto first = capture::parse_log_file_name(text)) {
     require(capture::log_file_name(*first) == text);
   }

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <atomic>
-#include <climits>
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
@@ -18,7 +17,6 @@
 
 #include "base/unique_fd.h"
 #include "support.h"
-#include "thread_limit.h"
 
 #if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
 #define SQLSTREAM_SANITIZED 1
@@ -172,21 +170,6 @@ int write_limited(const std::string& uri) {
   return 0;
 }
 
-#ifndef SQLSTREAM_SANITIZED
-// At first only so many threads can be had: that is said once, and the next open has its way.
-int write_without_threads(const std::string& uri, int had) {
-  limit_threads(had);
-  write_and_end(uri, 10, true);
-  const auto lines = take_log();
-  limit_threads(INT_MAX);
-  write_and_end(uri, 10, true);
-  const auto told = std::count_if(lines.begin(), lines.end(), [](const std::string& line) {
-    return line.find("there are no threads to be had") != std::string::npos;
-  });
-  return told == 1 ? 0 : 1;
-}
-#endif
-
 }  // namespace
 
 int sqlstream::testing::run_role(const std::string& role,
@@ -200,7 +183,8 @@ int sqlstream::testing::run_role(const std::string& role,
     if (role == "hold") return hold_with_child(uri);
     if (role == "limited") return write_limited(uri);
 #ifndef SQLSTREAM_SANITIZED
-    if (role == "threads") return write_without_threads(uri, std::stoi(arguments.at(1)));
+    if (role == "memory") return run_without_memory(arguments);
+    if (role == "threads") return run_without_threads(arguments);
 #endif
     if (role == "end-waiting") return end_waiting(uri, arguments.at(1));
     if (role == "fork-waiting") return fork_waiting(uri, arguments.at(1));
@@ -257,14 +241,3 @@ TEST_CASE("forked children write over connections of their own") {
   at.expect_restored();
 #endif
 }
-
-#ifndef SQLSTREAM_SANITIZED
-TEST_CASE("threads that cannot be had: the program goes on, and the next open is replicated") {
-  for (const char* had : {"0", "1", "2"}) {
-    INFO(had << " of three");
-    const Replicated at;
-    CHECK(wait_for(start_role("threads", {at.uri(), had})) == 0);
-    at.expect_restored();
-  }
-}
-#endif

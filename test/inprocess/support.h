@@ -54,6 +54,9 @@ std::string read_line(int fd);
 
 /// Runs a role in this process; its result is the exit status.
 int run_role(const std::string& role, const std::vector<std::string>& arguments);
+/// The roles "memory" and "threads".
+int run_without_memory(const std::vector<std::string>& arguments);
+int run_without_threads(const std::vector<std::string>& arguments);
 
 /// The seed of this run's random tests; SQLSTREAM_TEST_SEED repeats one. Printed once.
 std::uint64_t test_seed();

@@ -1,9 +1,12 @@
 // Many threads, connections and databases in one process.
 
+#include <algorithm>
 #include <atomic>
+#include <filesystem>
 #include <memory>
 #include <random>
 #include <string>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -19,6 +22,15 @@ using Db = std::unique_ptr<sqlite3, int (*)(sqlite3*)>;
 
 Db open(const std::string& uri) {
   return {open_writer(uri), sqlite3_close};
+}
+
+long snapshots(const Replicated& at) {
+  const std::filesystem::path generations = at.replica() + "/generations";
+  std::error_code none;
+  std::filesystem::recursive_directory_iterator all(generations, none);
+  return none ? 0 : std::count_if(begin(all), end(all), [](const auto& entry) {
+    return entry.path().string().ends_with(".snapshot.lz4");
+  });
 }
 
 }  // namespace
@@ -87,6 +99,56 @@ TEST_CASE(
   first.shipped();
   at.expect_restored();
   first.must("PRAGMA wal_checkpoint(TRUNCATE)");
+  first.shipped();
+  at.expect_restored();
+}
+
+TEST_CASE("snapshots in place while threads overwrite and checkpoint") {
+  const Replicated at;
+  const std::string uri = at.uri() + "%26snapshot-interval%3D1s";
+  Writer first(uri);
+  first.must(
+      "PRAGMA journal_mode=WAL; CREATE TABLE t(i INTEGER PRIMARY KEY, step, x);"
+      "CREATE TABLE total(sum); INSERT INTO total VALUES (0);"
+      "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 4000) "
+      "INSERT INTO t SELECT i, 0, randomblob(3900) FROM n");
+  const std::uint64_t seed = test_seed();
+  std::atomic<int> failures{0};
+  std::atomic<bool> ended{false};
+  std::vector<std::thread> threads;
+  threads.reserve(2);
+  for (std::uint64_t number = 0; number < 2; ++number) {
+    threads.emplace_back([&, number] {
+      std::mt19937_64 random(seed + number);
+      const Db db = open(uri);
+      if (!db) ++failures;
+      while (db && !ended) {
+        const std::string row = std::to_string(1 + random() % 4000);
+        const bool wrote =
+            works(db.get(),
+                  "BEGIN IMMEDIATE; UPDATE t SET step = step + 1, x = randomblob(3900) "
+                  "WHERE i BETWEEN " +
+                      row + " AND " + row +
+                      " + 20;"
+                      "UPDATE total SET sum = (SELECT sum(step) FROM t); COMMIT");
+        if (!wrote) ++failures;
+        if (random() % 4 == 0 && !works(db.get(), "PRAGMA wal_checkpoint(PASSIVE)")) ++failures;
+      }
+    });
+  }
+  bool saved = false;
+  for (int i = 0; i < 6000 && snapshots(at) < 4; ++i) {
+    saved |= std::filesystem::exists(at.file(".app.db-sqlstream/old-pages"));
+    std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  }
+  CHECK(snapshots(at) >= 4);
+  CHECK(saved);
+  Sqlite copy(at.restore(), "unix");
+  CHECK(copy.must("PRAGMA integrity_check") == "ok\n");
+  CHECK(copy.must("SELECT sum = (SELECT sum(step) FROM t) FROM total") == "1\n");
+  ended = true;
+  for (auto& thread : threads) thread.join();
+  CHECK(failures == 0);
   first.shipped();
   at.expect_restored();
 }

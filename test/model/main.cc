@@ -5,18 +5,12 @@
 //   model BUG        the shortest way to what that bug leads to
 //   model -long      the protocol within wider bounds
 
-#include <algorithm>
 #include <cstdio>
-#include <cstring>
-#include <deque>
 #include <string_view>
-#include <utility>
-#include <vector>
 
-#define XXH_INLINE_ALL
-#include <xxhash.h>
-
+#include "test/model/in_place.h"
 #include "test/model/model.h"
+#include "test/model/search.h"
 
 using namespace sqlstream::model;
 
@@ -94,114 +88,54 @@ constexpr std::array<Seeded, static_cast<std::size_t>(Bug::count)> kBugs = {{
     {"longer_replica_is_trusted", kPower},
 }};
 
-struct Line {
-  const char* what;
-  int process;
+/// The protocol of a snapshot in place, by itself.
+constexpr std::array kInPlaceHistories = {
+    in_place::Limits{"a snapshot in place", 4, 2, 0, 0, 0},
+    in_place::Limits{"… and a kill", 3, 3, 1, 0, 0},
+    in_place::Limits{"… and a program without the shim", 3, 2, 0, 1, 0},
+    in_place::Limits{"… a kill, and a program without the shim", 3, 2, 1, 1, 0},
+    in_place::Limits{"… a failure, and a program without the shim", 3, 2, 0, 1, 1},
+};
+enum InPlaceHistory { kAlone, kKilled, kWithStranger, kKilledWithStranger, kFailedWithStranger };
+
+struct SeededInPlace {
+  const char* name;
+  InPlaceHistory history;
 };
 
-/// What was seen, by 64 bits of hash, in a table that is at most half full.
-class Seen {
- public:
-  /// False when it is there already.
-  bool insert(std::uint64_t hash) {
-    if (count_ * 2 >= table_.size()) grow();
-    std::uint64_t& place = find(hash);
-    if (place != 0) return false;
-    place = hash;
-    ++count_;
-    return true;
-  }
+constexpr std::array<SeededInPlace, static_cast<std::size_t>(in_place::Bug::count)> kInPlaceBugs = {
+    {
+        {"none", kAlone},
+        {"page_not_saved", kAlone},
+        {"saved_behind_the_write", kAlone},
+        {"byte_before_image", kAlone},
+        {"looked_before_read", kAlone},
+        {"cursor_before_read", kAlone},
+        {"wal_not_overlaid", kAlone},
+        {"no_capture_before_checkpoint", kAlone},
+        {"earlier_attempts_ignored", kWithStranger},
+        {"last_attempt_ignored", kWithStranger},
+        {"other_wal_ignored", kWithStranger},
+        {"dead_checkpointer_ignored", kKilledWithStranger},
+        {"open_at_the_end_ignored", kKilledWithStranger},
+        {"broken_off_is_ended", kFailedWithStranger},
+        {"failed_save_ignored", kFailedWithStranger},
+    }};
 
- private:
-  std::uint64_t& find(std::uint64_t hash) {
-    std::size_t at = hash & (table_.size() - 1);
-    while (table_[at] != 0 && table_[at] != hash) at = (at + 1) & (table_.size() - 1);
-    return table_[at];
-  }
-
-  void grow() {
-    const auto old = std::exchange(table_, std::vector<std::uint64_t>(table_.size() * 4));
-    for (const std::uint64_t hash : old) {
-      if (hash != 0) find(hash) = hash;
-    }
-  }
-
-  std::vector<std::uint64_t> table_ = std::vector<std::uint64_t>(1 << 16);
-  std::size_t count_ = 0;
-};
-
-/// Breadth first, so that what is found is found by a shortest way.
-class Search {
- public:
-  Search(Bug bug, const Limits& limits) : model_(bug, limits) {}
-
-  /// What is wrong in the nearest state where something is; null: nothing anywhere.
-  const char* run() {
-    reach({}, {});
-    while (!open_.empty()) {
-      const auto [state, number] = std::move(open_.front());
-      open_.pop_front();
-      bool quiet = true;
-      for (const Successor& next : model_.successors(state)) {
-        quiet = quiet && next.environment;
-        reach(next.state, {number, next.what, next.process});
-      }
-      if (const char* found = model_.violation(state, quiet)) {
-        at_ = number;
-        return found;
-      }
-    }
-    return nullptr;
-  }
-
-  std::size_t states() const { return steps_.size(); }
-
-  std::vector<Line> way() const {
-    std::deque<Line> lines;
-    for (std::uint32_t at = at_; steps_[at].what != nullptr; at = steps_[at].before) {
-      lines.push_front({steps_[at].what, steps_[at].process});
-    }
-    return {lines.begin(), lines.end()};
-  }
-
- private:
-  struct Reached {
-    std::uint32_t before = 0;
-    const char* what = nullptr;
-    int process = 0;
-  };
-
-  // The two processes are alike: which is which does not matter.
-  static std::uint64_t fingerprint(const State& state) {
-    State other = state;
-    std::swap(other.process[0], other.process[1]);
-    return std::min(XXH3_64bits(&state, sizeof state), XXH3_64bits(&other, sizeof other));
-  }
-
-  void reach(const State& state, Reached by) {
-    if (!seen_.insert(fingerprint(state))) return;
-    open_.push_back({state, static_cast<std::uint32_t>(steps_.size())});
-    steps_.push_back(by);
-  }
-
-  Model model_;
-  Seen seen_;
-  std::deque<std::pair<State, std::uint32_t>> open_;
-  std::vector<Reached> steps_;
-  std::uint32_t at_ = 0;
-};
-
-void print(const char* found, const Search& search) {
+template <class Model>
+void print(const char* found, const Search<Model>& search) {
   for (const Line& line : search.way()) {
     const bool of_all = line.what[0] >= 'A' && line.what[0] <= 'Z';
-    std::printf("  %s %s\n", of_all ? "" : line.process == 0 ? "P" : "Q", line.what);
+    static constexpr std::array kNames = {"P", "Q", "stranger"};
+    std::printf("  %s %s\n", of_all ? "" : kNames.at(line.process), line.what);
   }
   std::printf("=> %s\n", found);
 }
 
 /// Nothing may be wrong anywhere.
-bool is_sound(const Limits& limits) {
-  Search search(Bug::none, limits);
+template <class Model>
+bool is_sound(const typename Model::Limits& limits) {
+  Search<Model> search(Model::Bug::none, limits);
   const char* found = search.run();
   if (found != nullptr) print(found, search);
   std::printf("%s: %zu states\n", limits.name, search.states());
@@ -210,37 +144,58 @@ bool is_sound(const Limits& limits) {
 }
 
 /// Something must be found.
-bool is_caught(std::size_t bug, bool verbose) {
-  Search search(static_cast<Bug>(bug), kHistories[kBugs[bug].history]);
+template <class Model>
+bool is_caught(const char* name, std::size_t bug, const typename Model::Limits& limits,
+               bool verbose) {
+  Search<Model> search(static_cast<typename Model::Bug>(bug), limits);
   const char* found = search.run();
   if (found == nullptr) {
-    std::printf("%s: NOT FOUND in %zu states\n", kBugs[bug].name, search.states());
+    std::printf("%s: NOT FOUND in %zu states\n", name, search.states());
   } else if (verbose) {
     print(found, search);
   } else {
-    std::printf("%s: %s (%zu states, %zu steps)\n", kBugs[bug].name, found, search.states(),
+    std::printf("%s: %s (%zu states, %zu steps)\n", name, found, search.states(),
                 search.way().size());
   }
   std::fflush(stdout);
   return found != nullptr;
 }
 
+/// All bugs, or the one of that name; how many there were, and whether each was caught.
+struct Caught {
+  int bugs = 0;
+  bool all = true;
+};
+
+template <class Model, class Bugs, class Histories>
+Caught catch_bugs(const Bugs& bugs, const Histories& histories, std::string_view only) {
+  Caught caught;
+  for (std::size_t i = 1; i < bugs.size(); ++i) {
+    if (!only.empty() && only != bugs[i].name) continue;
+    ++caught.bugs;
+    caught.all &= is_caught<Model>(bugs[i].name, i, histories[bugs[i].history], !only.empty());
+  }
+  return caught;
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
   bool good = true;
-  if (argc > 1 && std::string_view(argv[1]) == "-long") {
-    for (const Limits& limits : kLongHistories) good &= is_sound(limits);
+  const std::string_view only = argc > 1 ? argv[1] : "";
+  if (only == "-long") {
+    for (const Limits& limits : kLongHistories) good &= is_sound<Model>(limits);
     return good ? 0 : 1;
   }
-  if (argc > 1) {
-    for (std::size_t i = 1; i < kBugs.size(); ++i) {
-      if (std::string_view(argv[1]) == kBugs[i].name) return is_caught(i, true) ? 0 : 1;
-    }
+  if (only.empty()) {
+    for (const Limits& limits : kHistories) good &= is_sound<Model>(limits);
+    for (const auto& limits : kInPlaceHistories) good &= is_sound<in_place::Model>(limits);
+  }
+  const Caught one = catch_bugs<Model>(kBugs, kHistories, only);
+  const Caught two = catch_bugs<in_place::Model>(kInPlaceBugs, kInPlaceHistories, only);
+  if (one.bugs + two.bugs == 0) {
     std::fprintf(stderr, "model: no such bug: %s\n", argv[1]);
     return 2;
   }
-  for (const Limits& limits : kHistories) good &= is_sound(limits);
-  for (std::size_t i = 1; i < kBugs.size(); ++i) good &= is_caught(i, false);
-  return good ? 0 : 1;
+  return good && one.all && two.all ? 0 : 1;
 }

@@ -4,6 +4,10 @@
 
 #include <algorithm>
 #include <cstring>
+#include <utility>
+
+#define XXH_INLINE_ALL
+#include <xxhash.h>
 
 #include "capture/continuity.h"
 
@@ -144,6 +148,12 @@ Image source_image(const State& s) {
     image[s.wal.frame[i].page] = s.wal.frame[i].commit;
   }
   return image;
+}
+
+std::uint64_t Model::fingerprint(const State& state) {
+  State other = state;
+  std::swap(other.process[0], other.process[1]);
+  return std::min(XXH3_64bits(&state, sizeof state), XXH3_64bits(&other, sizeof other));
 }
 
 // The lock of all processes, and the mutex of the own.

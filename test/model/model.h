@@ -240,7 +240,14 @@ struct Limits {
 /// successors in the same order.
 class Model {
  public:
+  using Bug = model::Bug;
+  using Limits = model::Limits;
+  using State = model::State;
+
   Model(Bug bug, const Limits& limits) : bug_(bug), limits_(limits) {}
+
+  /// The two processes are alike: which is which does not matter.
+  static std::uint64_t fingerprint(const State& state);
 
   /// Valid until the next call.
   const std::vector<Successor>& successors(const State& state);

@@ -1,5 +1,6 @@
 #include "base/log.h"
 
+#include <csignal>
 #include <string>
 #include <thread>
 #include <unistd.h>
@@ -120,6 +121,17 @@ TEST_CASE("a descriptor sink ends each line") {
   const auto n = ::read(reader.get(), buffer, sizeof buffer);
   REQUIRE(n > 0);
   CHECK(std::string_view(buffer, static_cast<std::size_t>(n)) == "one line\n");
+}
+
+TEST_CASE("a pipe that nobody reads any more ends no program") {
+  int ends[2];
+  REQUIRE(::pipe(ends) == 0);
+  const UniqueFd writer(ends[1]);
+  ::close(ends[0]);
+  descriptor_sink(writer.get())(Level::info, "one line");
+  sigset_t pending;
+  REQUIRE(sigpending(&pending) == 0);
+  CHECK(sigismember(&pending, SIGPIPE) == 0);
 }
 
 }  // namespace

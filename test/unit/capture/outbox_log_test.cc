@@ -6,7 +6,9 @@
 #include <filesystem>
 #include <stdexcept>
 #include <string>
+#include <sys/resource.h>
 #include <sys/stat.h>
+#include <system_error>
 #include <unistd.h>
 #include <vector>
 
@@ -241,6 +243,27 @@ TEST_CASE("what the source gives up, or fails in, leaves nothing") {
     CHECK(one.log.size() == one.end);
     CHECK(one.log.read(LogFile::kHeaderSize, kSeedChain, true));
   }
+}
+
+TEST_CASE("a file that may not grow any more ends no program") {
+  OneRecord one;
+  std::vector<std::uint32_t> pages(5000);
+  for (std::uint32_t i = 0; i < pages.size(); ++i) pages[i] = i + 1;
+  Record record = batch_record(6);
+  rlimit before{};
+  REQUIRE(::getrlimit(RLIMIT_FSIZE, &before) == 0);
+  const rlimit small{1 << 20, before.rlim_max};
+  REQUIRE(::setrlimit(RLIMIT_FSIZE, &small) == 0);
+  bool failed = false;
+  try {
+    one.log.append(one.end, record, one.record.chain, pages, images_of(pages, 512));
+  } catch (const std::system_error& e) {
+    failed = e.code() == std::errc::file_too_large;
+  }
+  REQUIRE(::setrlimit(RLIMIT_FSIZE, &before) == 0);
+  CHECK(failed);
+  CHECK(one.log.size() == one.end);
+  CHECK(one.log.append(one.end, record, one.record.chain, pages, images_of(pages, 512)) > one.end);
 }
 
 TEST_CASE("a record torn at any byte is none") {

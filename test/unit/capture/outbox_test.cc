@@ -10,6 +10,7 @@
 #include <poll.h>
 #include <string>
 #include <sys/stat.h>
+#include <thread>
 #include <unistd.h>
 #include <vector>
 
@@ -340,6 +341,27 @@ TEST_CASE("the capture lock keeps others out, in this process too") {
   CHECK(other.lock(0s));
 }
 
+TEST_CASE("who captures something large is waited for, who stands still is not") {
+  const Place place;
+  Outbox busy(place.place());
+  Outbox patient(place.place());
+  auto lock = busy.lock(0s);
+  REQUIRE(lock);
+  CHECK_FALSE(patient.lock_patiently(20ms));
+  CHECK_FALSE(patient.lock_patiently(0s));
+  // Long after the limit it is there, for all the while a log file grew.
+  std::thread capture([&] {
+    std::ofstream log(place.place().directory + "/0000000000000001.log", std::ios::app);
+    for (int i = 0; i < 60; ++i) {
+      log << std::string(1000, 'x') << std::flush;
+      std::this_thread::sleep_for(50ms);
+    }
+    lock.reset();
+  });
+  CHECK(patient.lock_patiently(2s));
+  capture.join();
+}
+
 TEST_CASE("the shipping role is one's at a time") {
   const Place at;
   Outbox outbox(at.place());
@@ -442,4 +464,50 @@ TEST_CASE("the child of fork() that uses the outbox anew is a process like other
     ready();
   });
   CHECK(outbox.has_role());
+}
+
+TEST_CASE(
+    "what a WAL brought into the file unannounced ends a snapshot before the next WAL's record") {
+  const Place at;
+  Outbox outbox(at.place());
+  begin(outbox);
+  append(outbox, 2);
+  const auto lock = outbox.lock(0s);
+  outbox.refresh();
+  auto pages = outbox.begin_snapshot();
+  REQUIRE(pages);
+  const std::uint64_t id = pages->shape().id;
+  CHECK(outbox.control().snapshot == id);
+  CHECK(pages->shape().pages == 2);
+  CHECK_FALSE(outbox.begin_snapshot());
+  Record next = record_of(3);
+  REQUIRE(outbox.append_batch(next, pages_to(3), one_image(512)));
+  CHECK_FALSE(pages->is_void());
+  next = record_of(1);
+  next.source.salt = {7, 8};
+  SUBCASE("unannounced") {
+    SUBCASE("a commit") {
+      REQUIRE(outbox.append_batch(next, pages_to(1), one_image(512)));
+    }
+    SUBCASE("a reset") {
+      outbox.append_mark(next);
+    }
+    SUBCASE("also where its file cannot be deleted") {
+      const std::string file = at.place().directory + '/' + OldPages::kName;
+      ::unlink(file.c_str());
+      std::filesystem::create_directories(file + "/in-the-way");
+      REQUIRE(outbox.append_batch(next, pages_to(1), one_image(512)));
+    }
+    CHECK(pages->is_void());
+    CHECK(outbox.control().snapshot == 0);
+  }
+  SUBCASE("announced") {
+    pages->announce({{}, 3, false});
+    REQUIRE(outbox.append_batch(next, pages_to(1), one_image(512)));
+    CHECK_FALSE(pages->is_void());
+    CHECK(outbox.control().snapshot == id);
+    outbox.end_snapshot();
+    CHECK(pages->is_void());
+    CHECK(outbox.control().snapshot == 0);
+  }
 }

@@ -50,13 +50,13 @@ MergedPages<Image> merge(const std::vector<Batch>& batches) {
 }
 
 Batch fold(const std::vector<Batch>& batches) {
-  const auto merged = merge(batches);
+  auto merged = merge(batches);
   return {merged.database_size(), merged.smallest_size(), merged.sorted()};
 }
 
 // A fold as it is shipped: nothing tells its smallest size, images of zeros make up for it.
 Batch fold_to_ship(const std::vector<Batch>& batches) {
-  const auto merged = merge(batches);
+  auto merged = merge(batches);
   Batch batch{merged.database_size(), merged.database_size(), merged.sorted()};
   for (const std::uint32_t page : merged.cleared()) batch.images.emplace_back(page, 0);
   return batch;

@@ -138,7 +138,7 @@ std::vector<std::uint64_t> files_in(const std::string& directory) {
   return files;
 }
 
-void put_into(Model& model, const Batch& batch) {
+void put_into(Model& model, Batch& batch) {
   model.resize(batch.last().database_size);
   Bytes image(kPageSize);
   for (const auto& [page, place] : batch.pages()) {

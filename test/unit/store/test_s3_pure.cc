@@ -27,8 +27,9 @@ const sigv4::Keys kExampleKeys{"AKIAIOSFODNN7EXAMPLE", "wJalrXUtnFEMI/K7MDENG/bP
 
 std::string example_signature(http::Request request, std::string_view body) {
   request.origin = {true, "examplebucket.s3.amazonaws.com", 443};
+  sigv4::SigningKey key;
   sigv4::sign(request, kExampleKeys, {"us-east-1", "s3"}, *parse_rfc3339("2013-05-24T00:00:00Z"),
-              crypto::hex(crypto::sha256(as_bytes(body))));
+              crypto::hex(crypto::sha256(as_bytes(body))), key);
   const std::string header(*http::find_header(request.headers, "authorization"));
   return header.substr(header.find("Signature=") + 10);
 }
@@ -77,13 +78,38 @@ TEST_CASE("signatures of AWS's documented examples") {
 TEST_CASE("a session token is sent and signed") {
   http::Request request;
   request.origin = {false, "h", 9000};
-  sigv4::sign(request, {"id", "secret", "the-token"}, {"r", "s3"}, Time(), "hash");
+  sigv4::SigningKey key;
+  sigv4::sign(request, {"id", "secret", "the-token"}, {"r", "s3"}, Time(), "hash", key);
   CHECK(*request.headers.begin() ==
         std::pair<std::string, std::string>("x-amz-date", "19700101T000000Z"));
   CHECK(*http::find_header(request.headers, "X-Amz-Security-Token") == "the-token");
   CHECK(http::find_header(request.headers, "Authorization")
             ->find("SignedHeaders=host;x-amz-content-sha256;x-amz-date;x-amz-security-token,") !=
         std::string::npos);
+}
+
+TEST_CASE("a signing key that is kept signs as a new one, whatever changes") {
+  const sigv4::Keys keys{"id", "secret", ""};
+  const sigv4::Keys others{"id", "other", ""};
+  const Time noon = *parse_rfc3339("2013-05-24T12:00:00Z");
+  sigv4::SigningKey kept;
+  const auto expect_same = [&](const sigv4::Keys& with, const sigv4::Scope& scope, Time time) {
+    http::Request one;
+    http::Request other;
+    one.origin = other.origin = {false, "h", 9000};
+    sigv4::SigningKey fresh;
+    sigv4::sign(one, with, scope, time, "hash", kept);
+    sigv4::sign(other, with, scope, time, "hash", fresh);
+    CHECK(*http::find_header(one.headers, "Authorization") ==
+          *http::find_header(other.headers, "Authorization"));
+  };
+  expect_same(keys, {"r", "s3"}, noon);
+  expect_same(keys, {"r", "s3"}, noon + 1s);
+  expect_same(keys, {"r", "s3"}, noon + 24h);
+  expect_same(others, {"r", "s3"}, noon + 24h);
+  expect_same(others, {"r", "sts"}, noon + 24h);
+  expect_same(others, {"q", "sts"}, noon + 24h);
+  expect_same(keys, {"r", "s3"}, noon);
 }
 
 TEST_CASE("percent encoding") {

@@ -45,6 +45,10 @@ class RecordingConnection : public Connection {
   void write_lock_obtained() noexcept override { record("write_lock_obtained"); }
   void write_lock_released() noexcept override { record("write_lock_released"); }
   void reset_lock_obtained() noexcept override { record("reset_lock_obtained"); }
+  void checkpoint_lock_obtained() noexcept override {}
+  void checkpoint_lock_releasing() noexcept override {}
+  void database_writing(std::int64_t, int) noexcept override {}
+  void database_truncating(std::int64_t) noexcept override {}
   void locked(int level) noexcept override { record("locked " + std::to_string(level)); }
   void unlocking(int level) noexcept override { record("unlocking " + std::to_string(level)); }
   void unlocked(int level) noexcept override { record("unlocked " + std::to_string(level)); }

@@ -5,6 +5,7 @@
 #include <fstream>
 #include <iterator>
 #include <mutex>
+#include <new>
 #include <stdexcept>
 #include <utility>
 
@@ -18,9 +19,13 @@ namespace {
 std::mutex log_mutex;
 std::vector<std::string> log_lines;
 
-void on_log(void*, int, const char* message) {
-  const std::lock_guard lock(log_mutex);
-  log_lines.emplace_back(message);
+// SQLite calls it, to whom no exception may go: without memory there is a line less.
+void on_log(void*, int, const char* message) noexcept {
+  try {
+    const std::lock_guard lock(log_mutex);
+    log_lines.emplace_back(message);
+  } catch (const std::bad_alloc&) {
+  }
 }
 
 const sqlite3_api_routines* table = nullptr;

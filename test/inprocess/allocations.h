@@ -1,0 +1,34 @@
+#pragma once
+
+#include <cstdint>
+
+namespace sqlstream::testing::allocations {
+
+/// Whose allocations: those made inside of SQLite's calls (AsApplication) but not for SQLite
+/// itself, or those of all other threads but the test's own.
+enum class Threads { application, engine };
+
+/// Takes the calling thread, the test's own, out of all this, and what SQLite allocates for itself.
+/// Before SQLite is used, and before any thread is started.
+void begin();
+
+/// From now on fails the `number`th allocation of `threads`, or with `onwards` each from there on.
+void fail(Threads threads, std::int64_t number, bool onwards);
+/// There is memory again.
+void stop();
+/// Allocations of `threads` since fail().
+std::int64_t count(Threads threads);
+
+/// From now on only so many threads can be started.
+void limit_threads(int more);
+
+/// While one lives, the calling thread counts as the application's.
+class AsApplication {
+ public:
+  AsApplication();
+  AsApplication(const AsApplication&) = delete;
+  AsApplication& operator=(const AsApplication&) = delete;
+  ~AsApplication();
+};
+
+}  // namespace sqlstream::testing::allocations

@@ -1,0 +1,220 @@
+// Each allocation fails once, or all from one on: SQLite's own fault injection, for what the shim
+// adds. SQLite's memory itself never fails here, so that what it returns is told exactly.
+
+#include <algorithm>
+#include <climits>
+#include <cstdio>
+#include <cstdlib>
+#include <initializer_list>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include <doctest/doctest.h>
+
+#include "allocations.h"
+#include "base/unique_fd.h"
+#include "support.h"
+
+using sqlstream::UniqueFd;
+using namespace sqlstream::testing;
+
+namespace {
+
+using allocations::AsApplication;
+using allocations::Threads;
+
+/// A connection of the application under test: a result that it must not see is an exception.
+class Client {
+ public:
+  explicit Client(const std::string& uri) { open(uri); }
+  Client(const Client&) = delete;
+  Client& operator=(const Client&) = delete;
+  ~Client() {
+    const AsApplication application;
+    sqlite3_close(db_);
+  }
+
+  /// SQLite's result codes are as without the shim.
+  void must(const char* sql) { expect(sql, {SQLITE_OK}); }
+  /// What the shim itself answers may fail.
+  void may(const char* sql) { expect(sql, {SQLITE_OK, SQLITE_NOMEM}); }
+  bool is_one(const char* sql) {
+    one_ = false;
+    must(sql);
+    return one_;
+  }
+
+ private:
+  static int on_row(void* self, int, char** values, char**) {
+    static_cast<Client*>(self)->one_ = std::string_view(values[0] ? values[0] : "") == "1";
+    return 0;
+  }
+
+  int try_open(const std::string& uri) {
+    const AsApplication application;
+    const int result =
+        sqlite3_open_v2(uri.c_str(), &db_, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE, "sqlstream");
+    if (result == SQLITE_OK) return result;
+    sqlite3_close(db_);
+    db_ = nullptr;
+    return result;
+  }
+
+  // What an open may cost is that the program has to try again.
+  void open(const std::string& uri) {
+    int result = try_open(uri);
+    if (result == SQLITE_NOMEM) result = try_open(uri);
+    if (result == SQLITE_NOMEM) {
+      allocations::stop();
+      result = try_open(uri);
+    }
+    if (result != SQLITE_OK) throw std::runtime_error("open: " + std::to_string(result));
+  }
+
+  void expect(const char* sql, std::initializer_list<int> allowed) {
+    int result = SQLITE_OK;
+    {
+      const AsApplication application;
+      result = sqlite3_exec(db_, sql, on_row, this, nullptr);
+    }
+    for (const int one : allowed) {
+      if (result == one) return;
+    }
+    throw std::runtime_error(std::string(sql) + ": " + std::to_string(result) + ", " +
+                             sqlite3_errmsg(db_));
+  }
+
+  sqlite3* db_ = nullptr;
+  bool one_ = false;
+};
+
+void insert(Client& db, int rows) {
+  for (int i = 0; i < rows; ++i) db.must("INSERT INTO t(x) VALUES (randomblob(300))");
+}
+
+// Through everything that the shim does on the application's threads; 21 rows.
+void work(const std::string& uri) {
+  Client db(uri);
+  db.must("PRAGMA page_size = 512; CREATE TABLE t(i INTEGER PRIMARY KEY, x)");
+  insert(db, 10);
+  db.must("PRAGMA wal_checkpoint(TRUNCATE)");
+  insert(db, 3);
+  db.may("PRAGMA sqlstream_status");
+  db.may("SELECT sqlstream_status(), sqlstream_version()");
+  db.may("SELECT sqlstream_wait(500)");
+  db.must("PRAGMA wal_checkpoint(RESTART)");
+  insert(db, 1);
+  db.may("PRAGMA sqlstream_sync = 500");
+  insert(db, 1);
+  {
+    Client other(uri + "&sync=500");
+    insert(other, 2);
+    // More than one region of the wal-index, and more than one read.
+    db.must("INSERT INTO t(x) VALUES (randomblob(2300000))");
+    insert(other, 1);
+  }
+  db.must("PRAGMA locking_mode = EXCLUSIVE");
+  insert(db, 1);
+  db.must("PRAGMA locking_mode = NORMAL");
+  insert(db, 1);
+}
+
+// With memory: nothing is lost, and the replica gets all of it.
+void look(const std::string& uri) {
+  Client db(uri);
+  if (!db.is_one("SELECT count(*) = 21 FROM t")) throw std::runtime_error("rows are missing");
+  if (!db.is_one("SELECT integrity_check = 'ok' FROM pragma_integrity_check")) {
+    throw std::runtime_error("the database is damaged");
+  }
+  insert(db, 1);
+  if (!db.is_one("SELECT sqlstream_wait(50000)")) throw std::runtime_error("not shipped");
+}
+
+}  // namespace
+
+// Arguments: the database, whose allocations fail, the first that does, "once" or "onwards". Says
+// how many allocations there were until the memory came back.
+int sqlstream::testing::run_without_memory(const std::vector<std::string>& arguments) {
+  const std::string& uri = arguments.at(0);
+  const auto threads = arguments.at(1) == "application" ? Threads::application : Threads::engine;
+  allocations::begin();
+  register_shim();
+  allocations::fail(threads, std::stoll(arguments.at(2)), arguments.at(3) == "onwards");
+  work(uri);
+  std::printf("%lld\n", static_cast<long long>(allocations::count(threads)));
+  std::fflush(stdout);
+  allocations::stop();
+  look(uri);
+  return 0;
+}
+
+// Arguments: the database, how many threads can be had at first.
+int sqlstream::testing::run_without_threads(const std::vector<std::string>& arguments) {
+  const std::string& uri = arguments.at(0);
+  register_shim();
+  allocations::limit_threads(std::stoi(arguments.at(1)));
+  Client db(uri);
+  db.must("CREATE TABLE t(i INTEGER PRIMARY KEY, x)");
+  insert(db, 3);
+  if (!db.is_one("SELECT sqlstream_wait(50) = 0")) throw std::runtime_error("shipped by nobody");
+  const auto lines = take_log();
+  const auto told = std::count_if(lines.begin(), lines.end(), [](const std::string& line) {
+    return line.find("there are no threads to be had") != std::string::npos;
+  });
+  if (told != 1) throw std::runtime_error("not said once");
+  allocations::limit_threads(INT_MAX);
+  insert(db, 1);
+  if (!db.is_one("SELECT sqlstream_wait(50000)")) throw std::runtime_error("not shipped");
+  return 0;
+}
+
+namespace {
+
+struct Run {
+  int status = 0;
+  int allocations = 0;
+};
+
+Run run(const Replicated& at, const std::string& threads, int number, const std::string& how) {
+  int out = -1;
+  const pid_t pid = start_role("memory", {at.uri(), threads, std::to_string(number), how}, &out);
+  const UniqueFd output(out);
+  const std::string line = read_line(out);
+  Run result{wait_for(pid), 0};
+  if (!line.empty()) result.allocations = std::stoi(line);
+  return result;
+}
+
+}  // namespace
+
+TEST_CASE("each allocation fails: the application is right, and the replica catches up") {
+  for (const std::string threads : {"application", "engine"}) {
+    const Replicated plain;
+    const Run all = run(plain, threads, 0, "once");
+    REQUIRE(all.status == 0);
+    REQUIRE(all.allocations > 100);
+    plain.expect_restored();
+    MESSAGE(threads << ": " << all.allocations << " allocations");
+    const bool every = std::getenv("SQLSTREAM_LONG") != nullptr;
+    for (const std::string how : {"once", "onwards"}) {
+      const int step = every ? 1 : all.allocations / (how == "once" ? 24 : 6);
+      for (int number = 1 + static_cast<int>(test_seed() % static_cast<unsigned>(step));
+           number <= all.allocations; number += step) {
+        INFO(threads << ' ' << number << ' ' << how);
+        const Replicated at;
+        CHECK(run(at, threads, number, how).status == 0);
+        at.expect_restored();
+      }
+    }
+  }
+}
+
+TEST_CASE("threads that cannot be had: the application goes on, and they are tried again") {
+  for (const char* had : {"0", "1", "2"}) {
+    INFO(had << " of three");
+    const Replicated at;
+    CHECK(wait_for(start_role("threads", {at.uri(), had})) == 0);
+    at.expect_restored();
+  }
+}
