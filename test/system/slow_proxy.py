@@ -5,14 +5,15 @@ import threading
 
 
 class SlowProxy:
-    """Listens on 127.0.0.1:`port`. What clients send arrives `delay` seconds later; while `held` is
-    true nothing of it arrives at all."""
+    """Listens on 127.0.0.1:`port`. What clients send arrives `delay` seconds later, and at most `rate`
+    bytes of it a second; while `held` is true nothing of it arrives at all."""
 
-    def __init__(self, target_port, delay=0.0):
-        self.target_port, self.delay, self.held = target_port, delay, False
+    def __init__(self, target_port, delay=0.0, rate=None):
+        self.target_port, self.delay, self.rate, self.held = target_port, delay, rate, False
         self.port = None
         self._loop = asyncio.new_event_loop()
         self._tasks = set()
+        self._free = 0.0  # when the line has sent what it was given
         ready = threading.Event()
         self._thread = threading.Thread(target=self._run, args=(ready,), daemon=True)
         self._thread.start()
@@ -44,15 +45,15 @@ class SlowProxy:
         back = asyncio.create_task(self._copy(there_reader, writer))
         self._tasks.add(back)
         # A line: what comes in meanwhile is not delayed once more.
-        line = asyncio.Queue()
+        line = asyncio.Queue(64 if self.rate else 0)
         sender = asyncio.create_task(self._send(line, there_writer))
         self._tasks.add(sender)
         try:
             while data := await reader.read(1 << 16):
-                line.put_nowait((self._loop.time() + self.delay, data))
+                await line.put((self._loop.time() + self.delay, data))
         except OSError:
             pass
-        line.put_nowait((0, b""))
+        await line.put((0, b""))
         await asyncio.gather(back, sender, return_exceptions=True)
 
     async def _send(self, line, writer):
@@ -64,6 +65,9 @@ class SlowProxy:
             await asyncio.sleep(due - self._loop.time())
             while self.held:
                 await asyncio.sleep(0.005)
+            if self.rate:
+                self._free = max(self._free, self._loop.time()) + len(data) / self.rate
+                await asyncio.sleep(self._free - self._loop.time())
             writer.write(data)
             await writer.drain()
 

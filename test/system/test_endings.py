@@ -4,6 +4,7 @@ generation is begun anew, and nobody hangs."""
 import signal
 import sqlite3
 import subprocess
+import sys
 from contextlib import closing
 from pathlib import Path
 
@@ -120,3 +121,32 @@ def test_sqlite_is_unloaded_while_a_snapshot_is_made(place):
     assert place.run("dlclose") == 1
     place.check()
     assert place.rows() == 10001
+
+
+CLOSES_EVERYTHING = """
+import ctypes, os, sqlite3, sys, time
+loader = sqlite3.connect(":memory:")
+loader.enable_load_extension(True)
+loader.load_extension(sys.argv[1])
+db = sqlite3.connect(sys.argv[2], uri=True, isolation_level=None)
+db.execute("create table t(x)")
+db.execute("insert into t values (1)")
+if "shipped" in sys.argv:
+    db.execute("select sqlstream_wait(60000)").fetchone()
+ctypes.pythonapi.Py_IncRef(ctypes.py_object(db))  # never closed: its numbers may be other files' now
+os.closerange(3, 4096)
+time.sleep("later" in sys.argv)
+"""
+
+
+@pytest.mark.parametrize("when", [["shipped", "later"], []])
+def test_a_program_that_closes_all_descriptors_ends(build, tmp_path, when):
+    """As daemons do that should have done it before. What is on disk is as after a kill."""
+    database, url = tmp_path / "app.db", f"file://{tmp_path}/replica"
+    command = [sys.executable, "-c", CLOSES_EVERYTHING, build.extension, build.uri(database, url), *when]
+    subprocess.run([str(part) for part in command], env=harness.clean_environment(), timeout=60)
+    sql = "insert into t values (2); select count(*) from t; select sqlstream_wait(60000);"
+    assert build.shell(database, url, sql).stdout == "2\n1\n"
+    source = harness.checkpointed_copy(database, tmp_path / "source.db")
+    build.restore(tmp_path / "restored.db", url)
+    harness.compare_databases(source, tmp_path / "restored.db")

@@ -1,10 +1,12 @@
-"""A process that lives long: neither a commit nor an open and close leaves memory, a descriptor or a thread behind."""
+"""What a process needs for its databases: neither a commit nor an open and close leaves memory, a descriptor or a
+thread behind, and memory does not follow how much there is to ship."""
 
 import json
 
 import pytest
 
 import harness
+from slow_proxy import SlowProxy
 from test_workloads import PYTHON
 
 BEGIN = """
@@ -96,3 +98,59 @@ def test_nothing_grows(build, tmp_path, request, script, warm_up, count, most_me
     assert grown["memory"] < most_memory
     assert grown["descriptors"] <= 0
     assert grown["threads"] <= 0
+
+
+BUSY = """
+import sqlite3, sys
+uri, extension = sys.argv[1:]
+if extension:
+    loader = sqlite3.connect(":memory:")
+    loader.enable_load_extension(True)
+    loader.load_extension(extension.removesuffix(".so"))
+db = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=60)
+db.execute("pragma journal_mode = wal")
+db.execute("pragma synchronous = off")
+db.execute("create table t(i integer primary key, x)")
+
+def overwrite(mebibytes, in_commits_of):
+    for first in range(0, 256 * mebibytes, in_commits_of):
+        db.execute("insert or replace into t with recursive n(i) as (values (?) union all select i + 1 from n "
+                   "limit ?) select i, randomblob(3900) from n", (first, in_commits_of))
+        if in_commits_of < 100:
+            shipped()
+
+def shipped():
+    if extension:
+        assert db.execute("select sqlstream_wait(120000)").fetchone() == (1,)
+
+overwrite(150, 38400)
+shipped()
+overwrite(150, 250)
+overwrite(150, 38400)
+shipped()
+overwrite(16, 64)  # to be folded
+with open("/proc/self/status") as file:
+    print(next(line.split()[1] for line in file if line.startswith("VmHWM")))
+"""
+
+
+def peak_of_a_busy_process(uri, extension="", env=None):
+    """MiB, over a snapshot, a backlog, a large transaction, and folds; all of it noise."""
+    said = harness.run([PYTHON, "-c", BUSY, uri, extension], env=env, timeout=600).stdout
+    return int(said) / 1024
+
+
+def test_memory_does_not_follow_what_is_to_be_shipped(build, minio, tmp_path):
+    usual = peak_of_a_busy_process(f"file:{tmp_path}/plain.db")
+    bucket = minio.bucket()
+    database = tmp_path / "app.db"
+    url = minio.url(bucket, "app", sync_interval="50ms")
+    with SlowProxy(minio.port, rate=40 << 20) as proxy:
+        uri = build.uri(database, url.replace(f":{minio.port}", f":{proxy.port}"))
+        peak = peak_of_a_busy_process(uri, build.extension, minio.env())
+    print(f"{usual:.1f} MiB with plain SQLite, {peak:.1f} with a replica")
+    assert any("/compacted/" in key for key in minio.keys(bucket))
+    restored = tmp_path / "restored.db"
+    build.restore(restored, url, env=minio.env())
+    harness.compare_databases(database, restored)
+    assert peak < usual + 56

@@ -538,3 +538,18 @@ def test_the_classic_accident_is_refused(build, place, tmp_path):
     assert refused.returncode == 1
     assert "app.db-wal" in refused.stderr and "move" in refused.stderr
     assert not database.exists() and wal.read_bytes() == before
+
+
+def test_a_process_beside_the_one_that_ships_ends_when_it_is_done(build, place, tmp_path):
+    """It has nothing to wait for, whenever its threads hear that its last connection was closed."""
+    database, _, url = place
+    config = tmp_path / "c.yml"
+    config.write_text(f"dbs:\n- path: {database}\n  shutdown-timeout: 1h\n  replicas:\n  - url: {url}\n")
+    env = harness.clean_environment(SQLSTREAM_CONFIG=config)
+    with Session(build, database, "", env=env) as app:
+        app.do("create table t(x)")
+        assert app.shipped() == 1
+        for number in range(60):
+            build.shell(database, "", f"insert into t values ({number});", env=env, timeout=60)
+        assert app.shipped() == 1
+        app.end()

@@ -12,7 +12,7 @@ import pytest
 import faults
 import harness
 from test_lifecycle import Session, generations
-from test_workloads import check_restores
+from test_workloads import PYTHON, check_restores
 
 SQL = "insert into t values (randomblob(2000))"
 
@@ -242,6 +242,36 @@ def test_a_writer_without_the_extension_mixes_in(build, litestream, place):
         assert app.shipped(60000) == 1
         app.do("close")
         app.end()
+    whole(build, litestream, place)
+
+
+LIMITED = """
+import os, resource, signal, sqlite3, sys
+signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+resource.setrlimit(resource.RLIMIT_FSIZE, (6 << 20, 6 << 20))
+read, write = os.pipe()
+os.dup2(write, 2)
+os.close(write)
+os.close(read)
+loader = sqlite3.connect(":memory:")
+loader.enable_load_extension(True)
+loader.load_extension(sys.argv[1])
+db = sqlite3.connect(sys.argv[2], uri=True, isolation_level=None)
+db.execute("create table t(x)")
+for i in range(1500):
+    db.execute("insert into t values (randomblob(20000))")
+    db.execute("delete from t where rowid < ?", (i - 20,))
+assert db.execute("select sqlstream_wait(60000)").fetchone() == (1,)
+db.close()
+"""
+
+
+def test_limits_that_would_end_a_program_end_none(build, litestream, place):
+    """More goes through the outbox than a file may have, and what the log is written to is gone: SIGXFSZ, SIGPIPE."""
+    env = harness.clean_environment(SQLSTREAM_LOG="stderr")
+    harness.run([PYTHON, "-c", LIMITED, build.extension, build.uri(place.database, place.url)], env=env)
+    assert len(generations(place.replica)) == 1
     whole(build, litestream, place)
 
 

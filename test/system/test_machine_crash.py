@@ -63,6 +63,7 @@ class Files:
 
     def __init__(self):
         self.files = {}
+        self.times = {}  # where one was set
 
     def apply(self, change):
         path = change.path
@@ -74,6 +75,10 @@ class Files:
             self.files.pop(path, None)
         elif change.kind == "rename":
             self.files[change.other] = self.files.pop(path)
+            if path in self.times:
+                self.times[change.other] = self.times.pop(path)
+        elif change.kind == "times":
+            self.times[path] = change.mtime
         elif change.kind == "truncate" and path in self.files:
             content = self.files[path]
             del content[change.offset :]
@@ -91,6 +96,8 @@ class Files:
                 os.mkfifo(path)
             else:
                 path.write_bytes(content)
+                if path in self.times:
+                    os.utime(path, ns=(self.times[path], self.times[path]))
 
 
 def survivors(chance, changes):
@@ -104,9 +111,10 @@ def survivors(chance, changes):
     return durable + kept
 
 
-def crash(chance, journal, place):
-    """Makes the state of a crash at a random change; what stat then says of the database."""
-    until = journal[: chance.randint(1, len(journal))]
+def crash(chance, journal, place, least):
+    """Makes the state of a crash at a random change, the `least`th or later; what stat then says of
+    the database."""
+    until = journal[: chance.randint(least, len(journal))]
     outbox = place.under / ".app.db-sqlstream"
     left = Files()
     files = {}
@@ -176,8 +184,8 @@ def random_script(chance, place):
     return "\n".join(lines) + "\n"
 
 
-def check_one_state(chance, journal, place, number):
-    identity = crash(chance, journal, place)
+def check_one_state(chance, journal, place, number, least=1):
+    identity = crash(chance, journal, place, least)
     settings = {"identity": identity} if identity else {}
     script = random_script(chance, place) + faults.SHIPPED + "\n"
     (place.folder / "log").unlink(missing_ok=True)

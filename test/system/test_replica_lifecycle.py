@@ -158,6 +158,64 @@ def test_a_replica_deleted_while_shipping_is_whole_again_with_the_next_snapshot(
     harness.compare_databases(tmp_path / "app.db", tmp_path / "restored.db")
 
 
+def test_a_generation_that_another_database_let_go_begins_anew(build, tmp_path):
+    """Two databases with one replica: while one rests, the other's retention deletes what it has there."""
+    replica = tmp_path / "replica"
+    homes = [tmp_path / name for name in ("one", "two")]
+    for home, options in zip(homes, ({}, {"retention": "1s"})):
+        home.mkdir()
+        config(home, f"path: {replica}", retention_check_interval="1s", **options)
+    one, two = (Session(build, home / "app.db", "",
+                        harness.clean_environment(SQLSTREAM_CONFIG=str(home / "sqlstream.yml")))
+                for home in homes)  # fmt: skip
+    with one, two:
+        one.do("create table t(x)")
+        assert one.shipped() == 1
+        first = one.status()["generation"]
+        two.do("create table t(x)")
+        assert two.shipped() == 1
+
+        def let_go():
+            two.do("insert into t values (randomblob(100))")
+            assert two.shipped() == 1
+            return first not in generations(replica) or not list((replica / "generations" / first).rglob("*.lz4"))
+
+        harness.wait_until(let_go, "the deletion of what rests")
+        one.do("insert into t values (1)")
+        assert one.shipped() == 1
+        second = one.status()["generation"]
+        one.do("insert into t values (2)")
+        assert one.shipped() == 1
+        for app in (one, two):
+            app.do("close")
+            app.end()
+    assert second != first
+    build.restore(tmp_path / "restored.db", f"file://{replica}", "-generation", second)
+    harness.compare_databases(homes[0] / "app.db", tmp_path / "restored.db")
+
+
+def test_a_bucket_that_was_emptied_while_the_database_rested(build, litestream, minio, tmp_path):
+    bucket = minio.bucket()
+    url = minio.url(bucket, "app")
+    path = config(tmp_path, f"url: {url}", retention_check_interval="1s")
+    database = tmp_path / "app.db"
+    env = minio.env(SQLSTREAM_CONFIG=str(path))
+    with Session(build, database, "", env) as app:
+        app.do("create table t(x)")
+        app.do("insert into t values (0)")
+        assert app.shipped() == 1
+        for key in minio.keys(bucket):
+            minio.s3.delete_object(Bucket=bucket, Key=key)
+        time.sleep(1.2)
+        app.do("insert into t values (1)")
+        assert app.shipped() == 1
+        assert "/snapshots/" in " ".join(minio.keys(bucket))
+        app.do("close")
+        app.end()
+    check_restores(build, litestream, database, url, minio.litestream_replica(bucket, "app"),
+                   tmp_path, env=env)
+
+
 def notes_of(tmp_path):
     return {path: path.read_bytes() for path in tmp_path.glob(".app.db-sqlstream/replica-*")}
 

@@ -110,7 +110,7 @@ def blobs(app, db):
 
 
 def huge_transaction(app, db):
-    """Over 32 MiB of pages in one commit: one batch, several objects."""
+    """Over 8 MiB of pages in one commit: one batch, several objects."""
     fill(db, 10)
     db.execute("create table h(x)")
     db.execute("begin")
@@ -319,9 +319,21 @@ def exclusive_before_wal(app, db):
     return db
 
 
+def run_in_child(app, statements):
+    ended = 1
+    try:
+        db = app.open()
+        for statement in statements:
+            db.execute(statement).fetchall()
+        ended = 0
+    finally:
+        os._exit(ended)
+
+
 def commands(app, db):
     """Runs each line of standard input as SQL; answers with the rows as JSON. "open" opens one more
-    connection and goes on with it, "close" closes the newest."""
+    connection and goes on with it, "close" closes the newest; "fork" begins a child that lives on, "fork SQL;SQL"
+    one that runs these over a connection of its own, and answers with how it ended."""
     stack = [db]
     print("ready", flush=True)
     for line in sys.stdin:
@@ -340,6 +352,11 @@ def commands(app, db):
                 os.close(1)
                 time.sleep(60)
                 os._exit(0)
+        elif line.startswith("fork "):
+            child = os.fork()
+            if child == 0:
+                run_in_child(app, line.removeprefix("fork ").split(";"))
+            answer = [os.waitpid(child, 0)[1]]
         else:
             try:
                 answer = stack[-1].execute(line).fetchall()
