@@ -1061,6 +1061,24 @@ void Database::ship_at_once(std::uint64_t sequence) {
   if (outbox_) outbox_->poke(capture::Outbox::kShipAtOnce);
 }
 
+bool Database::capture_for_waiters() noexcept {
+  const std::uint64_t tickets = durability_.tickets();
+  capture_in_background();
+  if (durability_.captured_tickets() < tickets) return false;
+  if (const auto known = tail()) raise_to(hurry_, known->last.sequence);
+  return true;
+}
+
+// While a segment with several writers' commits is on its way, one capture serves all that come
+// behind it. False: nothing is promised, or not kept for too long.
+bool Database::wait_with_others(std::uint64_t ticket, steady_clock::time_point deadline) {
+  const std::uint64_t enough = durability_.promised();
+  if (enough == 0) return false;
+  if (ticket >= enough) tell(kShip);
+  return durability_.wait_promised(
+      ticket, std::min<steady_clock::time_point>(deadline, steady_clock::now() + kRetry));
+}
+
 // What a note says was proven by the process that wrote it. One from before the machine started
 // anew may be ahead of the outbox, which is not fsynced.
 void Database::look_at_notes() noexcept try {
@@ -1097,14 +1115,18 @@ void Database::wait_durable(std::uint64_t ticket, std::chrono::milliseconds limi
                             const CaptureNow& capture) {
   if (Engine::running() == nullptr || is_behind()) return;
   const auto deadline = steady_clock::now() + limit;
-  const std::uint64_t sequence = sequence_of(ticket, deadline, capture);
-  if (sequence != 0) {
-    ship_at_once(sequence);
-    if (reached(sequence, deadline)) {
-      // Another process may have left the mark.
-      if (behind_marked_.exchange(false)) mark_behind({});
-      return;
+  bool done = wait_with_others(ticket, deadline);
+  if (!done) {
+    const std::uint64_t sequence = sequence_of(ticket, deadline, capture);
+    if (sequence != 0) {
+      ship_at_once(sequence);
+      done = reached(sequence, deadline);
     }
+  }
+  if (done) {
+    // Another process may have left the mark.
+    if (behind_marked_.exchange(false)) mark_behind({});
+    return;
   }
   if (!durability_.stopped() && Engine::running() != nullptr) fall_behind(ticket, limit);
 }

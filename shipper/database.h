@@ -162,8 +162,15 @@ class Database : public std::enable_shared_from_this<Database> {
   bool flushing() const { return flushing_.load() > 0; }
   /// Somebody waits for a commit that a replica ending at `sequence` has not.
   bool hurried(std::uint64_t sequence) const { return hurry_.load() > sequence; }
-  /// How many of the commits that wait, or waited, were captured so far.
+  /// How many commits there are that wait, or waited, and how many of them were captured so far.
+  std::uint64_t tickets() const { return durability_.tickets(); }
   std::uint64_t captured_tickets() const { return durability_.captured_tickets(); }
+  std::size_t replicas() const { return settings_.replicas.size(); }
+  /// See Durability. Who promises captures for those that wait; the engine's thread is told when
+  /// there are enough.
+  void promise(std::uint64_t enough) { durability_.promise(enough); }
+  /// Captures what waits, and has it shipped at once. On a worker. False: not all of it.
+  bool capture_for_waiters() noexcept;
   /// The replica is proven to have everything up to there.
   void shipped(std::size_t replica, Durability::End end);
   void set_status(std::size_t replica, ReplicaStatus status);
@@ -247,6 +254,7 @@ class Database : public std::enable_shared_from_this<Database> {
   bool paused();
   std::uint64_t sequence_of(std::uint64_t ticket, std::chrono::steady_clock::time_point deadline,
                             const CaptureNow& capture);
+  bool wait_with_others(std::uint64_t ticket, std::chrono::steady_clock::time_point deadline);
   void ship_at_once(std::uint64_t sequence);
   bool reached(std::uint64_t sequence, std::chrono::steady_clock::time_point deadline);
   void look_at_notes() noexcept;

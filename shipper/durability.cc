@@ -26,11 +26,33 @@ std::uint64_t Durability::captured_tickets() const {
 
 std::uint64_t Durability::sequence_of(std::uint64_t ticket) const {
   const std::lock_guard lock(mutex_);
+  return find(ticket);
+}
+
+// Precondition: mutex_ is held.
+std::uint64_t Durability::find(std::uint64_t ticket) const {
   for (std::size_t i = 0; i < captured_.size(); ++i) {
     const Captured& each = captured_[(next_ + i) % captured_.size()];  // oldest first
     if (each.tickets >= ticket) return each.sequence;
   }
   return 0;
+}
+
+void Durability::promise(std::uint64_t enough) {
+  const bool before = promised_.exchange(enough) != 0;
+  if (enough != 0 || !before) return;
+  const std::lock_guard lock(mutex_);
+  changed_.notify_all();
+}
+
+bool Durability::wait_promised(std::uint64_t ticket, Clock::time_point until) {
+  std::unique_lock lock(mutex_);
+  const auto is_durable = [&] {
+    const std::uint64_t sequence = find(ticket);
+    return sequence != 0 && durable().sequence >= sequence;
+  };
+  changed_.wait_until(lock, until, [&] { return stopped() || promised() == 0 || is_durable(); });
+  return is_durable();
 }
 
 void Durability::shipped(std::size_t replica, End end) {

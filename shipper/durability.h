@@ -38,6 +38,9 @@ class Durability {
   /// `any`: a commit that one of the replicas has is durable; else all must have it.
   Durability(std::size_t replicas, bool any);
 
+  /// A ticket that is never taken.
+  static constexpr std::uint64_t kNever = UINT64_MAX;
+
   /// Greater than every one before, never 0.
   std::uint64_t take_ticket() noexcept { return tickets_.fetch_add(1) + 1; }
   /// How many there are; to be asked before a capture looks.
@@ -49,6 +52,16 @@ class Durability {
   std::uint64_t captured_tickets() const;
   /// Where that commit is in the outbox, or a later place; 0: it was not captured yet.
   std::uint64_t sequence_of(std::uint64_t ticket) const;
+
+  /// Until further notice, what is committed is captured for all that wait, and shipped, so that
+  /// none of them need do it. Whoever takes the ticket `enough` (0: nothing is promised) has to
+  /// tell. Tickets taken before are seen by a tickets() that follows.
+  void promise(std::uint64_t enough);
+  /// 0: nothing. To be asked behind take_ticket().
+  std::uint64_t promised() const noexcept { return promised_.load(); }
+  /// Waits until that commit is durable: true. False when the time came first, after stop(), or
+  /// when nothing is promised any more.
+  bool wait_promised(std::uint64_t ticket, Clock::time_point until);
 
   /// The replica is known to have everything up to `end`.
   void shipped(std::size_t replica, End end);
@@ -76,9 +89,11 @@ class Durability {
 
   End durable() const;
   const Captured& newest() const;
+  std::uint64_t find(std::uint64_t ticket) const;
 
   const bool any_;
   std::atomic<std::uint64_t> tickets_{0};
+  std::atomic<std::uint64_t> promised_{0};
   std::atomic<bool> stopped_{false};
   mutable std::mutex mutex_;
   std::condition_variable changed_;

@@ -14,7 +14,7 @@ constexpr int kLongestRest = 16;
 
 void GroupCommit::begin(std::uint64_t ticket, Clock::time_point now) {
   const std::uint64_t released = last_ - first_;
-  const std::uint64_t returned = ticket - when_shipped_;
+  const std::uint64_t returned = ticket - std::min(ticket, when_shipped_);
   if (resting_ > 0) {
     --resting_;
   } else {
@@ -32,9 +32,9 @@ void GroupCommit::shipped(std::uint64_t ticket, Clock::time_point now) {
   took_ = now - begun_;
 }
 
-bool GroupCommit::complete(std::uint64_t ticket) const {
+std::uint64_t GroupCommit::enough() const {
   const std::uint64_t writers = when_shipped_ - first_;
-  return resting_ > 0 || ticket - last_ >= writers;
+  return resting_ > 0 ? last_ : last_ + writers;
 }
 
 GroupCommit::Clock::time_point GroupCommit::until(Clock::time_point now) const {

@@ -18,11 +18,15 @@ class GroupCommit {
   /// A segment begins, with all commits up to that ticket.
   void begin(std::uint64_t ticket, Clock::time_point now);
   /// It is in the replica, and those that waited for it are about to go on. `ticket`: the last
-  /// commit that was captured meanwhile.
+  /// commit that was made meanwhile.
   void shipped(std::uint64_t ticket, Clock::time_point now);
 
-  /// True when the next segment has enough with the commits up to `ticket`.
-  bool complete(std::uint64_t ticket) const;
+  /// The last commit of the segment that was begun last, and whether it has those of several
+  /// writers.
+  std::uint64_t last() const { return last_; }
+  bool several() const { return last_ - first_ > 1; }
+  /// The next segment has enough with the commits up to this ticket.
+  std::uint64_t enough() const;
   /// Until when it waits for more, at most. `now`: when it could begin.
   Clock::time_point until(Clock::time_point now) const;
 

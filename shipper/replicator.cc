@@ -201,6 +201,7 @@ asio::awaitable<void> Replicator::ship() {
     }
     // Whatever it was: where the replica ends is asked again before the next write.
     located_ = false;
+    promise(0);
     try {
       if (status_.error != error) {
         report(error);
@@ -216,15 +217,23 @@ asio::awaitable<void> Replicator::ship() {
       co_await signal_.wait_until(failed + pause);
     }
   }
+  promise(0);
 }
 
 // One step: waits for something to do, and does one thing.
 asio::awaitable<void> Replicator::step() {
   if (roll_at_ != 0 && located_ && end_->sequence >= roll_at_) co_return co_await roll();
+  if (!located_) promise(0);
+  if (promised_) co_await gather();
   const auto tail = database_.tail();
   const bool nothing_new = !tail || (located_ && end_->generation == tail->generation &&
                                      end_->sequence >= tail->last.sequence);
   if (nothing_new) {
+    if (promised_) {
+      // What was captured was shipped before: who waits sees it now.
+      promise(0);
+      co_return;
+    }
     if (tail) settle(tail->last.sequence);
     co_await signal_.wait();
     co_return;
@@ -248,9 +257,10 @@ asio::awaitable<void> Replicator::step() {
     co_return;
   }
   co_await pace();
-  co_await gather();
+  if (!promised_) co_await gather();
   while (held_ && !stopping_) co_await signal_.wait();
   group_.begin(database_.captured_tickets(), steady_clock::now());
+  promise(group_.several() && database_.replicas() == 1 ? Durability::kNever : 0);
   const auto known = database_.tail();
   Shipment shipment;
   std::string damage;
@@ -344,10 +354,19 @@ asio::awaitable<void> Replicator::pace() {
 // While commits wait for it, a segment waits for those that come with them.
 asio::awaitable<void> Replicator::gather() {
   const auto until = group_.until(steady_clock::now());
-  while (!stopping_ && database_.hurried(end_->sequence) &&
-         !group_.complete(database_.captured_tickets()) && steady_clock::now() < until) {
+  if (promised_) promise(group_.enough());
+  while (!stopping_ && (promised_ || database_.hurried(end_->sequence)) &&
+         database_.tickets() < group_.enough() && steady_clock::now() < until) {
     co_await signal_.wait_until(until);
   }
+  if (!promised_) co_return;
+  const bool more = database_.tickets() > group_.last();
+  if (!more || !co_await on_worker([&] { return database_.capture_for_waiters(); })) promise(0);
+}
+
+void Replicator::promise(std::uint64_t enough) {
+  promised_ = enough != 0;
+  database_.promise(enough);
 }
 
 std::shared_ptr<Batch> Replicator::next_batch(std::uint64_t last) {
@@ -656,7 +675,7 @@ asio::awaitable<void> Replicator::advance(ReplicaEnd end, Time commit_time) {
   note_.boot = boot_hash();
   note_.commit_time = commit_time;
   const NoteToSave saving = note_to_save();
-  group_.shipped(database_.captured_tickets(), steady_clock::now());
+  group_.shipped(database_.tickets(), steady_clock::now());
   database_.shipped(number_, {end.sequence, commit_time});  // commits wait for no file of ours
   co_await on_worker([&] {
     write_note(saving);

@@ -105,6 +105,7 @@ class Replicator {
   asio::awaitable<void> step();
   asio::awaitable<void> pace();
   asio::awaitable<void> gather();
+  void promise(std::uint64_t enough);
   asio::awaitable<bool> seek(std::uint64_t sequence);
   asio::awaitable<bool> still_there();
   asio::awaitable<bool> locate(const capture::Tail& tail);
@@ -167,6 +168,7 @@ class Replicator {
   ReplicaStatus status_;
   std::chrono::steady_clock::time_point last_put_{};
   GroupCommit group_;
+  bool promised_ = false;  // to capture for those that wait
 };
 
 }  // namespace sqlstream

@@ -53,12 +53,17 @@ def test_snapshots_while_writing_and_each_moment_of_the_retention(build, litestr
         writer = start_counter(build, tmp_path / "app.db", "", chance.randrange(1 << 30), env)
         run_and_kill(writer, 0.3 + chance.random() * 2)
     finish(build, tmp_path / "app.db", "", env)
+    # Deletions take the snapshots first, and one of these processes may have ended in between.
+    with Session(build, tmp_path / "app.db", "", env) as app:
+        harness.wait_until(lambda: indexes_of(replica)[0] >= snapshots_of(replica)[0],
+                           "the deletion of what has no snapshot any more")
+        app.do("close")
+        app.end()
     assert len(generations(replica)) == 1
     snapshots, indexes = snapshots_of(replica), indexes_of(replica)
     print(snapshots, indexes)
     assert len(snapshots) >= 3 and snapshots[-1] >= 5
     assert snapshots[0] > 0, "the first ones are past the retention"
-    assert indexes[0] >= snapshots[0], "and so are their segments"
 
     # Each moment from the oldest snapshot on: the states in order, each one a commit's.
     objects = sorted(replica.glob("generations/*/*/*.lz4"), key=lambda each: each.stat().st_mtime_ns)

@@ -81,3 +81,38 @@ TEST_CASE("being behind begins once and ends once") {
   CHECK_FALSE(durability.catch_up());
   CHECK_FALSE(durability.behind());
 }
+
+TEST_CASE("who waits on a promise goes on when it is kept, and when it is taken back") {
+  Durability durability(1, false);
+  CHECK(durability.promised() == 0);
+  durability.promise(Durability::kNever);
+  const auto ticket = durability.take_ticket();
+  CHECK_FALSE(durability.wait_promised(ticket, Durability::Clock::now() + 1ms));
+  bool kept = false;
+  std::thread waits([&] { kept = durability.wait_promised(ticket, now_and_then()); });
+  durability.captured(durability.tickets(), 4);
+  durability.shipped(0, {3, {}});
+  durability.shipped(0, {4, {}});
+  waits.join();
+  CHECK(kept);
+
+  const auto next = durability.take_ticket();
+  bool taken_back = true;
+  std::thread again([&] { taken_back = durability.wait_promised(next, now_and_then()); });
+  durability.promise(0);
+  again.join();
+  CHECK_FALSE(taken_back);
+  // It may have become true meanwhile.
+  durability.captured(durability.tickets(), 5);
+  durability.shipped(0, {5, {}});
+  CHECK(durability.wait_promised(next, now_and_then()));
+}
+
+TEST_CASE("a promise holds nobody who is to end") {
+  Durability durability(1, false);
+  durability.promise(Durability::kNever);
+  const auto ticket = durability.take_ticket();
+  std::thread stops([&] { durability.stop(); });
+  CHECK_FALSE(durability.wait_promised(ticket, now_and_then()));
+  stops.join();
+}
