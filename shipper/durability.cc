@@ -42,24 +42,70 @@ void Durability::promise(std::uint64_t enough) {
   const bool before = promised_.exchange(enough) != 0;
   if (enough != 0 || !before) return;
   const std::lock_guard lock(mutex_);
-  changed_.notify_all();
+  call_waiters();
 }
 
 bool Durability::wait_promised(std::uint64_t ticket, Clock::time_point until) {
-  std::unique_lock lock(mutex_);
-  const auto is_durable = [&] {
-    const std::uint64_t sequence = find(ticket);
-    return sequence != 0 && durable().sequence >= sequence;
-  };
-  changed_.wait_until(lock, until, [&] { return stopped() || promised() == 0 || is_durable(); });
-  return is_durable();
+  Waiter waiter;
+  waiter.ticket = ticket;
+  return wait(waiter, until);
+}
+
+bool Durability::wait(std::uint64_t sequence, Clock::time_point until) {
+  Waiter waiter;
+  waiter.sequence = sequence;
+  return wait(waiter, until);
+}
+
+bool Durability::wait(Waiter& waiter, Clock::time_point until) {
+  {
+    const std::lock_guard lock(mutex_);
+    if (!waits(waiter)) return is_durable(waiter);
+    waiters_.push_back(waiter);
+  }
+  {
+    std::unique_lock lock(waiter.mutex);
+    const bool called =
+        waiter.called.wait_until(lock, until, [&] { return waiter.durable.has_value(); });
+    if (called) return *waiter.durable;
+  }
+  const std::lock_guard lock(mutex_);
+  if (waiter.is_linked()) waiters_.erase(waiters_.iterator_to(waiter));
+  return is_durable(waiter);
+}
+
+// Precondition: mutex_ is held.
+bool Durability::is_durable(const Waiter& waiter) const {
+  const std::uint64_t sequence = waiter.ticket != 0 ? find(waiter.ticket) : waiter.sequence;
+  return (sequence != 0 || waiter.ticket == 0) && durable().sequence >= sequence;
+}
+
+// Precondition: mutex_ is held.
+bool Durability::waits(const Waiter& waiter) const {
+  const bool promise_taken_back = waiter.ticket != 0 && promised() == 0;
+  return !stopped() && !promise_taken_back && !is_durable(waiter);
+}
+
+// Precondition: mutex_ is held.
+void Durability::call_waiters() {
+  for (auto each = waiters_.begin(); each != waiters_.end();) {
+    Waiter& waiter = *each;
+    if (waits(waiter)) {
+      ++each;
+      continue;
+    }
+    each = waiters_.erase(each);
+    const std::lock_guard lock(waiter.mutex);
+    waiter.durable = is_durable(waiter);
+    waiter.called.notify_one();
+  }
 }
 
 void Durability::shipped(std::size_t replica, End end) {
   const std::lock_guard lock(mutex_);
   if (end.sequence <= ends_[replica].sequence) return;
   ends_[replica] = end;
-  changed_.notify_all();
+  call_waiters();
 }
 
 // Precondition: mutex_ is held.
@@ -75,19 +121,14 @@ Durability::End Durability::end() const {
   return durable();
 }
 
-bool Durability::wait(std::uint64_t sequence, Clock::time_point until) {
-  std::unique_lock lock(mutex_);
-  changed_.wait_until(lock, until, [&] { return stopped() || durable().sequence >= sequence; });
-  return durable().sequence >= sequence;
-}
-
 void Durability::stop() {
   const std::lock_guard lock(mutex_);
   stopped_.store(true);
-  changed_.notify_all();
+  call_waiters();
 }
 
 std::optional<Durability::Behind> Durability::behind() const {
+  if (!has_behind_.load()) return std::nullopt;
   const std::lock_guard lock(mutex_);
   return behind_;
 }
@@ -96,11 +137,13 @@ bool Durability::fall_behind(Behind behind) {
   const std::lock_guard lock(mutex_);
   if (behind_) return false;
   behind_ = behind;
+  has_behind_.store(true);
   return true;
 }
 
 bool Durability::catch_up() {
   const std::lock_guard lock(mutex_);
+  has_behind_.store(false);
   return std::exchange(behind_, std::nullopt).has_value();
 }
 

@@ -9,6 +9,8 @@
 #include <optional>
 #include <vector>
 
+#include <boost/intrusive/list.hpp>
+
 #include "base/clock.h"
 
 namespace sqlstream {
@@ -87,22 +89,37 @@ class Durability {
     std::uint64_t sequence = 0;
   };
 
+  /// One of them is on each waiting thread's stack, with a condition of its own: who shares one
+  /// wakes up to wait for its mutex, behind all others.
+  struct Waiter : boost::intrusive::list_base_hook<> {
+    std::uint64_t ticket = 0;    // 0: it knows the sequence
+    std::uint64_t sequence = 0;  // 0: not captured yet
+    std::mutex mutex;
+    std::condition_variable called;
+    std::optional<bool> durable;  // mutex; once it has one, it is no longer in the list
+  };
+
   End durable() const;
   const Captured& newest() const;
   std::uint64_t find(std::uint64_t ticket) const;
+  bool is_durable(const Waiter& waiter) const;
+  bool waits(const Waiter& waiter) const;
+  void call_waiters();
+  bool wait(Waiter& waiter, Clock::time_point until);
 
   const bool any_;
   std::atomic<std::uint64_t> tickets_{0};
   std::atomic<std::uint64_t> promised_{0};
   std::atomic<bool> stopped_{false};
   mutable std::mutex mutex_;
-  std::condition_variable changed_;
+  boost::intrusive::list<Waiter> waiters_;  // mutex_
   /// The last captures that had new tickets. Who finds an older one gone takes a later one, which
   /// has the commit too.
   std::array<Captured, 64> captured_{};  // mutex_, a ring
   std::size_t next_ = 0;                 // mutex_
   std::vector<End> ends_;                // mutex_
   std::optional<Behind> behind_;         // mutex_
+  std::atomic<bool> has_behind_{false};
 };
 
 }  // namespace sqlstream
