@@ -139,6 +139,51 @@ TEST_CASE("threads that wait at once share one upload") {
   at.expect_restored();
 }
 
+TEST_CASE("threads wait over a store that is away now and then, and miss nothing") {
+  const Replicated at;
+  Writer first(synchronous(at));
+  first.must("CREATE TABLE t(x)");
+  constexpr int kThreads = 8;
+  std::atomic<int> failures{0};
+  std::atomic<int> returned{0};
+  std::atomic<bool> stop{false};
+  std::vector<std::thread> threads;
+  threads.reserve(kThreads);
+  for (int number = 0; number < kThreads; ++number) {
+    threads.emplace_back([&] {
+      const Db db = open(synchronous(at));
+      while (db && !stop) {
+        if (works(db.get(), "INSERT INTO t VALUES (1)")) {
+          ++returned;
+        } else {
+          ++failures;
+        }
+      }
+      if (!db) ++failures;
+    });
+  }
+  for (int round = 0; round < 8; ++round) {
+    const int before = returned;
+    {
+      const Away away(at);
+      std::this_thread::sleep_for(std::chrono::milliseconds(20));
+    }
+    // Each thread's first commit behind it, and more.
+    while (failures == 0 && returned < before + 4 * kThreads) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(5));
+    }
+    const int least = returned;
+    Sqlite copy(at.restore(), "unix");
+    CHECK(std::stoi(copy.must("SELECT count(*) FROM t")) >= least);
+  }
+  stop = true;
+  for (auto& thread : threads) thread.join();
+  CHECK(failures == 0);
+  CHECK(Sqlite(at.restore(), "unix").must("SELECT count(*) FROM t") ==
+        std::to_string(returned) + "\n");
+  at.expect_restored();
+}
+
 TEST_CASE("a wait in vain is one wait; commits wait again when the replica has caught up") {
   const Replicated at;
   Writer db(synchronous(at));
