@@ -5,6 +5,7 @@ import random
 import shutil
 import signal
 import sqlite3
+import traceback
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 
@@ -84,6 +85,30 @@ def crash_and_go_on(build, folder, point, half):
     return result.returncode != 0
 
 
+def visit_each(points, tmp_path, crash):
+    """Calls crash(folder, point) for all of them, several at once, and says how many were true. The
+    folders of those that failed stay."""
+    failed = {}
+
+    def visit(point):
+        folder = tmp_path / f"at{point}"
+        try:
+            return crash(folder, point)
+        except Exception:
+            failed[point] = traceback.format_exc()
+            return True
+        finally:
+            if point not in failed:
+                shutil.rmtree(folder)
+
+    with ThreadPoolExecutor(WORKERS) as pool:
+        crashed = sum(pool.map(visit, points))
+    for point, error in sorted(failed.items()):
+        print(f"--- killed at {point}: {tmp_path}/at{point}\n{error}")
+    assert not failed, sorted(failed)
+    return crashed
+
+
 @pytest.mark.parametrize("half", [False, True], ids=["before", "half"])
 def test_killed_at_each_call(build, tmp_path, request, half):
     seed = int(os.environ.get("SQLSTREAM_TEST_SEED", random.randrange(1 << 30)))
@@ -97,24 +122,6 @@ def test_killed_at_each_call(build, tmp_path, request, half):
         every = max(1, count // IN_CI)
         points = points[random.Random(seed).randrange(every) :: every]
     print(count, "calls, killed at", len(points))
-    failed = {}
-    killed = 0
-
-    def visit(point):
-        folder = tmp_path / f"at{point}"
-        try:
-            return crash_and_go_on(build, folder, point, half)
-        except Exception as error:
-            failed[point] = error
-            return True
-        finally:
-            if point not in failed:
-                shutil.rmtree(folder)
-
-    with ThreadPoolExecutor(WORKERS) as pool:
-        killed = sum(pool.map(visit, points))
-    for point, error in sorted(failed.items()):
-        print(f"--- killed at {point}: {tmp_path}/at{point}\n{error}")
-    assert not failed, sorted(failed)
+    killed = visit_each(points, tmp_path, lambda folder, point: crash_and_go_on(build, folder, point, half))
     # The last calls of a run may not come in another one.
     assert killed >= len(points) * 9 // 10

@@ -8,7 +8,6 @@ import signal
 import sqlite3
 import sys
 import traceback
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from datetime import datetime, timezone
 
@@ -16,11 +15,10 @@ import pytest
 
 import faults
 import harness
-from test_crash_points import SHELL, Place, acknowledged
+from test_crash_points import SHELL, Place, acknowledged, visit_each
 from test_machine_crash import check_one_state, read_journal
 from test_workloads import PYTHON
 
-WORKERS = 2
 IN_CI = 8  # points of each kind; all of them with --long
 STATES = 8  # after the machine's end, of each kind; with --long 20 times as many
 STEPS = 4000  # in the database from the beginning: it is read in three pieces
@@ -203,24 +201,10 @@ def test_killed_at_each_call(build, litestream, tmp_path, request, later, half):
         every = max(1, len(points) // IN_CI)
         points = points[random.Random(seed).randrange(every) :: every]
     print(len(calls), "calls, killed at", len(points))
-    failed = {}
-
-    def visit(point):
-        folder = tmp_path / f"at{point}"
-        try:
-            return crash_and_go_on(build, litestream, folder, later, point, half)
-        except Exception:
-            failed[point] = traceback.format_exc()
-            return True
-        finally:
-            if point not in failed:
-                shutil.rmtree(folder)
-
-    with ThreadPoolExecutor(WORKERS) as pool:
-        killed = sum(pool.map(visit, points))
-    for point, error in sorted(failed.items()):
-        print(f"--- killed at {point}: {tmp_path}/at{point}\n{error}")
-    assert not failed, sorted(failed)
+    killed = visit_each(
+        points, tmp_path,
+        lambda folder, point: crash_and_go_on(build, litestream, folder, later, point, half),
+    )  # fmt: skip
     # The last calls of a run may not come in another one.
     assert killed >= len(points) * 8 // 10
 
