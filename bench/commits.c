@@ -15,7 +15,8 @@
 //   spread N RATE     N commits of one new row, to one of these after the other
 //   waitall MS        sqlstream_wait(MS) on each of them
 //   segments N        N segments, each an update of one of these rows
-//   writers N SECONDS N threads with a connection each commit rows of their own, as fast as it goes
+//   writers N SECONDS N threads with a connection each commit rows of their own, as fast as it goes;
+//                     counted from the second second on, when all of them are under way
 // It ends, closing the database, at the end of its input.
 
 #define _GNU_SOURCE
@@ -132,7 +133,9 @@ static void commit_with(const char* sql, long count, double rate) {
 // cores from the one that has it.
 struct writer {
   pthread_t thread;
+  int64_t from;
   int64_t until;
+  long rows;
   long commits;
   uint32_t took[1 << 20];
 };
@@ -160,6 +163,8 @@ static void* write_rows(void* argument) {
     }
     const int64_t before = clock_ns(CLOCK_MONOTONIC);
     if (sqlite3_exec(own, "COMMIT", NULL, NULL, NULL) != SQLITE_OK) return "committing";
+    ++self->rows;
+    if (before < self->from) continue;
     const int64_t took = clock_ns(CLOCK_MONOTONIC) - before;
     self->took[self->commits++] = took > UINT32_MAX ? UINT32_MAX : (uint32_t)took;
   }
@@ -172,14 +177,17 @@ static void many_writers(long count, double seconds) {
   if (!all) fail("out of memory");
   const int64_t begun = clock_ns(CLOCK_MONOTONIC);
   for (long i = 0; i < count; ++i) {
-    all[i].until = begun + (int64_t)(seconds * 1e9);
+    all[i].from = begun + 1000000000;
+    all[i].until = all[i].from + (int64_t)(seconds * 1e9);
     if (pthread_create(&all[i].thread, NULL, write_rows, &all[i]) != 0) fail("starting a thread");
   }
+  long rows = 0;
   long commits = 0;
   for (long i = 0; i < count; ++i) {
     void* failed = NULL;
     pthread_join(all[i].thread, &failed);
     if (failed) fail(failed);
+    rows += all[i].rows;
     commits += all[i].commits;
   }
   const int64_t ended = clock_ns(CLOCK_MONOTONIC);
@@ -191,8 +199,9 @@ static void many_writers(long count, double seconds) {
     next += all[i].commits;
   }
   qsort(took, (size_t)commits, sizeof *took, ascending);
-  printf("{\"commits\":%ld,\"seconds\":%.6f,\"p50_us\":%.1f,\"p99_us\":%.1f,\"worst_us\":%.1f}\n",
-         commits, (double)(ended - begun) / 1e9, took[commits / 2] / 1e3,
+  printf("{\"rows\":%ld,\"commits\":%ld,\"seconds\":%.6f,\"p50_us\":%.1f,\"p99_us\":%.1f,"
+         "\"worst_us\":%.1f}\n",
+         rows, commits, (double)(ended - all[0].from) / 1e9, took[commits / 2] / 1e3,
          took[commits - 1 - commits / 100] / 1e3, took[commits - 1] / 1e3);
   free(took);
   free(all);

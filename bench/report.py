@@ -394,7 +394,7 @@ def print_sync(results):
              str(own["writers"]), f"{rate:,.0f}",
              f"{rate * own['put_ms'] / 1000 / own['writers']:.2f}",
              f"{rate / own['limit_per_second']:.2f}",
-             f"{own['commits'] / max(own['uploads'], 1):.1f}", f"{own['p50_us'] / 1000:.1f}",
+             f"{own['rows'] / max(own['uploads'], 1):.1f}", f"{own['p50_us'] / 1000:.1f}",
              f"{own['p99_us'] / 1000:.1f}", f"{own['worst_us'] / 1000:.1f}")
         )  # fmt: skip
     table(rows)

@@ -53,6 +53,7 @@ class Commits:
         answers = [worker.answer(self.work) for worker in workers]
         result = {
             "commits": sum(answer["commits"] for answer in answers),
+            "rows": sum(answer.get("rows", answer["commits"]) for answer in answers),
             **{name: max(answer[name] for answer in answers)
                for name in ("seconds", "p50_us", "p99_us", "worst_us")},
         }  # fmt: skip
@@ -78,7 +79,7 @@ def measure_commits(bench, place, kind):
                 with contextlib.ExitStack() as stack:
                     results[system] = own = kind.run(stack, bench, system, database, prefix)
                 if system == "sqlstream":
-                    added = own["commits"] if kind.adds else 0
+                    added = own["rows"] if kind.adds else 0
                     bench.check_restore(prefix, database.parent, kind.rows + added)
             say(f"  round {number + 1}: {system}: {own['commits'] / own['seconds']:,.0f} commits/s")
         rounds.append(results)
@@ -466,7 +467,7 @@ def commits_that_wait(bench, milliseconds, plain):
                     before = len(bench.minio.listing(prefix))
                     timing = application.ask(f"writers {writers} {bench.arguments.sync_seconds}")
                     uploads = len(bench.minio.listing(prefix)) - before
-                bench.check_restore(prefix, database.parent, timing["commits"])
+                bench.check_restore(prefix, database.parent, timing["rows"])
             rate = timing["commits"] / timing["seconds"]
             say(f"  {milliseconds} ms, {writers} writers: {rate:,.0f} commits/s")
             # One after the other through SQLite's write lock, then all in one PUT.
