@@ -208,7 +208,8 @@ def test_killed_while_it_ships_a_large_transaction(build, litestream, minio, tmp
         process.communicate()
     there = len(objects())
     print(there, "objects when it was killed")
-    assert there < LARGE_MIB // 32 + 2, "all of it was shipped already"
+    # Objects of 8 MiB, behind that of the small ones.
+    assert there < LARGE_MIB // 8, "all of it was shipped already"
 
     for restore, name in ((build.restore, "ours"), (litestream.restore, "theirs")):
         output = tmp_path / f"before-{name}.db"
