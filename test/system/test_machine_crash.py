@@ -16,7 +16,7 @@ from pathlib import Path
 import faults
 import harness
 from test_crash_points import SHELL, Place, acknowledged
-from test_kill import LARGE_MIB, finish, started_large
+from test_kill import LARGE_OBJECTS, finish, started_large
 from test_lifecycle import Session
 from test_stopped import FLOCK, SHIPPING
 from test_workloads import PYTHON, check_restores
@@ -270,7 +270,7 @@ def test_a_batch_of_which_a_part_was_shipped_is_lost(build, litestream, tmp_path
         process.kill()
         process.communicate()
     shipped = len(list(replica.glob("generations/*/wal/*.lz4")))
-    assert shipped < LARGE_MIB // 32 + 2, "all of it was shipped already"
+    assert shipped < LARGE_OBJECTS, "all of it was shipped already"
     without_the_last_record(sorted(tmp_path.glob(".app.db-sqlstream/*.log"))[-1])
     writer = (
         "import os, sqlite3, sys\n"
