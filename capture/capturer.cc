@@ -65,6 +65,14 @@ class WalFileEvidence final : public WalEvidence {
   const WalIndexHeader& header_;
 };
 
+bool is_readable(const Source& source, const WalIndexHeader& header) {
+  return header.frames == 0 || (wal::is_valid_page_size(header.page_size) && source.wal_fd >= 0);
+}
+
+bool is_quick_start(const Control& control, std::int64_t time) {
+  return control.last_start != 0 && time - control.last_start < kCalm && time >= control.last_start;
+}
+
 struct PageFrame {
   std::uint32_t page;
   std::uint32_t frame;
@@ -186,17 +194,13 @@ Outcome Capturer::capture_locked(const Source& given) {
     // Without a look at the WAL, which another connection may have deleted by now.
     if (is_unchanged(outbox_.tail()->last.source, *header)) return nothing_new(*header);
   }
-  if (header->frames > 0 && (!wal::is_valid_page_size(header->page_size) || source.wal_fd < 0)) {
-    return Outcome::try_again;
-  }
-  if (!alive_) {
-    return map_regions(source, header->frames) ? begin(source, *header) : Outcome::busy;
-  }
+  if (!is_readable(source, *header)) return Outcome::try_again;
+  if (!alive_) return begin(source);
   std::string why;
   const auto range = prove(source, *header, why);
   if (!range) {
     give_up(why);
-    return map_regions(source, header->frames) ? begin(source, *header) : Outcome::busy;
+    return begin(source);
   }
   if (range->first > range->last) return nothing_new(*header);
   if (!map_regions(source, header->frames)) return Outcome::busy;
@@ -240,31 +244,46 @@ Outcome Capturer::begin_from_file() {
     const auto wal = identify(path_ + "-wal");
     const auto shape = shape_();
     if ((wal && wal->size != 0) || !shape || !shape->wal_mode) return Outcome::up_to_date;
-    return begin({}, {});
+    return may_begin() ? begin_with({}, {}) : Outcome::waiting;
   } catch (const std::exception& e) {
     fail(e);
     return Outcome::failed;
   }
 }
 
-Outcome Capturer::begin(const Source& source, const WalIndexHeader& header) {
-  Control control = outbox_.control();
+// False: error_ says what is waited for.
+bool Capturer::may_begin() {
+  const Control& control = outbox_.control();
   const std::int64_t time = now_ns();
   if (control.full != 0) {
     error_ =
         "the outbox reached outbox-max-size; a new generation begins once the replica takes data";
-    return Outcome::waiting;
+    return false;
   }
-  const bool quick =
-      control.last_start != 0 && time - control.last_start < kCalm && time >= control.last_start;
-  if (quick && control.quick_starts > 1 && !hurried_) {
+  if (is_quick_start(control, time) && control.quick_starts > 1 && !hurried_) {
     const std::int64_t pause =
         std::min(kLongestPause, kSecond / 2 << std::min(control.quick_starts, 12U));
     if (time - control.last_start < pause) {
       error_ = "generations were begun in quick succession; the next one waits";
-      return Outcome::waiting;
+      return false;
     }
   }
+  return true;
+}
+
+// Another process that found the generation given up resets the WAL without waiting for the lock.
+// Either it sees the announcement before, and waits, or what was committed by then is seen here.
+Outcome Capturer::begin(Source& source) {
+  if (!may_begin()) return Outcome::waiting;
+  outbox_.announce_beginning(now_ns());
+  std::atomic_thread_fence(std::memory_order_seq_cst);
+  const auto header = read_wal_index_header(source.regions[0]);
+  if (!header || !is_readable(source, *header)) return Outcome::try_again;
+  return map_regions(source, header->frames) ? begin_with(source, *header) : Outcome::busy;
+}
+
+Outcome Capturer::begin_with(const Source& source, const WalIndexHeader& header) {
+  const std::int64_t time = now_ns();
   const auto database = identify(path_);
   if (!database) return Outcome::waiting;
 
@@ -297,11 +316,14 @@ Outcome Capturer::begin(const Source& source, const WalIndexHeader& header) {
             read_wal_index_header(source.regions[0]).value_or(WalIndexHeader{}).salt ==
                 header.salt);
   };
+  const Control before = outbox_.control();
+  Control control = before;
+  control.quick_starts = is_quick_start(before, time) ? before.quick_starts + 1 : 0;
   control.last_start = time;
-  control.quick_starts = quick ? control.quick_starts + 1 : 0;
   outbox_.set_control(control);
   const Generation generation = Generation::random();
   if (!outbox_.begin_generation(generation, *database, record, pages, images)) {
+    outbox_.set_control(before);  // the WAL was reset meanwhile, and what begins next counts
     return Outcome::try_again;
   }
   alive_ = true;

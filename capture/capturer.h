@@ -106,7 +106,9 @@ class Capturer {
     std::uint32_t last;
   };
   Outcome capture_locked(const Source& source);
-  Outcome begin(const Source& source, const WalIndexHeader& header);
+  bool may_begin();
+  Outcome begin(Source& source);
+  Outcome begin_with(const Source& source, const WalIndexHeader& header);
   Outcome nothing_new(const WalIndexHeader& header);
   Outcome append(Source& source, const WalIndexHeader& header, Range range);
   std::optional<Range> prove(const Source& source, const WalIndexHeader& header, std::string& why);

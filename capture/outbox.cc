@@ -436,6 +436,18 @@ bool Outbox::ended(Generation generation) const {
          marked == generation;
 }
 
+void Outbox::announce_beginning(std::int64_t time) {
+  if (::pwrite(control_fd_.get(), &time, sizeof time, kBeginningAt) != sizeof time) {
+    throw std::system_error(errno, std::generic_category(),
+                            "cannot write " + place_.directory + "/control");
+  }
+}
+
+std::int64_t Outbox::announced_beginning() const {
+  std::int64_t time = 0;
+  return ::pread(control_fd_.get(), &time, sizeof time, kBeginningAt) == sizeof time ? time : 0;
+}
+
 void Outbox::set_behind(std::int64_t since) {
   if (::pwrite(control_fd_.get(), &since, sizeof since, kBehindAt) != sizeof since) {
     throw std::system_error(errno, std::generic_category(),

@@ -141,6 +141,11 @@ class Outbox {
   /// capture lock must not hold back those who give its generation up.
   void end_generation(Generation generation);
   bool ended(Generation generation) const;
+  /// Says, with the capture lock held, that a generation is about to begin, before what it begins
+  /// with is looked at: who found the lock held, and waits no more, now has a reason to.
+  void announce_beginning(std::int64_t time);
+  /// The last one announced; 0: none. Read without any lock.
+  std::int64_t announced_beginning() const;
   /// Since when commits are not waited for as they should be (ns; 0: they are), for those who look
   /// from outside. Written and read without any lock, too.
   void set_behind(std::int64_t since);

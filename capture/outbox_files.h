@@ -11,7 +11,7 @@ namespace sqlstream::capture {
 
 inline constexpr std::uint64_t kControlMagic = 0x31545243424f5153;  // "SQOBCRT1"
 
-/// Three places in the control file, each written by one call: marks need no lock, the rest does.
+/// Places in the control file, each written by one call: marks need no lock, the rest does.
 struct DiskControl {
   std::uint64_t magic;
   std::uint64_t current_log;
@@ -27,6 +27,8 @@ static_assert(sizeof(DiskControl) <= 64, "what lies behind has a place of its ow
 inline constexpr off_t kControlAt = 0;
 /// Since when commits are not waited for in the synchronous mode, ns; 0: they are.
 inline constexpr off_t kBehindAt = 64;
+/// When somebody was about to begin a generation, ns; 0: nobody yet.
+inline constexpr off_t kBeginningAt = 72;
 inline constexpr off_t kEndedAt = 512;
 /// A place for each generation, by its random id: a process that was stopped and now ends an old
 /// one does not take away a newer one's mark.

@@ -295,7 +295,7 @@ void Database::publish(std::uint64_t tickets) noexcept {
   const std::lock_guard lock(status_mutex_);
   const bool new_generation =
       outbox_->tail() && (!tail_ || tail_->generation != outbox_->tail()->generation);
-  if (new_generation) waited_out_.store(false);
+  if (new_generation) waited_out_.store(kNotWaited);
   tail_ = outbox_->tail();
   try {
     capture_error_ = capturer_->error();
@@ -332,17 +332,27 @@ bool Database::lock_patiently(std::unique_lock<std::timed_mutex>& lock,
   return tail() ? outbox_->while_captured(wait, try_for) : try_for(wait);
 }
 
+// Where there is a tail, the outbox was opened.
+bool Database::has_waited_out() const {
+  const std::int64_t at = waited_out_.load();
+  return at != kNotWaited && at == (tail() ? outbox_->announced_beginning() : 0);
+}
+
+void Database::note_waited_out() {
+  waited_out_.store(tail() ? outbox_->announced_beginning() : 0);
+}
+
 capture::Outcome Database::capture(Mapping& own,
                                    const std::function<const volatile void*(std::size_t)>& map_more,
                                    bool must, std::chrono::nanoseconds patience) noexcept {
-  const auto wait = must && waited_out_.load()
+  const auto wait = must && has_waited_out()
                         ? std::chrono::nanoseconds(0)
                         : std::min<std::chrono::nanoseconds>(patience, kLongestWait);
   std::unique_lock lock(capture_mutex_, std::defer_lock);
   try {
     if (!(must ? lock_patiently(lock, wait) : lock.try_lock_for(wait))) {
       if (must) {
-        waited_out_.store(true);
+        note_waited_out();
         alive_.store(false);
         // The mark needs no lock: it is one write to a file that stays open.
         const auto known = tail();
@@ -377,7 +387,7 @@ capture::Outcome Database::capture_from(capture::Source source, std::chrono::nan
   const auto outcome = capturer_->capture(source, wait, must);
   if (must && (outcome == capture::Outcome::busy || outcome == capture::Outcome::failed ||
                outcome == capture::Outcome::try_again)) {
-    if (outcome == capture::Outcome::busy) waited_out_.store(true);
+    if (outcome == capture::Outcome::busy) note_waited_out();
     capturer_->give_up(outcome == capture::Outcome::busy
                            ? "another process held the capture lock for too long"
                            : "what is about to leave the WAL could not be captured");
@@ -431,7 +441,7 @@ bool Database::look_anew() noexcept {
 
 void Database::note_new_wal(Mapping& own, std::optional<wal::Salt> salt) {
   const auto wait =
-      waited_out_.load() ? std::chrono::nanoseconds(0) : std::chrono::nanoseconds(kLongestWait);
+      has_waited_out() ? std::chrono::nanoseconds(0) : std::chrono::nanoseconds(kLongestWait);
   std::unique_lock lock(capture_mutex_, std::defer_lock);
   if (!lock_patiently(lock, wait) || !open_outbox()) return;
   open_wal();
@@ -439,7 +449,7 @@ void Database::note_new_wal(Mapping& own, std::optional<wal::Salt> salt) {
   source.wal_fd = wal_fd_.get();
   source.regions = own.regions;
   if (session_new_.exchange(false)) capturer_->session_began();
-  if (!capturer_->note_new_wal(source, salt, wait)) waited_out_.store(true);
+  if (!capturer_->note_new_wal(source, salt, wait)) note_waited_out();
   publish();
 }
 

@@ -250,6 +250,8 @@ class Database : public std::enable_shared_from_this<Database> {
   void bound_saved_pages() noexcept;
   bool lock_patiently(std::unique_lock<std::timed_mutex>& lock,
                       std::chrono::nanoseconds wait) const;
+  bool has_waited_out() const;
+  void note_waited_out();
   void tidy_up_snapshot();
   bool paused();
   std::uint64_t sequence_of(std::uint64_t ticket, std::chrono::steady_clock::time_point deadline,
@@ -299,7 +301,9 @@ class Database : public std::enable_shared_from_this<Database> {
   std::atomic<bool> copy_next_{false};
   std::atomic<bool> alive_{false};
   std::atomic<bool> started_{false};
-  std::atomic<bool> waited_out_{false};      // this generation's one long wait is spent
+  // The beginning of a generation that was announced last when this one's long wait was spent.
+  static constexpr std::int64_t kNotWaited = -1;
+  std::atomic<std::int64_t> waited_out_{kNotWaited};
   std::atomic<std::uint64_t> known_log_{0};  // the log file last seen as the current one
 
   mutable std::mutex status_mutex_;

@@ -356,7 +356,8 @@ asio::awaitable<void> Replicator::gather() {
   const auto until = group_.until(steady_clock::now());
   if (promised_) promise(group_.enough());
   while (!stopping_ && (promised_ || database_.hurried(end_->sequence)) &&
-         database_.tickets() < group_.enough() && steady_clock::now() < until) {
+         (promised_ ? database_.tickets() : database_.captured_tickets()) < group_.enough() &&
+         steady_clock::now() < until) {
     co_await signal_.wait_until(until);
   }
   if (!promised_) co_return;

@@ -653,6 +653,37 @@ TEST_CASE("a generation given up is not gone on with; quick successions are slow
   CHECK_FALSE(c.session->capturer.error().empty());
 }
 
+TEST_CASE("a beginning is announced before it looks, and one that fails is not counted") {
+  Captured c(512);
+  c.sync();
+  c.session->capturer.give_up("a test");
+  const std::string many =
+      "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 6000) "
+      "INSERT INTO t(x) SELECT randomblob(400) FROM n";
+  c.db->run(many);
+  const Outbox other(OutboxPlace::of(c.path, ""));
+  const auto announced_before = other.announced_beginning();
+  auto announced = announced_before;
+  UniqueFd wal;
+  Source source = c.db->source(wal);
+  const auto map = source.map_more;
+  // Between the look at the wal-index and that at the WAL, somebody who waits no more resets it.
+  source.map_more = [&](std::size_t region) {
+    if (announced == announced_before) {
+      announced = other.announced_beginning();
+      c.insert();
+      c.db->run("PRAGMA wal_checkpoint(TRUNCATE)");
+      c.db->run(many);
+    }
+    return map(region);
+  };
+  CHECK(c.session->capturer.capture(source, 1s) == Outcome::captured);
+  CHECK(announced_before != 0);
+  CHECK(announced != announced_before);
+  CHECK(c.session->outbox.control().quick_starts == 1);
+  c.sync();
+}
+
 TEST_CASE("an outbox over its size ends the generation, and waits for the replica") {
   Captured c;
   c.session.emplace(c.path, c.page_size, 1 << 20);
