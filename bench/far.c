@@ -6,6 +6,9 @@
 // What a client sends arrives MS milliseconds later; what comes back is not delayed, so that an
 // exchange takes MS longer. All connections together get at most MIB_PER_S each way; 0: as much as
 // there is. Ends at the end of its input.
+//
+// Several processes share the work, since each may have so many descriptors only, and some clients
+// keep a connection for every object they read.
 
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -14,17 +17,19 @@
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
 
-enum { kChunk = 64 << 10, kMaxHeld = 1 << 20 };
+enum { kChunk = 64 << 10, kMaxHeld = 1 << 20, kProcesses = 4, kOtherFiles = 16 };
 
 static int64_t delay_ns;
 static double bytes_per_ns;  // 0: no limit
@@ -56,7 +61,7 @@ struct Flow {
   struct Chunk *first, *last;
   size_t held;
   int readable, writable, ended, closed;
-  int64_t* paid_until;  // of this direction, over all connections
+  _Atomic int64_t* paid_until;  // of this direction, over all connections
 };
 
 struct Link {
@@ -77,7 +82,18 @@ struct Pair {
 };
 
 static struct Link* links;
-static int64_t paid_until[2];
+static size_t link_count, most_links;  // of this process
+static _Atomic int64_t* paid_until;    // two, shared by all processes
+
+// When so many bytes have gone through, after all that goes before them.
+static int64_t pay(_Atomic int64_t* until, size_t bytes) {
+  int64_t before = atomic_load(until), after;
+  do {
+    const int64_t now = now_ns();
+    after = (before > now ? before : now) + (int64_t)((double)bytes / bytes_per_ns);
+  } while (!atomic_compare_exchange_weak(until, &before, after));
+  return after;
+}
 
 static void watch(int fd, void* data) {
   struct epoll_event event = {.events = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET,
@@ -116,6 +132,7 @@ static void open_link(int client, int port) {
   link->previous = &links;
   if (links) links->previous = &link->next;
   links = link;
+  ++link_count;
   watch(client, &pair->ends[0]);
   watch(store, &pair->ends[1]);
 }
@@ -131,6 +148,7 @@ static void close_link(struct Link* link) {
   }
   *link->previous = link->next;
   if (link->next) link->next->previous = link->previous;
+  --link_count;
   free(link);
 }
 
@@ -156,10 +174,8 @@ static void take(struct Flow* flow, struct Link* link) {
     *chunk = (struct Chunk){.due = now_ns() + flow->delay, .size = (size_t)n};
     memcpy(chunk->data, buffer, (size_t)n);
     if (bytes_per_ns > 0) {
-      const int64_t begin = *flow->paid_until > now_ns() ? *flow->paid_until : now_ns();
-      *flow->paid_until = begin + (int64_t)((double)n / bytes_per_ns);
-      if (chunk->due < *flow->paid_until + flow->delay)
-        chunk->due = *flow->paid_until + flow->delay;
+      const int64_t due = pay(flow->paid_until, (size_t)n) + flow->delay;
+      if (chunk->due < due) chunk->due = due;
     }
     if (flow->last && flow->first) {
       flow->last->next = chunk;
@@ -227,21 +243,32 @@ int main(int argc, char** argv) {
   getrlimit(RLIMIT_NOFILE, &files);
   files.rlim_cur = files.rlim_max;
   setrlimit(RLIMIT_NOFILE, &files);
-  epoll_fd = epoll_create1(EPOLL_CLOEXEC);
+  most_links = (files.rlim_cur - kOtherFiles) / 2;
+  paid_until =
+      mmap(NULL, 2 * sizeof *paid_until, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+  if (paid_until == MAP_FAILED) fail("mmap");
   const int listener = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
   struct sockaddr_in address = loopback(0);
   socklen_t size = sizeof address;
-  if (epoll_fd < 0 || listener < 0 || bind(listener, (struct sockaddr*)&address, size) != 0 ||
+  if (listener < 0 || bind(listener, (struct sockaddr*)&address, size) != 0 ||
       listen(listener, 1024) != 0 ||
       getsockname(listener, (struct sockaddr*)&address, &size) != 0) {
     fail("listen");
   }
+  printf("%d\n", ntohs(address.sin_port));
+  fflush(stdout);
+  // All of them are told of a connection and of the end of the input.
+  for (int i = 1; i < kProcesses; ++i) {
+    const pid_t child = fork();
+    if (child < 0) fail("fork");
+    if (child == 0) break;
+  }
+  epoll_fd = epoll_create1(EPOLL_CLOEXEC);
+  if (epoll_fd < 0) fail("epoll_create1");
   static struct End input;
   watch(listener, NULL);
   // Input that is a file or /dev/null cannot be watched, and has ended.
   watch(STDIN_FILENO, &input);
-  printf("%d\n", ntohs(address.sin_port));
-  fflush(stdout);
 
   int64_t next = INT64_MAX;
   while (1) {
@@ -260,7 +287,8 @@ int main(int argc, char** argv) {
       }
       if (!end) {
         int client;
-        while ((client = accept4(listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC)) >= 0) {
+        while (link_count < most_links &&
+               (client = accept4(listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC)) >= 0) {
           open_link(client, port);
         }
         continue;
