@@ -29,9 +29,10 @@ void append_le32(Bytes& out, std::uint32_t v) {
   for (int shift = 0; shift < 32; shift += 8) out.push_back(static_cast<std::uint8_t>(v >> shift));
 }
 
-LZ4F_preferences_t preferences(Effort effort) {
+LZ4F_preferences_t preferences(Effort effort, std::uint64_t size) {
   LZ4F_preferences_t p = LZ4F_INIT_PREFERENCES;
-  p.frameInfo.blockSizeID = LZ4F_max256KB;
+  // Room for a block is cleared for each frame.
+  p.frameInfo.blockSizeID = size <= (64 << 10) ? LZ4F_max64KB : LZ4F_max256KB;
   // Not every reader of the layout can decode linked blocks.
   p.frameInfo.blockMode = LZ4F_blockIndependent;
   p.frameInfo.contentChecksumFlag = LZ4F_contentChecksumEnabled;
@@ -70,7 +71,7 @@ struct Compressor::Impl {
   std::unique_ptr<std::uint8_t[]> buffer = std::make_unique_for_overwrite<std::uint8_t[]>(capacity);
   bool begun = false;
 
-  explicit Impl(Effort effort) : prefs(preferences(effort)) {
+  Impl(Effort effort, std::uint64_t size) : prefs(preferences(effort, size)) {
     if (context) return;
     LZ4F_cctx* raw = nullptr;
     if (LZ4F_isError(LZ4F_createCompressionContext(&raw, LZ4F_VERSION))) throw std::bad_alloc();
@@ -89,7 +90,8 @@ struct Compressor::Impl {
   }
 };
 
-Compressor::Compressor(Effort effort) : impl_(std::make_unique<Impl>(effort)) {}
+Compressor::Compressor(Effort effort, std::uint64_t size)
+    : impl_(std::make_unique<Impl>(effort, size)) {}
 Compressor::~Compressor() = default;
 Compressor::Compressor(Compressor&&) noexcept = default;
 Compressor& Compressor::operator=(Compressor&&) noexcept = default;

@@ -18,7 +18,8 @@ enum class Effort { fast, high };
 /// Streams one data frame with content checksum. Not thread-safe; may move between threads.
 class Compressor {
  public:
-  explicit Compressor(Effort effort = Effort::fast);
+  /// For at most `size` bytes of content: a little is compressed with less room.
+  explicit Compressor(Effort effort = Effort::fast, std::uint64_t size = UINT64_MAX);
   ~Compressor();
   Compressor(Compressor&&) noexcept;
   Compressor& operator=(Compressor&&) noexcept;

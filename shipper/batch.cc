@@ -171,11 +171,12 @@ SegmentObject SegmentEncoder::next() {
   object.key = names::segment_key(end_.generation, end_.position);
   object.begin = end_.position;
   object.frames = static_cast<std::uint32_t>(count);
+  const std::size_t size = wal::kHeaderSize + count * frame;  // or less, without the header
   Bytes raw;
-  raw.reserve(kEncodeBuffer + frame + wal::kHeaderSize);
+  raw.reserve(std::min(size, kEncodeBuffer + frame + wal::kHeaderSize));
   Bytes data;
   reserve_apart(data, count * frame);
-  lz4::Compressor compressor(effort_);
+  lz4::Compressor compressor(effort_, size);
   const std::uint64_t begin = end_.position.offset;
   if (begin == 0) end_.wal_salt = random_salt();
   auto encoder = begin == 0 ? wal::Encoder(page_size, end_.wal_salt, end_.position.index, raw)

@@ -1017,7 +1017,8 @@ bool Database::wait_shipped(const capture::Tail& target, steady_clock::time_poin
       auto generation = replica_status_[i].generation;
       auto sequence = replica_status_[i].sequence;
       if (role_ == Role::watching) {
-        const auto noted = load_replica_note(outbox, settings_.replicas[i].store.url());
+        const auto noted =
+            load_replica_note(replica_note_path(outbox, settings_.replicas[i].store.url()));
         if (!noted || !noted->end || noted->boot != boot_hash()) return false;
         generation = noted->end->generation;
         sequence = noted->end->sequence;
@@ -1094,7 +1095,8 @@ bool Database::wait_with_others(std::uint64_t ticket, steady_clock::time_point d
 void Database::look_at_notes() noexcept try {
   const std::string outbox = outbox_directory();
   for (std::size_t i = 0; i < settings_.replicas.size(); ++i) {
-    const auto noted = load_replica_note(outbox, settings_.replicas[i].store.url());
+    const auto noted =
+        load_replica_note(replica_note_path(outbox, settings_.replicas[i].store.url()));
     if (!noted || !noted->end || noted->boot != boot_hash()) continue;
     durability_.shipped(i, {noted->end->sequence, noted->commit_time});
   }
@@ -1264,7 +1266,7 @@ std::string Database::replica_json(std::size_t number, const std::string& outbox
   ReplicaStatus status = replica_status_[number];
   const std::string url = settings_.replicas[number].store.url();
   if (role_ != Role::shipping) {
-    const auto noted = load_replica_note(outbox, url);
+    const auto noted = load_replica_note(replica_note_path(outbox, url));
     if (noted && noted->end) {
       status.generation = noted->end->generation;
       status.position = noted->end->position;

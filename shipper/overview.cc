@@ -79,7 +79,7 @@ ReplicaOverview overview_of(const ReplicaSettings& settings, const std::string& 
   ReplicaOverview replica;
   replica.name = settings.name;
   replica.url = settings.store.url();
-  const auto note = load_replica_note(outbox, replica.url);
+  const auto note = load_replica_note(replica_note_path(outbox, replica.url));
   if (!note) return replica;
   if (note->end) {
     replica.generation = note->end->generation;

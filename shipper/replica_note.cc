@@ -45,13 +45,6 @@ struct DiskNote {
 };
 static_assert(std::is_trivially_copyable_v<DiskNote>);
 
-std::string note_path(const std::string& outbox, const std::string& url) {
-  std::array<char, 40> name{};
-  std::snprintf(name.data(), name.size(), "/replica-%016llx",
-                static_cast<unsigned long long>(XXH3_64bits(url.data(), url.size())));
-  return outbox + name.data();
-}
-
 std::int64_t ns(Time time) {
   return time.time_since_epoch().count();
 }
@@ -72,8 +65,15 @@ std::uint64_t boot_hash() {
   return hash;
 }
 
-std::optional<ReplicaNote> load_replica_note(const std::string& outbox, const std::string& url) {
-  const UniqueFd fd(::open(note_path(outbox, url).c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW));
+std::string replica_note_path(const std::string& outbox, const std::string& url) {
+  std::array<char, 40> name{};
+  std::snprintf(name.data(), name.size(), "/replica-%016llx",
+                static_cast<unsigned long long>(XXH3_64bits(url.data(), url.size())));
+  return outbox + name.data();
+}
+
+std::optional<ReplicaNote> load_replica_note(const std::string& path) {
+  const UniqueFd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW));
   if (!fd) return std::nullopt;
   alignas(DiskNote) std::array<std::uint8_t, sizeof(DiskNote)> bytes{};
   if (::pread(fd.get(), bytes.data(), bytes.size(), 0) != sizeof(DiskNote)) return std::nullopt;
@@ -103,12 +103,12 @@ std::optional<ReplicaNote> load_replica_note(const std::string& outbox, const st
   return note;
 }
 
-bool save_replica_note(const capture::OutboxPlace& place, const std::string& url,
+bool save_replica_note(const std::string& path, const std::string& database,
                        const ReplicaNote& note) {
-  const std::string path = note_path(place.directory, url);
   constexpr int kFlags = O_WRONLY | O_CLOEXEC | O_NOFOLLOW;
   UniqueFd fd(above_standard(::open(path.c_str(), kFlags)));
   if (!fd) {
+    const auto place = capture::OutboxPlace::of(database, "");
     fd = UniqueFd(above_standard(::open(path.c_str(), kFlags | O_CREAT | O_EXCL, place.file_mode)));
     if (!fd) return false;
     place.own(fd.get(), place.file_mode);

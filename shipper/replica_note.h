@@ -45,10 +45,13 @@ struct ReplicaNote {
 /// Names this start of the machine: what was not fsynced outlives no other.
 std::uint64_t boot_hash();
 
-/// The note of the replica at `url`. Empty when there is none, or it is torn. Takes no lock.
-std::optional<ReplicaNote> load_replica_note(const std::string& outbox, const std::string& url);
-/// One write. False when it could not be written. Long texts are cut.
-bool save_replica_note(const capture::OutboxPlace& place, const std::string& url,
+/// Where the note of the replica at `url` is, in that outbox directory.
+std::string replica_note_path(const std::string& outbox, const std::string& url);
+/// Empty when there is none, or it is torn. Takes no lock.
+std::optional<ReplicaNote> load_replica_note(const std::string& path);
+/// One write, of a file as open as the database. False when it could not be written. Long texts are
+/// cut. Throws Error when the file is missing, and the database, too.
+bool save_replica_note(const std::string& path, const std::string& database,
                        const ReplicaNote& note);
 
 }  // namespace sqlstream

@@ -16,6 +16,7 @@
 #include "base/log.h"
 #include "format/names.h"
 #include "restore/plan.h"
+#include "shipper/effort_budget.h"
 #include "shipper/guard.h"
 #include "shipper/maintenance.h"
 #include "shipper/snapshot_upload.h"
@@ -52,8 +53,9 @@ Replicator::Replicator(Database& database, std::size_t number)
       host_(host_name()),
       store_(make_store(settings_.store, Engine::get().executor())),
       signal_(Engine::get().executor()),
-      reader_(database.outbox_directory()) {
-  note_ = load_replica_note(database.outbox_directory(), store_->url()).value_or(ReplicaNote{});
+      reader_(database.outbox_directory()),
+      note_path_(replica_note_path(database.outbox_directory(), store_->url())) {
+  note_ = load_replica_note(note_path_).value_or(ReplicaNote{});
   note_.pid = ::getpid();
   note_.sqlite = database.host().api->libversion_number();
   guarded_ = note_.end && note_.writer == writer();
@@ -598,15 +600,6 @@ Metadata Replicator::snapshot_metadata(const SnapshotImage& image) const {
   return metadata;
 }
 
-// High compression is for as much a second as costs at most 2 % of a core.
-lz4::Effort Replicator::effort_for(Batch& batch) const {
-  constexpr double kPerSecond = 1 << 20;
-  const std::chrono::duration<double> passed = steady_clock::now() - last_put_;
-  const double affordable = kPerSecond * std::min(passed.count(), 1.0);
-  return static_cast<double>(batch.image_bytes()) <= affordable ? lz4::Effort::high
-                                                                : lz4::Effort::fast;
-}
-
 // On a worker, at one go: for a small batch, going there is what takes the time.
 Replicator::Shipment Replicator::next_shipment(std::uint64_t last, NoteToSave saving) {
   Shipment next;
@@ -615,9 +608,12 @@ Replicator::Shipment Replicator::next_shipment(std::uint64_t last, NoteToSave sa
   // A process that follows this one must find a batch's end there.
   saving.note.in_flight = next.batch->last().sequence;
   write_note(saving);
-  next.encoder =
-      std::make_unique<SegmentEncoder>(next.batch, *end_, host_, database_.path(),
-                                       SegmentEncoder::kObjectSize, effort_for(*next.batch));
+  static EffortBudget budget;
+  const auto effort = budget.take(next.batch->image_bytes(), steady_clock::now())
+                          ? lz4::Effort::high
+                          : lz4::Effort::fast;
+  next.encoder = std::make_unique<SegmentEncoder>(next.batch, *end_, host_, database_.path(),
+                                                  SegmentEncoder::kObjectSize, effort);
   next.object = next.encoder->next();
   return next;
 }
@@ -704,8 +700,7 @@ bool Replicator::write_note(const NoteToSave& saving) {
   const std::lock_guard lock(saving_);
   if (saving.number < saved_notes_) return true;
   try {
-    const auto place = capture::OutboxPlace::of(database_.path(), database_.settings().outbox_dir);
-    if (!save_replica_note(place, store_->url(), saving.note)) return false;
+    if (!save_replica_note(note_path_, database_.path(), saving.note)) return false;
   } catch (const Error&) {
     return false;  // the database was deleted
   }

@@ -130,7 +130,6 @@ class Replicator {
   bool write_note(const NoteToSave& saving);
   Shipment next_shipment(std::uint64_t last, NoteToSave saving);
   asio::awaitable<bool> write(Shipment& shipment);
-  lz4::Effort effort_for(Batch& batch) const;
   asio::awaitable<bool> put(SegmentObject& object);
   std::shared_ptr<Batch> next_batch(std::uint64_t last);
   void report(const std::string& error);
@@ -155,6 +154,7 @@ class Replicator {
   bool held_ = false;
   std::uint64_t roll_at_ = 0;  // the index ends behind this batch; 0: nowhere
   std::optional<std::uint32_t> rolled_;
+  std::string note_path_;
   ReplicaNote note_;
   std::uint64_t notes_ = 0;        // handed to workers
   std::mutex saving_;              // workers save notes in the order they were handed over

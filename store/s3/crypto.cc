@@ -1,7 +1,11 @@
 #include "store/s3/crypto.h"
 
+#include <atomic>
+#include <memory>
+
+#include <openssl/core_names.h>
 #include <openssl/evp.h>
-#include <openssl/hmac.h>
+#include <openssl/params.h>
 #include <openssl/ssl.h>
 
 #include "base/error.h"
@@ -24,6 +28,35 @@ const EVP_MD* fetched_sha256() {
   return found != nullptr ? found : EVP_sha256();
 }
 
+struct FreeMac {
+  void operator()(EVP_MAC_CTX* context) const { EVP_MAC_CTX_free(context); }
+};
+using Mac = std::unique_ptr<EVP_MAC_CTX, FreeMac>;
+
+Mac new_hmac_sha256() {
+  EVP_MAC* const algorithm = EVP_MAC_fetch(nullptr, "HMAC", nullptr);
+  if (algorithm == nullptr) return nullptr;
+  Mac mac(EVP_MAC_CTX_new(algorithm));
+  EVP_MAC_free(algorithm);
+  std::array digest{'S', 'H', 'A', '2', '5', '6', '\0'};
+  const std::array settings{
+      OSSL_PARAM_construct_utf8_string(OSSL_MAC_PARAM_DIGEST, digest.data(), 0),
+      OSSL_PARAM_construct_end()};
+  if (mac && EVP_MAC_CTX_set_params(mac.get(), settings.data()) != 1) return nullptr;
+  return mac;
+}
+
+// Without a key, to be copied: made once, for the same reasons. Null when it cannot be made now.
+const EVP_MAC_CTX* prepared_hmac_sha256() {
+  initialise();
+  static std::atomic<EVP_MAC_CTX*> prepared{nullptr};
+  EVP_MAC_CTX* known = prepared.load();
+  if (known != nullptr) return known;
+  Mac mac = new_hmac_sha256();
+  if (!mac || !prepared.compare_exchange_strong(known, mac.get())) return known;
+  return mac.release();
+}
+
 }  // namespace
 
 Sha256 sha256(ByteView data) {
@@ -35,12 +68,16 @@ Sha256 sha256(ByteView data) {
 }
 
 Sha256 hmac_sha256(ByteView key, std::string_view data) {
-  initialise();
-  Sha256 digest{};
+  const EVP_MAC_CTX* const prepared = prepared_hmac_sha256();
+  const Mac mac(prepared != nullptr ? EVP_MAC_CTX_dup(prepared) : nullptr);
   const ByteView bytes = as_bytes(data);
-  if (!HMAC(EVP_sha256(), key.data(), static_cast<int>(key.size()), bytes.data(), bytes.size(),
-            digest.data(), nullptr))
+  Sha256 digest{};
+  std::size_t size = 0;
+  if (!mac || EVP_MAC_init(mac.get(), key.data(), key.size(), nullptr) != 1 ||
+      EVP_MAC_update(mac.get(), bytes.data(), bytes.size()) != 1 ||
+      EVP_MAC_final(mac.get(), digest.data(), &size, digest.size()) != 1) {
     throw Error("OpenSSL refuses to compute HMAC-SHA-256");
+  }
   return digest;
 }
 

@@ -66,13 +66,13 @@ void seal_log(Bytes& log) {
 }
 
 std::string note_file() {
-  return fuzz::folder() + "/replica-" + to_hex(XXH3_64bits(kUrl, std::strlen(kUrl)), 16);
+  return replica_note_path(fuzz::folder(), kUrl);
 }
 
 // The note begins with its magic, and has the hash of all before in its last 8 bytes.
 void write_note(ByteView content, bool sealed) {
   static const Bytes empty = [] {
-    save_replica_note({fuzz::folder(), 0600, ::geteuid(), ::getegid()}, kUrl, {});
+    save_replica_note(note_file(), fuzz::folder(), {});
     std::ifstream file(note_file(), std::ios::binary);
     return Bytes(std::istreambuf_iterator<char>(file), {});
   }();
@@ -123,7 +123,7 @@ void look(const std::string& folder, const std::string& database) {
   const auto glance = capture::glance_at(folder);
   if (glance && glance->tail) (void)capture::has_more_than(*glance->tail, database);
   (void)capture::has_more_than({}, database);
-  if (const auto note = load_replica_note(folder, kUrl)) {
+  if (const auto note = load_replica_note(note_file())) {
     fuzz::require(note->error.size() < 512 && note->writer.size() < 512);
   }
 }
