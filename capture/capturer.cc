@@ -376,6 +376,7 @@ Outcome Capturer::append(Source& source, const WalIndexHeader& header, Range ran
     return Outcome::waiting;
   }
   if (!outbox_.append_batch(record, pages, images)) return Outcome::try_again;
+  frames_ += range.last - range.first + 1;
   recovered();
   return Outcome::captured;
 }

@@ -96,6 +96,8 @@ class Capturer {
   /// Gives the current generation up, without waiting for anybody. Logged once per generation.
   void give_up(std::string_view why) noexcept;
 
+  /// How many frames were captured by this object.
+  std::uint64_t frames() const { return frames_; }
   /// True when everything the outbox's last record says was captured while a generation goes on.
   bool generation_alive() const { return alive_; }
   const std::string& error() const { return error_; }
@@ -131,6 +133,7 @@ class Capturer {
   std::string error_;
   bool failing_ = false;
   Generation given_up_;
+  std::uint64_t frames_ = 0;
   bool hurried_ = false;
 };
 

@@ -22,7 +22,7 @@ namespace fs = std::filesystem;
 constexpr int kLooks = 5;
 
 UniqueFd open_to_read(const std::string& path) {
-  UniqueFd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW));
+  UniqueFd fd(::open(path.c_str(), O_RDONLY | O_NONBLOCK | O_CLOEXEC | O_NOFOLLOW));
   if (!fd && errno != ENOENT) {
     throw Error("cannot read " + path + ": " + std::generic_category().message(errno));
   }

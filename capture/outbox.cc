@@ -181,13 +181,19 @@ bool Outbox::try_take_role() {
   if (!try_lock_byte(lock_fd_.get(), kRoleByte)) return false;
   // Reading and writing: the pipe never reports its end while this process lives.
   const std::string wake = place_.directory + "/wake";
+  make_wake();
   wake_reader_.open([&] {
     return above_standard(::open(wake.c_str(), O_RDWR | O_NONBLOCK | O_CLOEXEC | O_NOFOLLOW));
   });
-  if (!wake_reader_) {
-    const std::string why = reason();
+  struct stat st {};
+  const bool open = wake_reader_ && ::fstat(wake_reader_.get(), &st) == 0;
+  if (!open || !S_ISFIFO(st.st_mode)) {
+    const std::string why = open ? "it is no named pipe" : reason();
+    wake_reader_.reset();
     set_byte_lock(lock_fd_.get(), kRoleByte, F_UNLCK);
-    throw Error("cannot open " + wake + ": " + why);
+    throw Error("cannot open " + wake + ": " + why +
+                "; set outbox-dir to a folder where named pipes can be made, or remove what is "
+                "there in its place");
   }
   wake_writer_.reset();
   role_taken_ = true;

@@ -206,7 +206,7 @@ LogFile LogFile::create(const std::string& path, const LogHeader& header, mode_t
 
 std::optional<LogFile> LogFile::open(const std::string& path, bool writable) {
   UniqueFd fd(above_standard(
-      ::open(path.c_str(), (writable ? O_RDWR : O_RDONLY) | O_CLOEXEC | O_NOFOLLOW)));
+      ::open(path.c_str(), (writable ? O_RDWR : O_RDONLY) | O_NONBLOCK | O_CLOEXEC | O_NOFOLLOW)));
   if (!fd) fail("cannot open", path);
   std::array<std::uint8_t, kHeaderSize> block{};
   if (!read_all(fd.get(), block.data(), block.size(), 0, path)) return std::nullopt;

@@ -3,6 +3,7 @@
 #include <new>
 #include <utility>
 
+#include "base/error.h"
 #include "base/fork.h"
 #include "base/log.h"
 #include "shipper/database.h"
@@ -73,6 +74,7 @@ class OpenConnection final : public Connection {
       }
       if (!first) return;
       had_wal_ = true;
+      wal_in_memory_ = false;
       written_ = false;  // before it: a journal that a crash left was rolled back
       database_->set_obstacle({});
       database_->wake();
@@ -118,6 +120,7 @@ class OpenConnection final : public Connection {
   void unlocking(int level) noexcept override {
     if (!database_->ours()) return;
     if (level >= SQLITE_LOCK_EXCLUSIVE) return;
+    committed_outside_wal_ = false;
     // Others may checkpoint from now on.
     if (exclusive_ && saver_.active() && usable()) saver_.end(mapping_.regions[0]);
     guarded("unlocking", [&] { note_if_clean(); });
@@ -166,8 +169,21 @@ class OpenConnection final : public Connection {
     // In exclusive mode nothing else tells that a checkpoint came to its end.
     if (saver_.active() && usable()) saver_.end(mapping_.regions[0]);
     if (exclusive_) look_for_commit();
-    if (!mapping_.regions.empty() || written_ || !database_->ours()) return;
+    if (!mapping_.regions.empty() || !database_->ours()) return;
+    if (written_) {
+      // A second one without an unlock in between tells as well as the PRAGMA.
+      if (std::exchange(committed_outside_wal_, true)) keeps_locks_ = true;
+      if (!keeps_locks_ || wal_in_memory_) return;
+      guarded("a commit that keeps its locks", [&] {
+        database_->set_obstacle(
+            "locking_mode=EXCLUSIVE was set before the database was in WAL mode, which cannot be "
+            "turned on while it is locked; set PRAGMA journal_mode=WAL and read once before, or do "
+            "not set it");
+      });
+      return;
+    }
     // In the WAL, without a wal-index that could be read.
+    wal_in_memory_ = true;
     guarded("a commit without shared memory", [&] {
       database_->give_up("the WAL is in use without a wal-index in shared memory");
       database_->set_obstacle(
@@ -233,6 +249,15 @@ class OpenConnection final : public Connection {
   }
 
   bool outside_wal() const noexcept override { return written_ && mapping_.regions.empty(); }
+  bool keeps_locks() const noexcept override { return keeps_locks_; }
+  void set_keeps_locks(bool keeps) noexcept override { keeps_locks_ = keeps; }
+  void check_exclusive() const override {
+    if (sync_limit().count() == 0 || !database_->settings().sync_fail) return;
+    if (!mapping_.regions.empty() || !database_->ours()) return;
+    throw Error(
+        "locking_mode=EXCLUSIVE would keep commits out of the replica, which sync-policy: fail "
+        "forbids; set PRAGMA journal_mode=WAL and read once before");
+  }
 
   bool refuses_writes() noexcept override {
     bool refused = false;
@@ -323,7 +348,7 @@ class OpenConnection final : public Connection {
     if (database_->seen_change.load(std::memory_order_relaxed) == change) return;
     database_->seen_change.store(change, std::memory_order_relaxed);
     database_->committed(static_cast<std::uint32_t>(change));
-    const std::uint32_t piece = capture::peek_frames(mapping_.regions[0]) / kPiece;
+    const std::uint32_t piece = capture::peek_frames(mapping_.regions[0]) / Database::kPiece;
     if (piece > std::exchange(piece_, piece)) database_->capture_soon();
   }
 
@@ -345,10 +370,6 @@ class OpenConnection final : public Connection {
   /// There is room for so many from the beginning. Without one for more, captures at hooks map.
   static constexpr std::size_t kRegions = 8;
 
-  /// So many frames of the WAL are captured in the background at a time, so that little is left to
-  /// the thread that resets it: a quarter of what SQLite lets it grow to.
-  static constexpr std::uint32_t kPiece = 250;
-
   std::shared_ptr<Database> database_;
   sqlite3_file* file_;
   Mapping mapping_;
@@ -357,6 +378,9 @@ class OpenConnection final : public Connection {
   bool exclusive_ = false;     // this handle holds EXCLUSIVE, taken while its wal-index was mapped
   bool closed_whole_ = false;  // … and the mapping was given back then, with everything captured
   bool written_ = false;       // written outside WAL mode since the last unlock
+  bool keeps_locks_ = false;   // locking_mode=EXCLUSIVE, chosen, or seen by the missing unlock
+  bool committed_outside_wal_ = false;  // since the last unlock
+  bool wal_in_memory_ = false;          // the wal-index is, of a WAL that was committed to
   bool had_wal_ = false;
   bool turned_on_ = false;  // WAL mode, by us
   /// The wal-index's change counter, before what the next commit adds to it.

@@ -104,6 +104,13 @@ class Connection {
   virtual void wait_durable(std::uint64_t ticket, std::chrono::milliseconds limit) noexcept = 0;
   /// Between a write to the database outside WAL mode and the unlock behind it.
   virtual bool outside_wal() const noexcept = 0;
+  /// No unlock follows a commit outside WAL mode: the application chose locking_mode=EXCLUSIVE.
+  virtual bool keeps_locks() const noexcept = 0;
+  /// It chose it, or the other one, by PRAGMA.
+  virtual void set_keeps_locks(bool keeps) noexcept = 0;
+  /// Throws Error where commits wait, `sync-policy: fail` asks for no less, and
+  /// locking_mode=EXCLUSIVE would keep them out of the replicas.
+  virtual void check_exclusive() const = 0;
   /// The replicas have not what was committed before, and `sync-policy: fail` forbids to add to it.
   virtual bool refuses_writes() noexcept = 0;
 

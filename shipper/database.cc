@@ -291,6 +291,7 @@ void Database::publish(std::uint64_t tickets) noexcept {
   alive_.store(outbox_->generation_alive());
   in_place_.store(outbox_->control().snapshot, std::memory_order_relaxed);
   bound_saved_pages();
+  frames_.store(capturer_->frames());
   if (tickets > 0 && alive_.load()) durability_.captured(tickets, outbox_->tail()->last.sequence);
   const std::lock_guard lock(status_mutex_);
   const bool new_generation =
@@ -634,6 +635,35 @@ void Database::capture_soon() noexcept {
   if (!soon_.load(std::memory_order_relaxed) && !soon_.exchange(true)) tell(kCapture);
 }
 
+// Pieces of the WAL that are captured one after the other. A commit says that there is one; while
+// the next follows within a few ms, nobody need say so: it would be among the slowest commits.
+struct Database::Pieces {
+  static constexpr auto kNotDue = steady_clock::time_point::max();
+  steady_clock::time_point due = kNotDue;  // the next one
+  steady_clock::time_point at{};           // the last one was captured then,
+  std::uint64_t frames = 0;                // and so many frames by then
+};
+
+asio::awaitable<void> Database::capture_piece(Database& self, Pieces& pieces) {
+  constexpr steady_clock::duration kShortest = std::chrono::milliseconds(1);
+  const bool said = pieces.due == Pieces::kNotDue;
+  const auto since = std::exchange(pieces.at, steady_clock::now());
+  const std::uint64_t frames = co_await on_worker([&] {
+    self.capture_in_background();
+    return self.frames_.load();
+  });
+  const auto gained = static_cast<std::int64_t>(frames - std::exchange(pieces.frames, frames));
+  auto pause = steady_clock::duration::max();
+  if (said) {
+    pause = kShortest;
+  } else if (gained > 0) {
+    pause = (pieces.at - since) * kPiece / gained;
+  }
+  const bool soon = pause <= kSoon * 2;
+  pieces.due = soon ? pieces.at + std::max(pause, kShortest) : Pieces::kNotDue;
+  if (!soon) self.soon_.store(false);
+}
+
 asio::awaitable<void> Database::capture_loop(Self self) {
   const auto interval = shortest_interval(self->settings_);
   steady_clock::time_point last{};
@@ -641,11 +671,11 @@ asio::awaitable<void> Database::capture_loop(Self self) {
   while (true) {
     co_await self->capture_signal_.wait();
     if (self->closed_) co_return;
+    Pieces pieces;
     while (!self->flushing() && steady_clock::now() < last + interval && !self->closed_) {
-      co_await self->capture_signal_.wait_until(last + interval);
-      if (self->soon_.exchange(false)) {
-        co_await on_worker([&] { self->capture_in_background(); });
-      }
+      co_await self->capture_signal_.wait_until(std::min(pieces.due, last + interval));
+      const bool due = pieces.due == Pieces::kNotDue || steady_clock::now() >= pieces.due;
+      if (due && self->soon_.load()) co_await capture_piece(*self, pieces);
     }
     self->soon_.store(false);
     self->dirty_.store(false);
@@ -673,6 +703,16 @@ asio::awaitable<void> Database::capture_loop(Self self) {
   }
 }
 
+// That the outbox cannot be opened is said elsewhere.
+void Database::set_role_error(const std::string& error) {
+  const std::lock_guard lock(status_mutex_);
+  if (role_error_ == error) return;
+  role_error_ = error;
+  if (!error.empty() && capture_error_ != error) {
+    log::error("nothing can be shipped: " + error, {{"db", path()}});
+  }
+}
+
 asio::awaitable<void> Database::role_loop(Self self) {
   while (!self->closed_) {
     std::string error;
@@ -686,6 +726,7 @@ asio::awaitable<void> Database::role_loop(Self self) {
     } catch (const std::exception& e) {
       error = e.what();
     }
+    if (error.empty()) self->set_role_error({});
     if (taken) {
       self->set_role(Role::shipping);
       co_await self->prepare_role();
@@ -694,6 +735,7 @@ asio::awaitable<void> Database::role_loop(Self self) {
       self->set_role(Role::watching);
       co_await self->watch_role();
     } else {
+      self->set_role_error(error);
       co_await self->role_signal_.wait_until(steady_clock::now() + kRetry);
       if (self->connections_.load() == 0) self->closed_ = self->close_if_unused();
     }
@@ -1183,11 +1225,14 @@ void Database::fall_behind(std::uint64_t ticket, std::chrono::milliseconds limit
   const Time since = now();
   if (!durability_.fall_behind({since, ticket, limit})) return;
   mark_behind(since);
-  const std::string what = "a commit is not in the replica after " + std::to_string(limit.count());
+  const std::string what =
+      paused() ? "a commit is not in the replica, since replication pauses; until it is, "
+               : "a commit is not in the replica after " + std::to_string(limit.count()) +
+                     " ms; until it is, ";
   if (settings_.sync_fail) {
-    log::error(what + " ms; until it is, writes are refused (sync-policy: fail)", {{"db", path()}});
+    log::error(what + "writes are refused (sync-policy: fail)", {{"db", path()}});
   } else {
-    log::warn(what + " ms; until it is, commits do not wait for it", {{"db", path()}});
+    log::warn(what + "commits do not wait for it", {{"db", path()}});
   }
 }
 
@@ -1239,8 +1284,9 @@ std::string Database::status_json(std::chrono::milliseconds sync) {
              "the application chose a journal mode other than WAL; set PRAGMA journal_mode=WAL");
   } else if (!obstacle_.empty()) {
     json.add("error", obstacle_);
-  } else if (!capture_error_.empty()) {
-    json.add("error", capture_error_);
+  } else if (const auto& error = capture_error_.empty() ? role_error_ : capture_error_;
+             !error.empty()) {
+    json.add("error", error);
   }
   const auto behind = durability_.behind();
   if (sync.count() > 0 || behind) {

@@ -100,8 +100,10 @@ class Database : public std::enable_shared_from_this<Database> {
   /// Asks for a background capture, and what it finds to be shipped.
   void wake() noexcept;
   /// Asks for a background capture now, however short the last one is ago, of what is to be shipped
-  /// at its time. Cheap.
+  /// at its time. Cheap. Meant for every kPiece frames of the WAL, so that little is left to the
+  /// thread that resets it: a quarter of what SQLite lets it grow to.
   void capture_soon() noexcept;
+  static constexpr std::uint32_t kPiece = 250;
   /// The wal-index's change counter last seen, for noticing a commit cheaply.
   static constexpr std::uint64_t kNoChange = UINT64_MAX;
   std::atomic<std::uint64_t> seen_change{kNoChange};
@@ -218,8 +220,11 @@ class Database : public std::enable_shared_from_this<Database> {
   class Flushing;
   class Borrowed;
   using Self = std::shared_ptr<Database>;
+  struct Pieces;
+  static asio::awaitable<void> capture_piece(Database& self, Pieces& pieces);
   static asio::awaitable<void> capture_loop(Self self);
   static asio::awaitable<void> role_loop(Self self);
+  void set_role_error(const std::string& error);
   static asio::awaitable<void> read_wakes(Self self);
   static asio::awaitable<void> bound_outbox(Self self);
   void tell(unsigned news) noexcept;
@@ -286,6 +291,7 @@ class Database : public std::enable_shared_from_this<Database> {
 
   std::atomic<bool> dirty_{false};
   std::atomic<bool> soon_{false};
+  std::atomic<std::uint64_t> frames_{0};  // captured by this process
   std::atomic<std::uint32_t> own_change_{0};
   std::atomic<std::int64_t> own_commit_time_{0};
   std::atomic<std::int64_t> first_commit_time_{0};
@@ -313,6 +319,7 @@ class Database : public std::enable_shared_from_this<Database> {
   std::vector<std::uint64_t> kept_from_;       // status_mutex_, as settings_.replicas
   std::string capture_error_;                  // status_mutex_
   std::string obstacle_;                       // status_mutex_
+  std::string role_error_;                     // status_mutex_
   Role role_ = Role::none;                     // status_mutex_
   int validations_ = 0;                        // status_mutex_
 

@@ -73,7 +73,7 @@ std::string replica_note_path(const std::string& outbox, const std::string& url)
 }
 
 std::optional<ReplicaNote> load_replica_note(const std::string& path) {
-  const UniqueFd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW));
+  const UniqueFd fd(::open(path.c_str(), O_RDONLY | O_NONBLOCK | O_CLOEXEC | O_NOFOLLOW));
   if (!fd) return std::nullopt;
   alignas(DiskNote) std::array<std::uint8_t, sizeof(DiskNote)> bytes{};
   if (::pread(fd.get(), bytes.data(), bytes.size(), 0) != sizeof(DiskNote)) return std::nullopt;
@@ -105,7 +105,7 @@ std::optional<ReplicaNote> load_replica_note(const std::string& path) {
 
 bool save_replica_note(const std::string& path, const std::string& database,
                        const ReplicaNote& note) {
-  constexpr int kFlags = O_WRONLY | O_CLOEXEC | O_NOFOLLOW;
+  constexpr int kFlags = O_WRONLY | O_NONBLOCK | O_CLOEXEC | O_NOFOLLOW;
   UniqueFd fd(above_standard(::open(path.c_str(), kFlags)));
   if (!fd) {
     const auto place = capture::OutboxPlace::of(database, "");

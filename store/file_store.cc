@@ -115,32 +115,49 @@ struct Entry {
   bool is_folder() const { return name.back() == '/'; }
 };
 
+using Folder = std::unique_ptr<DIR, int (*)(DIR*)>;
+
+/// The next name that can be an object's or a folder's; null at the end. `path`: for the error.
+const char* next_name(DIR* folder, const std::string& path) {
+  while (true) {
+    errno = 0;
+    // Each DIR belongs to one call alone, for which readdir is thread-safe in glibc.
+    const dirent* found = ::readdir(folder);  // NOLINT(concurrency-mt-unsafe)
+    if (!found) {
+      if (errno != 0) fail(errno, "list folder", path);
+      return nullptr;
+    }
+    const std::string_view name = found->d_name;
+    if (name != "." && name != ".." && !name.starts_with(kTemporary)) return found->d_name;
+  }
+}
+
 /// The entries that can be (or hold) objects, by key; a folder that is not there has none. Links
-/// are neither. `base`: the folder's key, empty or ending in '/'.
+/// are neither. `base`: the folder's key, empty or ending in '/'. Of objects that are put in the
+/// order of their keys meanwhile, it has none without those before it.
 std::vector<Entry> read_folder(const std::string& root, const std::string& base) {
   const std::string path = root + '/' + base;
   if (path.size() >= PATH_MAX) fail(ENAMETOOLONG, "list folder", path);
   UniqueFd fd = open_below(root, base + '.', O_RDONLY | O_DIRECTORY);
-  const std::unique_ptr<DIR, int (*)(DIR*)> folder(fd ? ::fdopendir(fd.get()) : nullptr,
-                                                   &::closedir);
+  const Folder folder(fd ? ::fdopendir(fd.get()) : nullptr, &::closedir);
   if (!folder) {
     if (errno == ENOENT || errno == ENOTDIR) return {};
     fail(errno, "list folder", path);
   }
   (void)fd.release();  // the DIR's now
+  // Reading a folder may miss what is put there meanwhile, and find what is put after that. All up
+  // to the last name that a first reading finds is there before the second one.
+  std::string last;
+  while (const char* found = next_name(folder.get(), path)) {
+    if (last < found) last = found;
+  }
+  ::rewinddir(folder.get());
   std::vector<Entry> entries;
-  while (true) {
-    errno = 0;
-    // Each DIR belongs to this call alone, for which readdir is thread-safe in glibc.
-    const dirent* found = ::readdir(folder.get());  // NOLINT(concurrency-mt-unsafe)
-    if (!found) {
-      if (errno != 0) fail(errno, "list folder", path);
-      break;
-    }
-    const std::string_view name = found->d_name;
-    if (name == "." || name == ".." || name.starts_with(kTemporary)) continue;
+  while (const char* found = next_name(folder.get(), path)) {
+    const std::string_view name = found;
+    if (name > last) continue;
     struct stat info {};
-    if (::fstatat(::dirfd(folder.get()), found->d_name, &info, AT_SYMLINK_NOFOLLOW) != 0) {
+    if (::fstatat(::dirfd(folder.get()), found, &info, AT_SYMLINK_NOFOLLOW) != 0) {
       if (errno == ENOENT) continue;  // deleted meanwhile
       fail(errno, "read the attributes of", path + std::string(name));
     }

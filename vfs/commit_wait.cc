@@ -107,10 +107,8 @@ void CommitWait::write_lock_releasing() noexcept {
 
 void CommitWait::committed(bool exclusive) noexcept {
   if (replication_.sync_limit().count() == 0) return;
-  if (replication_.outside_wal()) {
-    outside_wal_ = true;
-    return;
-  }
+  outside_wal_ = replication_.outside_wal() && !replication_.keeps_locks();
+  if (outside_wal_) return;
   if (exclusive) ticket_ = replication_.take_ticket();
   if (ticket_ != 0) pend();
   if (exclusive || !release_follows()) group_->wait_if_free();

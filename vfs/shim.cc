@@ -41,6 +41,7 @@ struct DatabaseFile : File {
   OpenDatabase database;
   std::unique_ptr<CommitWait> wait;  ///< null: not replicated
   int lock_level = SQLITE_LOCK_NONE;
+  bool changes_journal_mode = false;  ///< the next commit may be such a change
 };
 
 struct WalFile : File {
@@ -232,6 +233,18 @@ std::string sync_pragma(DatabaseFile& self, const char* value) {
   return limit.count() == 0 ? "off" : std::to_string(limit.count());
 }
 
+/// SQLite's own PRAGMAs that change what may be expected of a commit outside WAL mode.
+void look_at_pragma(DatabaseFile& self, const char* name, const char* value) {
+  const sqlite3_api_routines& api = *self.shim->host.api;
+  if (!self.database.connection) return;
+  if (api.stricmp(name, "journal_mode") == 0) self.changes_journal_mode = true;
+  if (api.stricmp(name, "locking_mode") == 0) {
+    const bool exclusive = api.stricmp(value, "exclusive") == 0;
+    if (exclusive) self.database.connection->check_exclusive();
+    self.database.connection->set_keeps_locks(exclusive);
+  }
+}
+
 /// The shim's own PRAGMAs. SQLITE_NOTFOUND: not one of them.
 int database_pragma(DatabaseFile& self, char** argument) noexcept {
   const sqlite3_api_routines& api = *self.shim->host.api;
@@ -244,6 +257,7 @@ int database_pragma(DatabaseFile& self, char** argument) noexcept {
     } else if (api.stricmp(name, "sqlstream_sync") == 0) {
       argument[0] = sqlite_string(api, sync_pragma(self, argument[2]));
     } else {
+      if (argument[2] != nullptr) look_at_pragma(self, name, argument[2]);
       return SQLITE_NOTFOUND;
     }
   } catch (const Error& error) {
@@ -253,6 +267,18 @@ int database_pragma(DatabaseFile& self, char** argument) noexcept {
     return SQLITE_NOMEM;
   }
   return argument[0] ? SQLITE_OK : SQLITE_NOMEM;
+}
+
+/// With `sync-policy: fail`, while the replicas have not what was committed before. At a write to
+/// the WAL, since a write lock that is refused would be in the way of checkpoints and of readers
+/// that recover, too; outside WAL mode at the lock that a write begins with.
+bool refused(Connection& connection, const sqlite3_api_routines& api) {
+  if (connection.sync_limit().count() == 0 || !connection.refuses_writes()) return false;
+  log_relay::deliver(api);
+  api.log(SQLITE_IOERR_FSYNC,
+          "sqlstream: the write is refused: a commit before it is not in the replica yet "
+          "(sync-policy: fail)");
+  return true;
 }
 
 void remember_connection(DatabaseFile& self, sqlite3** db) noexcept {
@@ -292,6 +318,7 @@ int database_file_control(sqlite3_file* file, int operation, void* argument) {
       break;
     case SQLITE_FCNTL_COMMIT_PHASETWO: {
       const int result = file_control(file, operation, argument);
+      self.changes_journal_mode = false;
       if (connection) connection->commit_phase_two();
       if (self.wait && self.wait->active())
         self.wait->committed(self.lock_level == SQLITE_LOCK_EXCLUSIVE);
@@ -321,6 +348,12 @@ int database_truncate(sqlite3_file* file, sqlite3_int64 size) {
 }
 
 int database_lock(sqlite3_file* file, int level) {
+  const DatabaseFile& self = database_of(file);
+  // WAL mode, for which the replicas perhaps wait, is turned on by such a write, too.
+  if (level == SQLITE_LOCK_RESERVED && !self.changes_journal_mode &&
+      refused(connection_of(file), *self.shim->host.api)) {
+    return SQLITE_IOERR_FSYNC;
+  }
   const int result = [&] {
     if (level < SQLITE_LOCK_EXCLUSIVE) return file_lock(file, level);
     const auto held = hold_off_source_files();
@@ -405,22 +438,10 @@ int wal_close(sqlite3_file* file) {
   return base->pMethods->xClose(base);
 }
 
-/// With `sync-policy: fail`, while the replicas have not what was committed before. Here, since a
-/// write lock that is refused would be in the way of checkpoints and of readers that recover, too.
-bool refused(const WalFile& self) {
-  Connection& connection = *self.connection;
-  if (connection.sync_limit().count() == 0 || !connection.refuses_writes()) return false;
-  const sqlite3_api_routines& api = *self.shim->host.api;
-  log_relay::deliver(api);
-  api.log(SQLITE_IOERR_FSYNC,
-          "sqlstream: the write is refused: a commit before it is not in the replica yet "
-          "(sync-policy: fail)");
-  return true;
-}
-
 int wal_write(sqlite3_file* file, const void* from, int amount, sqlite3_int64 offset) {
-  if (refused(*static_cast<WalFile*>(file))) return SQLITE_IOERR_FSYNC;
-  if (offset == 0) static_cast<WalFile*>(file)->connection->wal_beginning(from, amount);
+  const WalFile& self = *static_cast<WalFile*>(file);
+  if (refused(*self.connection, *self.shim->host.api)) return SQLITE_IOERR_FSYNC;
+  if (offset == 0) self.connection->wal_beginning(from, amount);
   return file_write(file, from, amount, offset);
 }
 
@@ -567,8 +588,8 @@ Plan plan_for(const sqlite3_api_routines& api, const char* name) {
 void warn_unreplicated(const sqlite3_api_routines& api, const Plan& plan) {
   static std::atomic_flag warned;
   if (!plan.faulty && warned.test_and_set()) return;
-  api.log(SQLITE_WARNING, "sqlstream: %s is not replicated: %s", plan.path.c_str(),
-          plan.unreplicated_reason.c_str());
+  log::warn(plan.path + " is not replicated: " + plan.unreplicated_reason);
+  log_relay::deliver(api);
 }
 
 int open_database(Shim& shim, const char* name, sqlite3_file* file, int flags, int* out_flags) {
@@ -578,8 +599,8 @@ int open_database(Shim& shim, const char* name, sqlite3_file* file, int flags, i
   Plan plan = plan_for(api, name);
   if (!plan.replicated()) {
     if (api.uri_boolean(name, "strict", 0)) {
-      api.log(SQLITE_CANTOPEN, "sqlstream: cannot open %s with strict=1: %s", plan.path.c_str(),
-              plan.unreplicated_reason.c_str());
+      log::error("cannot open " + plan.path + " with strict=1: " + plan.unreplicated_reason);
+      log_relay::deliver(api);
       return SQLITE_CANTOPEN;
     }
     warn_unreplicated(api, plan);

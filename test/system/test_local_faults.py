@@ -92,6 +92,26 @@ def test_a_fault_in_the_outbox_is_no_fault_of_the_application(build, litestream,
     whole(build, litestream, place)
 
 
+def test_an_outbox_where_no_pipe_can_be_made(build, litestream, place):
+    """As on some network file systems; here something else is in its place."""
+    (place.outbox / "wake").mkdir(parents=True)
+    with place.session() as app:
+        app.do("create table t(x)")
+        for _ in range(3):
+            assert app.do(SQL) == []
+        harness.wait_until(lambda: app.status().get("error"), "the fault to be told")
+        status = app.status()
+        assert status["shipping"] == "none"
+        assert "wake" in status["error"] and "outbox-dir" in status["error"]
+        (place.outbox / "wake").rmdir()
+        assert app.shipped(60000) == 1
+        assert "error" not in app.status()
+        app.do("close")
+        app.end()
+    assert len(place.lines("ERROR")) == 1, "\n".join(place.lines("ERROR"))
+    whole(build, litestream, place)
+
+
 DATABASE_FAULTS = [
     "ENOSPC write {database}", "EIO write {database}", "EIO sync {database}",
     "ENOSPC write {database}-wal", "EIO write {database}-wal", "EIO truncate {database}-wal",

@@ -1,9 +1,13 @@
 #define DOCTEST_CONFIG_IMPLEMENT_WITH_MAIN
+#include <atomic>
+#include <cstdio>
+#include <fcntl.h>
 #include <filesystem>
 #include <fstream>
 #include <random>
 #include <sys/mount.h>
 #include <sys/stat.h>
+#include <thread>
 #include <unistd.h>
 
 #include <doctest/doctest.h>
@@ -136,6 +140,32 @@ TEST_CASE_FIXTURE(Fixture, "listings come by key, as from an object store") {
   CHECK(listing.folders == Names{"c/"});
   listing = run(context, store->list({.start_after = "c/d/f", .folders = true}));
   CHECK(listing.folders.empty());
+}
+
+TEST_CASE_FIXTURE(Fixture, "what is put while a folder is listed leaves no gap") {
+  constexpr int kObjects = 60'000;
+  put("wal/00000000", "");
+  std::atomic<bool> ended{false};
+  std::thread writer([&] {
+    for (int i = 1; i < kObjects; ++i) {
+      char name[16];
+      std::snprintf(name, sizeof name, "%08d", i);
+      const int fd = ::open((root / "wal" / name).c_str(), O_WRONLY | O_CREAT | O_EXCL, 0600);
+      if (fd < 0) break;
+      ::close(fd);
+    }
+    ended = true;
+  });
+  std::size_t last = 0;
+  for (bool again = true; again;) {
+    again = !ended;
+    const Names found = keys({.prefix = "wal/"});
+    CHECK(found.size() >= last);
+    last = found.size();
+    REQUIRE(std::stoull(found.back().substr(4)) == last - 1);
+  }
+  writer.join();
+  CHECK(last == kObjects);
 }
 
 TEST_CASE_FIXTURE(Fixture, "a file in the folder's place is an error, not an empty store") {

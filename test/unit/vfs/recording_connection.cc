@@ -71,6 +71,9 @@ class RecordingConnection : public Connection {
     record("wait_durable " + name_ + ' ' + std::to_string(limit.count() > 0));
   }
   bool outside_wal() const noexcept override { return is_outside_wal; }
+  bool keeps_locks() const noexcept override { return keeps_locks_; }
+  void set_keeps_locks(bool keeps) noexcept override { keeps_locks_ = keeps; }
+  void check_exclusive() const override {}
   bool refuses_writes() noexcept override { return refuses; }
   std::string status_json() noexcept override { return R"({"recorded":")" + name_ + R"("})"; }
   bool wait_shipped(std::chrono::milliseconds limit) noexcept override {
@@ -80,6 +83,7 @@ class RecordingConnection : public Connection {
 
  private:
   std::string name_;
+  bool keeps_locks_ = false;
 };
 
 }  // namespace
