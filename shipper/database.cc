@@ -1226,13 +1226,12 @@ void Database::fall_behind(std::uint64_t ticket, std::chrono::milliseconds limit
   if (!durability_.fall_behind({since, ticket, limit})) return;
   mark_behind(since);
   const std::string what =
-      paused() ? "a commit is not in the replica, since replication pauses; until it is, "
-               : "a commit is not in the replica after " + std::to_string(limit.count()) +
-                     " ms; until it is, ";
+      paused() ? "a commit is not in the replica, since replication pauses"
+               : "a commit is not in the replica after " + std::to_string(limit.count()) + " ms";
   if (settings_.sync_fail) {
-    log::error(what + "writes are refused (sync-policy: fail)", {{"db", path()}});
+    log::error(what + "; until it is, writes are refused (sync-policy: fail)", {{"db", path()}});
   } else {
-    log::warn(what + "commits do not wait for it", {{"db", path()}});
+    log::warn(what + "; until it is, commits do not wait for it", {{"db", path()}});
   }
 }
 

@@ -553,3 +553,39 @@ def test_a_process_beside_the_one_that_ships_ends_when_it_is_done(build, place, 
             build.shell(database, "", f"insert into t values ({number});", env=env, timeout=60)
         assert app.shipped() == 1
         app.end()
+
+
+def test_restored_while_it_is_written(build, tmp_path):
+    """Listings of a folder that grows: a reader may miss a name, and find one that came later."""
+    database, replica = tmp_path / "app.db", tmp_path / "replica"
+    url = f"file://{replica}?sync-interval=1ms"
+    ended = threading.Event()
+    with Session(build, database, url) as app:
+        app.do("pragma synchronous=off")
+        app.do("create table t(x)")
+        assert app.shipped() == 1
+
+        def write():
+            while not ended.is_set():
+                app.do("insert into t values (randomblob(50))")
+                time.sleep(0.001)
+
+        writer = threading.Thread(target=write)
+        writer.start()
+        try:
+            begun, restored, last = time.monotonic(), 0, 0
+            while time.monotonic() < begun + 8:
+                output = tmp_path / f"{restored}.db"
+                build.restore(output, url)
+                with closing(sqlite3.connect(output)) as copy:
+                    rows = copy.execute("select count(*) from t").fetchone()[0]
+                    assert copy.execute("pragma integrity_check").fetchall() == [("ok",)]
+                assert rows >= last, "later, and with less"
+                restored, last = restored + 1, rows
+        finally:
+            ended.set()
+            writer.join()
+        print(restored, "restores of", len(list(replica.glob("generations/*/wal/*"))), "segments")
+        assert restored > 3
+        app.do("close")
+        app.end()
