@@ -34,6 +34,7 @@ constexpr auto kLinger = std::chrono::seconds(2);  // without connections, befor
 constexpr auto kRetry = std::chrono::seconds(1);   // after a capture that could not be made
 constexpr auto kRefusedPatience = std::chrono::milliseconds(1500);
 constexpr auto kSoon = std::chrono::milliseconds(5);
+constexpr auto kNoteDue = std::chrono::seconds(5);  // who ships has a note of each replica by then
 constexpr auto kNoteInterval = std::chrono::milliseconds(2);  // another process's progress
 constexpr auto kTakeOverPause = std::chrono::milliseconds(20);
 
@@ -937,6 +938,7 @@ std::vector<std::uint64_t> Database::log_files() {
 
 void Database::set_role(Role role) {
   const std::lock_guard lock(status_mutex_);
+  if (role_ != role) role_since_ = now();
   role_ = role;
   status_changed_.notify_all();
 }
@@ -1317,9 +1319,16 @@ std::string Database::replica_json(std::size_t number, const std::string& outbox
       status.position = noted->end->position;
       status.sequence = noted->end->sequence;
       status.snapshot_time = noted->snapshot_time;
+      status.validation = noted->validation;
+    }
+    if (noted) {
       status.error = noted->error;
       status.error_since = noted->error_since;
-      status.validation = noted->validation;
+    } else if (role_ == Role::watching && now() > role_since_ + kNoteDue) {
+      status.error =
+          "the process that ships knows no such replica; give all programs that open this database "
+          "the same ones";
+      status.error_since = role_since_;
     }
   }
   JsonObject json;

@@ -321,6 +321,7 @@ class Database : public std::enable_shared_from_this<Database> {
   std::string obstacle_;                       // status_mutex_
   std::string role_error_;                     // status_mutex_
   Role role_ = Role::none;                     // status_mutex_
+  Time role_since_{};                          // status_mutex_
   int validations_ = 0;                        // status_mutex_
 
   std::atomic<unsigned> news_{0};

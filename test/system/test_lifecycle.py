@@ -555,6 +555,31 @@ def test_a_process_beside_the_one_that_ships_ends_when_it_is_done(build, place, 
         app.end()
 
 
+def test_programs_that_name_different_replicas_are_told(build, tmp_path):
+    """Who has the role ships to its own."""
+    database = tmp_path / "app.db"
+    with Session(build, database, f"file://{tmp_path}/one") as first:
+        first.do("create table t(x)")
+        assert first.shipped() == 1
+        with Session(build, database, f"file://{tmp_path}/two") as second:
+            second.do("insert into t values (1)")
+
+            def told():
+                status = second.status()
+                assert status["shipping"] == "another process"
+                return status["replicas"][0].get("error")
+
+            harness.wait_until(told, "the difference to be told")
+            assert "the process that ships knows no such replica" in told()
+            assert first.shipped() == 1
+            assert "error" not in first.status()["replicas"][0]
+            second.do("close")
+            second.end()
+        first.do("close")
+        first.end()
+    assert not (tmp_path / "two").exists()
+
+
 def test_restored_while_it_is_written(build, tmp_path):
     """Listings of a folder that grows: a reader may miss a name, and find one that came later."""
     database, replica = tmp_path / "app.db", tmp_path / "replica"
