@@ -390,14 +390,17 @@ class OpenConnection final : public Connection {
 }  // namespace
 
 std::unique_ptr<Connection> Connection::open(const Host& host, DatabaseSettings settings,
-                                             sqlite3_file* file, const char*, int open_flags) {
+                                             sqlite3_file* file, const char*, int open_flags,
+                                             std::string& reason) {
   std::unique_ptr<OpenConnection> connection;
   const auto open = [&] {
-    // A reader ships nothing; whoever writes does.
-    if ((open_flags & SQLITE_OPEN_READONLY) != 0) return;
+    if ((open_flags & SQLITE_OPEN_READONLY) != 0) {
+      reason = "it was opened to be read only; whoever writes replicates";
+      return;
+    }
     if (file->pMethods->iVersion < 2 || file->pMethods->xShmMap == nullptr) {
-      log::warn("cannot replicate: the VFS beneath has no shared memory, so no WAL mode",
-                {{"db", settings.path}, {"vfs", host.base->zName}});
+      reason = "the VFS beneath has no shared memory, so no WAL mode";
+      log::warn("cannot replicate: " + reason, {{"db", settings.path}, {"vfs", host.base->zName}});
       return;
     }
     for (const auto& other : Database::all()) {
@@ -408,11 +411,10 @@ std::unique_ptr<Connection> Connection::open(const Host& host, DatabaseSettings 
               ours.store.endpoint != theirs.store.endpoint) {
             continue;
           }
-          log::error("not replicating: " + other->path() + " already replicates to " +
-                         ours.store.url() +
-                         "; give each database a replica of its own ({name} or {path} in "
-                         "SQLSTREAM_REPLICA_URL does)",
-                     {{"db", settings.path}});
+          reason = other->path() + " already replicates to " + ours.store.url() +
+                   "; give each database a replica of its own ({name} or {path} in "
+                   "SQLSTREAM_REPLICA_URL does)";
+          log::error("not replicating: " + reason, {{"db", settings.path}});
           return;
         }
       }
@@ -426,7 +428,8 @@ std::unique_ptr<Connection> Connection::open(const Host& host, DatabaseSettings 
   } catch (const std::bad_alloc&) {
     throw;
   } catch (const std::exception& e) {
-    log::error(std::string("opening: ") + e.what());
+    reason = e.what();
+    log::error("opening: " + reason);
   }
   return connection;
 }

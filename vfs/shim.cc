@@ -41,7 +41,7 @@ struct DatabaseFile : File {
   OpenDatabase database;
   std::unique_ptr<CommitWait> wait;  ///< null: not replicated
   int lock_level = SQLITE_LOCK_NONE;
-  bool changes_journal_mode = false;  ///< the next commit may be such a change
+  bool turns_wal_on = false;  ///< the next write may be that of PRAGMA journal_mode=WAL
 };
 
 struct WalFile : File {
@@ -237,7 +237,9 @@ std::string sync_pragma(DatabaseFile& self, const char* value) {
 void look_at_pragma(DatabaseFile& self, const char* name, const char* value) {
   const sqlite3_api_routines& api = *self.shim->host.api;
   if (!self.database.connection) return;
-  if (api.stricmp(name, "journal_mode") == 0) self.changes_journal_mode = true;
+  if (api.stricmp(name, "journal_mode") == 0) {
+    self.turns_wal_on = api.stricmp(value, "wal") == 0;
+  }
   if (api.stricmp(name, "locking_mode") == 0) {
     const bool exclusive = api.stricmp(value, "exclusive") == 0;
     if (exclusive) self.database.connection->check_exclusive();
@@ -318,7 +320,7 @@ int database_file_control(sqlite3_file* file, int operation, void* argument) {
       break;
     case SQLITE_FCNTL_COMMIT_PHASETWO: {
       const int result = file_control(file, operation, argument);
-      self.changes_journal_mode = false;
+      self.turns_wal_on = false;
       if (connection) connection->commit_phase_two();
       if (self.wait && self.wait->active())
         self.wait->committed(self.lock_level == SQLITE_LOCK_EXCLUSIVE);
@@ -350,7 +352,7 @@ int database_truncate(sqlite3_file* file, sqlite3_int64 size) {
 int database_lock(sqlite3_file* file, int level) {
   const DatabaseFile& self = database_of(file);
   // WAL mode, for which the replicas perhaps wait, is turned on by such a write, too.
-  if (level == SQLITE_LOCK_RESERVED && !self.changes_journal_mode &&
+  if (level == SQLITE_LOCK_RESERVED && !self.turns_wal_on &&
       refused(connection_of(file), *self.shim->host.api)) {
     return SQLITE_IOERR_FSYNC;
   }
@@ -624,7 +626,15 @@ int open_database(Shim& shim, const char* name, sqlite3_file* file, int flags, i
   try {
     if (plan.replicated()) {
       start_engine_once();
-      connection = Connection::open(shim.host, std::move(*plan.settings), base, name, opened_flags);
+      connection = Connection::open(shim.host, std::move(*plan.settings), base, name, opened_flags,
+                                    plan.unreplicated_reason);
+      if (!connection && (opened_flags & SQLITE_OPEN_READONLY) == 0 &&
+          api.uri_boolean(name, "strict", 0)) {
+        log::error("cannot open " + plan.path + " with strict=1: " + plan.unreplicated_reason);
+        log_relay::deliver(api);
+        base->pMethods->xClose(base);
+        return SQLITE_CANTOPEN;
+      }
     }
     if (connection) {
       // SQLite does not pass SQLITE_OPEN_SHAREDCACHE on.

@@ -313,6 +313,7 @@ assert db.execute("select count(*) from t").fetchone() == (0,)
 assert db.execute("pragma journal_mode=delete").fetchone() == ("delete",)
 for i in range(3):
     try:
+        db.execute("pragma journal_mode=delete")
         db.execute("insert into t values (1)")
         print("written")
     except sqlite3.OperationalError as error:

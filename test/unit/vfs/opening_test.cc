@@ -118,12 +118,17 @@ TEST_CASE("a read-only open says so to the Connection") {
   CHECK(std::find(events.begin(), events.end(), "open a.db read-only") != events.end());
 }
 
-TEST_CASE("an engine that takes no Connection leaves the database usable") {
+TEST_CASE("an engine that takes no Connection leaves the database usable; strict=1 refuses") {
   register_shim();
   const TempFolder folder;
   set_refusing(true);
   Sqlite db(replicated(folder.file("a.db")));
   db.must("PRAGMA journal_mode=WAL; CREATE TABLE t(x); INSERT INTO t VALUES (1)");
+  CHECK(db.must("PRAGMA sqlstream_status").find("a test refuses") != std::string::npos);
+  take_log();
+  const Sqlite strict(replicated(folder.file("a.db"), "&strict=1"));
+  CHECK(strict.result() == SQLITE_CANTOPEN);
+  CHECK(logged(take_log(), "with strict=1: a test refuses"));
   set_refusing(false);
   CHECK(db.must("SELECT * FROM t") == "1\n");
   CHECK(open_connections() == 0);

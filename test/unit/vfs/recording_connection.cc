@@ -122,8 +122,11 @@ void set_refusing(bool refusing) {
 namespace sqlstream {
 
 std::unique_ptr<Connection> Connection::open(const Host&, DatabaseSettings settings, sqlite3_file*,
-                                             const char*, int open_flags) {
-  if (testing::refuse) return nullptr;
+                                             const char*, int open_flags, std::string& reason) {
+  if (testing::refuse) {
+    reason = "a test refuses";
+    return nullptr;
+  }
   const bool read_only = (open_flags & SQLITE_OPEN_READONLY) != 0;
   const DatabaseSettings taken = std::move(settings);
   testing::record("open " + testing::file_name(taken.path) + (read_only ? " read-only" : ""));
