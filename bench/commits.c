@@ -15,7 +15,8 @@
 //   spread N RATE     N commits of one new row, to one of these after the other
 //   waitall MS        sqlstream_wait(MS) on each of them
 //   segments N        N segments, each an update of one of these rows
-//   writers N SECONDS N threads with a connection each commit rows of their own, as fast as it goes;
+//   writers N SECONDS N threads with a connection each commit rows of their own, as fast as it
+//   goes;
 //                     counted from the second second on, when all of them are under way
 // It ends, closing the database, at the end of its input.
 
@@ -199,10 +200,11 @@ static void many_writers(long count, double seconds) {
     next += all[i].commits;
   }
   qsort(took, (size_t)commits, sizeof *took, ascending);
-  printf("{\"rows\":%ld,\"commits\":%ld,\"seconds\":%.6f,\"p50_us\":%.1f,\"p99_us\":%.1f,"
-         "\"worst_us\":%.1f}\n",
-         rows, commits, (double)(ended - all[0].from) / 1e9, took[commits / 2] / 1e3,
-         took[commits - 1 - commits / 100] / 1e3, took[commits - 1] / 1e3);
+  printf(
+      "{\"rows\":%ld,\"commits\":%ld,\"seconds\":%.6f,\"p50_us\":%.1f,\"p99_us\":%.1f,"
+      "\"worst_us\":%.1f}\n",
+      rows, commits, (double)(ended - all[0].from) / 1e9, took[commits / 2] / 1e3,
+      took[commits - 1 - commits / 100] / 1e3, took[commits - 1] / 1e3);
   free(took);
   free(all);
 }
