@@ -609,9 +609,10 @@ Replicator::Shipment Replicator::next_shipment(std::uint64_t last, NoteToSave sa
   saving.note.in_flight = next.batch->last().sequence;
   write_note(saving);
   static EffortBudget budget;
-  const auto effort = budget.take(next.batch->image_bytes(), steady_clock::now())
-                          ? lz4::Effort::high
-                          : lz4::Effort::fast;
+  // Not while somebody waits for it.
+  const bool high = !database_.hurried(end_->sequence) &&
+                    budget.take(next.batch->image_bytes(), steady_clock::now());
+  const auto effort = high ? lz4::Effort::high : lz4::Effort::fast;
   next.encoder = std::make_unique<SegmentEncoder>(next.batch, *end_, host_, database_.path(),
                                                   SegmentEncoder::kObjectSize, effort);
   next.object = next.encoder->next();
