@@ -287,6 +287,12 @@ void Outbox::advance_tail(const Record& record) {
   tail_->last = record;
 }
 
+void Outbox::write_control(const void* from, std::size_t size, off_t at) const {
+  if (::pwrite(control_fd_.get(), from, size, at) == static_cast<ssize_t>(size)) return;
+  throw std::system_error(errno, std::generic_category(),
+                          "cannot write " + place_.directory + "/control");
+}
+
 void Outbox::set_control(const Control& control) {
   DiskControl disk{};
   disk.magic = kControlMagic;
@@ -297,10 +303,7 @@ void Outbox::set_control(const Control& control) {
   disk.full = control.full;
   disk.boot = control.boot;
   disk.snapshot = control.snapshot;
-  if (::pwrite(control_fd_.get(), &disk, sizeof disk, kControlAt) != sizeof disk) {
-    throw std::system_error(errno, std::generic_category(),
-                            "cannot write " + place_.directory + "/control");
-  }
+  write_control(&disk, sizeof disk, kControlAt);
   control_ = control;
 }
 
@@ -428,11 +431,7 @@ bool Outbox::start_log(const LogHeader& header, Record& record,
 }
 
 void Outbox::end_generation(Generation generation) {
-  if (::pwrite(control_fd_.get(), &generation.id, sizeof generation.id, ended_place(generation)) !=
-      sizeof generation.id) {
-    throw std::system_error(errno, std::generic_category(),
-                            "cannot write " + place_.directory + "/control");
-  }
+  write_control(&generation.id, sizeof generation.id, ended_place(generation));
 }
 
 bool Outbox::ended(Generation generation) const {
@@ -443,10 +442,7 @@ bool Outbox::ended(Generation generation) const {
 }
 
 void Outbox::announce_beginning(std::int64_t time) {
-  if (::pwrite(control_fd_.get(), &time, sizeof time, kBeginningAt) != sizeof time) {
-    throw std::system_error(errno, std::generic_category(),
-                            "cannot write " + place_.directory + "/control");
-  }
+  write_control(&time, sizeof time, kBeginningAt);
 }
 
 std::int64_t Outbox::announced_beginning() const {
@@ -455,10 +451,7 @@ std::int64_t Outbox::announced_beginning() const {
 }
 
 void Outbox::set_behind(std::int64_t since) {
-  if (::pwrite(control_fd_.get(), &since, sizeof since, kBehindAt) != sizeof since) {
-    throw std::system_error(errno, std::generic_category(),
-                            "cannot write " + place_.directory + "/control");
-  }
+  write_control(&since, sizeof since, kBehindAt);
 }
 
 std::int64_t Outbox::behind() const {

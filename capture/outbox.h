@@ -173,6 +173,7 @@ class Outbox {
   int watch_role() const;
 
  private:
+  void write_control(const void* from, std::size_t size, off_t at) const;
   bool only_current() const;
   void adopt_log(std::uint64_t first_sequence);
   void advance_tail(const Record& record);
