@@ -164,6 +164,7 @@ Outcome Capturer::capture(const Source& source, std::chrono::nanoseconds wait, b
         anchored_ = true;
         outbox_.note_proven();
       }
+      if (source.checkpoint_begins && outcome != Outcome::moved) outbox_.withdraw_file_mark();
       if (outcome != Outcome::try_again) return outcome;
       // SQLite holds the header inconsistent for some stores only, but its thread may have lost the
       // processor between two of them.
@@ -190,21 +191,113 @@ Outcome Capturer::capture_locked(const Source& given) {
     log::info("the database is in WAL mode again", {{"db", path_}});
   }
   alive_ = outbox_.generation_alive();
-  if (alive_) {
-    // Without a look at the WAL, which another connection may have deleted by now.
-    if (is_unchanged(outbox_.tail()->last.source, *header)) return nothing_new(*header);
+  const FileLook file = look_at_file(source, *header);
+  if (is_moved(source, file)) return moved(*source.opened);
+  std::optional<Range> range;
+  if (alive_ && is_this_file(file)) {
+    if (is_unchanged(outbox_.tail()->last.source, *header)) {
+      // Without a look at the WAL, which another connection may have deleted by now.
+      mark_file(file, *header);
+      return nothing_new(*header);
+    }
+    if (!is_readable(source, *header)) return Outcome::try_again;
+    const char* why = "";
+    range = prove(source, *header, *file.identity, why);
+    if (!range) give_up(why);
   }
   if (!is_readable(source, *header)) return Outcome::try_again;
-  if (!alive_) return begin(source);
-  std::string why;
-  const auto range = prove(source, *header, why);
-  if (!range) {
-    give_up(why);
-    return begin(source);
+  if (!range) return begin(source);
+  Outcome outcome = Outcome::up_to_date;
+  if (range->first > range->last) {
+    nothing_new(*header);
+  } else if (map_regions(source, header->frames)) {
+    outcome = append(source, *header, *range);
+  } else {
+    return Outcome::busy;
   }
-  if (range->first > range->last) return nothing_new(*header);
-  if (!map_regions(source, header->frames)) return Outcome::busy;
-  return append(source, *header, *range);
+  if (outcome == Outcome::captured || outcome == Outcome::up_to_date) mark_file(file, *header);
+  return outcome;
+}
+
+// What is committed through that handle goes nowhere. Only the generation of its own file ends.
+Outcome Capturer::moved(const FileIdentity& opened) {
+  if (alive_ && outbox_.tail()->device == opened.device && outbox_.tail()->inode == opened.inode) {
+    doubt_file("the database file was moved, deleted or replaced while it was open");
+  }
+  return Outcome::moved;
+}
+
+Capturer::FileLook Capturer::look_at_file(const Source& source,
+                                          const WalIndexHeader& header) const {
+  const volatile void* region0 = source.regions[0];
+  FileLook look;
+  const CheckpointProgress progress = read_checkpoint_progress(region0);
+  std::atomic_thread_fence(std::memory_order_seq_cst);
+  look.identity = identify(path_);
+  std::atomic_thread_fence(std::memory_order_seq_cst);
+  const bool steady = read_checkpoint_progress(region0) == progress;
+  const auto after = read_wal_index_header(region0);
+  if (look.identity && steady && after && after->salt == header.salt) {
+    look.mark = FileMark{*look.identity, header.salt, progress};
+  }
+  return look;
+}
+
+bool Capturer::is_moved(const Source& source, const FileLook& file) {
+  return source.opened && !(file.identity && file.identity->same_file(*source.opened));
+}
+
+// Precondition: a generation goes on. False: it is not of the file as it is now, and ends.
+bool Capturer::is_this_file(const FileLook& file) {
+  const Tail& tail = *outbox_.tail();
+  if (!file.identity || file.identity->device != tail.device ||
+      file.identity->inode != tail.inode) {
+    doubt_file("the database file was replaced");
+    return false;
+  }
+  const auto& known = outbox_.file_mark();
+  if (!known || !file.mark || known->same_content(*file.identity)) return true;
+  const bool stamped = tail.last.identity.inode != 0 && file.mark->same_content(tail.last.identity);
+  if (stamped || !is_same_rest(*known, *file.mark, tail.last, !anchored_)) {
+    return true;
+  }
+  doubt_file("the database file was overwritten while it was in use, but not by SQLite");
+  return false;
+}
+
+void Capturer::doubt_file(std::string_view why) {
+  outbox_.mark_overwritten();
+  give_up(why);
+}
+
+// Behind a capture, or a checkpoint's end, which comes behind one.
+void Capturer::mark_file(const FileLook& file, const WalIndexHeader& header) noexcept {
+  if (!file.mark || !is_at_rest(*file.mark, !anchored_)) return;
+  FileMark mark = *file.mark;
+  const Record& last = outbox_.tail()->last;
+  const bool seen_through =
+      header.frames == 0 || (last.source.salt == header.salt && last.source.frame == header.frames);
+  if (seen_through && mark.progress.done >= header.frames) mark.whole_at = last.sequence;
+  outbox_.mark_file(mark);
+}
+
+// What was known of the file is of other times than those it gets now.
+std::optional<FileIdentity> Capturer::stamp() {
+  outbox_.withdraw_file_mark();
+  return stamp_identity(path_);
+}
+
+void Capturer::checkpoint_ended(const Source& source) noexcept {
+  try {
+    const auto lock = outbox_.lock(std::chrono::milliseconds(5));
+    if (!lock) return;
+    outbox_.refresh();
+    const auto header = read_wal_index_header(source.regions[0]);
+    if (!header || !outbox_.generation_alive()) return;
+    const FileLook file = look_at_file(source, *header);
+    if (!is_moved(source, file)) mark_file(file, *header);
+  } catch (const std::exception&) {  // the next capture looks, too
+  }
 }
 
 // The outbox's last record and the wal-index now mean the same. Its change counter may have begun
@@ -218,17 +311,12 @@ Outcome Capturer::nothing_new(const WalIndexHeader& header) {
 }
 
 std::optional<Capturer::Range> Capturer::prove(const Source& source, const WalIndexHeader& header,
-                                               std::string& why) {
+                                               const FileIdentity& database, const char*& why) {
   const Tail& tail = *outbox_.tail();
-  const auto database = identify(path_);
-  if (!database || database->device != tail.device || database->inode != tail.inode) {
-    why = "the database file was replaced";
-    return std::nullopt;
-  }
   const bool anchor_holds = anchored_ && anchor_ && anchor_->chain == tail.last.chain;
   const Known known{tail.last, anchor_holds ? anchor_->position : tail.last.source, anchored_};
   const auto proof =
-      prove_continuity(known, header, *database, WalFileEvidence(source.wal_fd, header));
+      prove_continuity(known, header, database, WalFileEvidence(source.wal_fd, header));
   why = proof.why;
   if (!proof.first) return std::nullopt;
   return Range{*proof.first, header.frames};
@@ -286,17 +374,24 @@ Outcome Capturer::begin_with(const Source& source, const WalIndexHeader& header)
   const std::int64_t time = now_ns();
   const auto database = identify(path_);
   if (!database) return Outcome::waiting;
+  if (source.opened && !database->same_file(*source.opened)) return Outcome::moved;
+  // What checkpoints brought into the file is there, but for a power failure: so all of the WAL is
+  // taken, unless the file has come from elsewhere since.
+  std::uint32_t in_file = 0;
+  if (outbox_.overwritten() && header.frames > 0) {
+    in_file = std::min(read_checkpoint_progress(source.regions[0]).done, header.frames);
+  }
 
   Record record;
   record.page_size = header.page_size;
   record.database_size = header.pages;
   std::vector<PageFrame> frames;
-  if (header.frames > 0) {
-    auto newest = newest_frames(source, header, 1);
+  if (header.frames > in_file) {
+    auto newest = newest_frames(source, header, in_file + 1);
     if (!newest) return Outcome::try_again;
     frames = std::move(*newest);
   } else {
-    const auto identity = stamp_identity(path_);
+    const auto identity = stamp();
     const auto shape = shape_();
     if (!shape) return Outcome::up_to_date;  // an empty database: nothing to replicate yet
     if (identity && identify(path_) != identity) return Outcome::try_again;  // written meanwhile
@@ -328,6 +423,7 @@ Outcome Capturer::begin_with(const Source& source, const WalIndexHeader& header)
   }
   alive_ = true;
   recovered();
+  if (!source.regions.empty()) mark_file(look_at_file(source, header), header);
   log::info("new generation", {{"db", path_}, {"generation", generation.str()}});
   return Outcome::captured;
 }
@@ -396,8 +492,12 @@ bool Capturer::note_new_wal(const Source& given, std::optional<wal::Salt> salt,
     if (!header || header->frames != 0) return true;
     const Record& last = outbox_.tail()->last;
     if (salt == last.source.salt) return true;
-    std::string why;
-    if (!prove(source, *header, why)) return true;  // the next capture says so
+    const FileLook file = look_at_file(source, *header);
+    const char* why = "";
+    if (is_moved(source, file) || !is_this_file(file) ||
+        !prove(source, *header, *file.identity, why)) {
+      return true;  // the next capture says so
+    }
     anchored_ = true;
 
     Record record;
@@ -411,7 +511,7 @@ bool Capturer::note_new_wal(const Source& given, std::optional<wal::Salt> salt,
     if (last.identity.inode != 0 && identify(path_) == last.identity) {
       record.identity = last.identity;
     } else if (again || !salt) {
-      record.identity = stamp_identity(path_).value_or(FileIdentity{});
+      record.identity = stamp().value_or(FileIdentity{});
     }
     outbox_.append_mark(record);
   } catch (const std::exception& e) {
@@ -420,15 +520,17 @@ bool Capturer::note_new_wal(const Source& given, std::optional<wal::Salt> salt,
   return true;
 }
 
-void Capturer::note_clean_close() {
+void Capturer::note_clean_close(const std::optional<FileIdentity>& opened) {
   try {
     const auto lock = outbox_.lock(std::chrono::seconds(2));
     if (!lock) return;
     outbox_.refresh();
     if (!outbox_.generation_alive()) return;
     const Record& last = outbox_.tail()->last;
-    if (last.identity.inode != 0 && identify(path_) == last.identity) return;
-    const auto identity = stamp_identity(path_);
+    const auto file = identify(path_);
+    if (opened && !(file && file->same_file(*opened))) return;
+    if (last.identity.inode != 0 && file == last.identity) return;
+    const auto identity = stamp();
     if (!identity) return;
     Record record;
     record.kind = RecordKind::clean;

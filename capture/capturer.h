@@ -21,6 +21,11 @@ struct Source {
   std::function<const volatile void*(std::size_t region)> map_more;
   /// The -wal file, read-only; -1 when there is none yet.
   int wal_fd = -1;
+  /// The database file that the connection whose regions these are has open, which is perhaps no
+  /// longer the one of that name; empty: not known.
+  std::optional<FileIdentity> opened;
+  /// The caller is about to bring frames into the database file.
+  bool checkpoint_begins = false;
   /// The wal-index change counter of this process's own last commit, and its time; if that is not
   /// the newest commit, another process made it and now() is taken.
   std::uint32_t own_change = 0;
@@ -42,6 +47,7 @@ enum class Outcome {
   busy,        ///< the capture lock was not to be had in time, or a region is not mapped here yet
   waiting,     ///< no generation goes on, and a new one may not begin yet
   failed,      ///< the outbox cannot be written; error() says why
+  moved,       ///< another file has the database's name, or none
 };
 
 /// How many bytes an outbox may hold: `max_size`, or when that is 0 the larger of 1 GiB and twice
@@ -84,10 +90,14 @@ class Capturer {
   bool note_new_wal(const Source& source, std::optional<wal::Salt> salt,
                     std::chrono::nanoseconds wait);
 
+  /// A checkpoint that was announced by Source::checkpoint_begins has come to its end. Best effort.
+  void checkpoint_ended(const Source& source) noexcept;
+
   /// For the last connection, while it holds the EXCLUSIVE lock, everything is in the database
   /// file, and the WAL is about to be deleted or was: that file is the whole state, recognisable by
   /// its identity at the next open. Until the WAL is gone, it proves the same.
-  void note_clean_close();
+  /// `opened`: see Source.
+  void note_clean_close(const std::optional<FileIdentity>& opened = {});
 
   /// From now on a new generation begins at once, however quickly others were begun: the process is
   /// about to end, and nobody may follow it.
@@ -113,8 +123,21 @@ class Capturer {
   Outcome begin_with(const Source& source, const WalIndexHeader& header);
   Outcome nothing_new(const WalIndexHeader& header);
   Outcome append(Source& source, const WalIndexHeader& header, Range range);
-  std::optional<Range> prove(const Source& source, const WalIndexHeader& header, std::string& why);
+  std::optional<Range> prove(const Source& source, const WalIndexHeader& header,
+                             const FileIdentity& database, const char*& why);
   bool map_regions(Source& source, std::uint32_t frames) const;
+  Outcome moved(const FileIdentity& opened);
+  struct FileLook {
+    std::optional<FileIdentity> identity;
+    // Empty where what was seen is not of one moment, or of another WAL.
+    std::optional<FileMark> mark;
+  };
+  FileLook look_at_file(const Source& source, const WalIndexHeader& header) const;
+  static bool is_moved(const Source& source, const FileLook& file);
+  bool is_this_file(const FileLook& file);
+  void doubt_file(std::string_view why);
+  void mark_file(const FileLook& file, const WalIndexHeader& header) noexcept;
+  std::optional<FileIdentity> stamp();
   void fail(const std::exception& error) noexcept;
   void recovered();
 

@@ -224,9 +224,24 @@ void Outbox::poke(char wake) {
   }
 }
 
-void Outbox::refresh() {
+void Outbox::read_control() {
+  std::array<std::uint8_t, kFileMarkAt + sizeof(DiskFileMark)> bytes{};
+  const ssize_t n = ::pread(control_fd_.get(), bytes.data(), bytes.size(), kControlAt);
   DiskControl disk{};
-  const ssize_t n = ::pread(control_fd_.get(), &disk, sizeof disk, kControlAt);
+  std::memcpy(&disk, bytes.data(), sizeof disk);
+  DiskFileMark mark{};
+  std::memcpy(&mark, bytes.data() + kFileMarkAt, sizeof mark);
+  file_mark_.reset();
+  overwritten_ = mark.overwritten != 0;
+  if (mark.boot != 0 && mark.boot == boot_) {
+    file_mark_.emplace();
+    file_mark_->file.inode = mark.inode;
+    file_mark_->file.size = mark.size;
+    file_mark_->file.mtime = mark.mtime;
+    file_mark_->salt = {mark.salt[0], mark.salt[1]};
+    file_mark_->progress = {mark.done, mark.begun};
+    file_mark_->whole_at = mark.whole_at;
+  }
   const bool known = n >= static_cast<ssize_t>(kControlLeast) && disk.magic == kControlMagic;
   if (known) {
     control_ = {disk.current_log, disk.last_start, disk.quick_starts, disk.left_wal,
@@ -237,6 +252,10 @@ void Outbox::refresh() {
     const auto files = log_files();
     if (!files.empty()) control_.current_log = files.back();
   }
+}
+
+void Outbox::refresh() {
+  read_control();
   if (control_.current_log == 0) {
     tail_.reset();
     log_.reset();
@@ -305,6 +324,45 @@ void Outbox::set_control(const Control& control) {
   disk.snapshot = control.snapshot;
   write_control(&disk, sizeof disk, kControlAt);
   control_ = control;
+}
+
+// What cannot be noted is not known later: then the file proves nothing, as before.
+void Outbox::write_file_mark(const std::optional<FileMark>& mark, bool overwritten) noexcept {
+  DiskFileMark disk{};
+  disk.overwritten = overwritten ? 1 : 0;
+  if (mark) {
+    disk.boot = boot_;
+    disk.inode = mark->file.inode;
+    disk.size = mark->file.size;
+    disk.mtime = mark->file.mtime;
+    disk.salt[0] = mark->salt[0];
+    disk.salt[1] = mark->salt[1];
+    disk.done = mark->progress.done;
+    disk.begun = mark->progress.begun;
+    disk.whole_at = mark->whole_at;
+  }
+  file_mark_ = mark;
+  overwritten_ = overwritten;
+  try {
+    write_control(&disk, sizeof disk, kFileMarkAt);
+  } catch (const std::exception&) {
+    file_mark_.reset();
+  }
+}
+
+void Outbox::mark_file(const FileMark& mark) noexcept {
+  const bool known = file_mark_ && file_mark_->same_content(mark.file) &&
+                     file_mark_->salt == mark.salt && file_mark_->progress == mark.progress &&
+                     (mark.whole_at == 0 || file_mark_->whole_at == mark.whole_at);
+  if (!known && boot_ != 0) write_file_mark(mark, overwritten_);
+}
+
+void Outbox::withdraw_file_mark() noexcept {
+  if (file_mark_) write_file_mark(std::nullopt, overwritten_);
+}
+
+void Outbox::mark_overwritten() noexcept {
+  write_file_mark(std::nullopt, true);
 }
 
 std::optional<OldPages> Outbox::begin_snapshot() {
@@ -397,7 +455,9 @@ bool Outbox::begin_generation(Generation generation, const FileIdentity& databas
   header.state.chain = header.batch_chain = generation.id;
   header.state.source.salt = record.source.salt;
   header.wal_first = record.sequence;
-  return start_log(header, record, pages, source);
+  if (!start_log(header, record, pages, source)) return false;
+  if (overwritten_) write_file_mark(std::nullopt, false);
+  return true;
 }
 
 bool Outbox::start_log(const LogHeader& header, Record& record,

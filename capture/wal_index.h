@@ -37,6 +37,7 @@ std::uint32_t peek_frames(const volatile void* region0);
 struct CheckpointProgress {
   std::uint32_t done = 0;
   std::uint32_t begun = 0;
+  bool operator==(const CheckpointProgress&) const = default;
 };
 
 /// Read without any check.

@@ -31,6 +31,10 @@ class OpenConnection final : public Connection {
       : file_(file),
         saver_(capture::OutboxPlace::directory_of(settings.path, settings.outbox_dir)) {
     mapping_.regions.reserve(kRegions);
+    const auto named = capture::identify(settings.path);
+    int moved = 0;  // since it was opened; for a VFS that does not know, it was not
+    file_->pMethods->xFileControl(file_, SQLITE_FCNTL_HAS_MOVED, &moved);
+    if (named && moved == 0) mapping_.file = *named;
     database_ = Database::attach(host, settings);
   }
 
@@ -86,7 +90,7 @@ class OpenConnection final : public Connection {
     guarded("unmapping", [&] {
       if (mapping_.regions.empty()) return;
       saver_.end(mapping_.regions[0]);
-      const auto outcome = database_->capture(mapping_, mapper(), true);
+      const auto outcome = capture(true);
       closed_whole_ = exclusive_ && seen_through(outcome);
       drop_mapping();
     });
@@ -108,6 +112,7 @@ class OpenConnection final : public Connection {
 
   void checkpoint_lock_releasing() noexcept override {
     if (saver_.active() && usable()) saver_.end(mapping_.regions[0]);
+    if (std::exchange(checkpoints_, false) && usable()) database_->checkpoint_ended(mapping_);
   }
 
   void locked(int level) noexcept override {
@@ -133,7 +138,7 @@ class OpenConnection final : public Connection {
       if (had_wal_) {
         // It was in WAL mode in this connection's own time: the application changed that.
         had_wal_ = false;
-        database_->leave_wal();
+        if (!is_moved()) database_->leave_wal();
       } else {
         enable_wal({});
       }
@@ -154,12 +159,14 @@ class OpenConnection final : public Connection {
     if (!mapping_.regions.empty() || written_ || !database_->ours()) return;
     // Not by a checkpoint: outside WAL mode. What is known of this file is no longer true.
     written_ = true;
-    guarded("writing", [&] { database_->give_up("the database was written outside WAL mode"); });
+    guarded("writing", [&] { give_up("the database was written outside WAL mode"); });
   }
 
   void checkpoint_starting() noexcept override {
-    must_capture();
-    if (usable()) {
+    if (!usable()) return;
+    guarded("a checkpoint", [&] { note(database_->checkpoint_begins(mapping_, mapper())); });
+    checkpoints_ = true;
+    if (!moved_) {
       saver_.begin(database_->snapshot_in_place(), database_->room_for_pages(),
                    mapping_.regions[0]);
     }
@@ -178,14 +185,15 @@ class OpenConnection final : public Connection {
         database_->set_obstacle(
             "locking_mode=EXCLUSIVE was set before the database was in WAL mode, which cannot be "
             "turned on while it is locked; set PRAGMA journal_mode=WAL and read once before, or do "
-            "not set it");
+            "not set it",
+            false);
       });
       return;
     }
     // In the WAL, without a wal-index that could be read.
     wal_in_memory_ = true;
     guarded("a commit without shared memory", [&] {
-      database_->give_up("the WAL is in use without a wal-index in shared memory");
+      give_up("the WAL is in use without a wal-index in shared memory");
       database_->set_obstacle(
           "locking_mode=EXCLUSIVE was set before the WAL was opened, so its index is in the "
           "application's memory only; set it after the first read, or not at all");
@@ -210,19 +218,22 @@ class OpenConnection final : public Connection {
     if (!database_->ours()) return;
     guarded("deleting the WAL", [&] {
       const auto identity = capture::identify(database_->path());
-      if (identity && identity->size == 0) {
+      if (!identity || !identity->same_file(mapping_.file)) return;
+      if (identity->size == 0) {
         // SQLite deletes a WAL it finds beside an empty database: nothing in it was captured.
-        database_->give_up("the WAL beside an empty database was deleted");
+        give_up("the WAL beside an empty database was deleted");
       } else if (closed_whole_ && !written_) {
         // Otherwise it does so at the last close only, after a whole checkpoint.
-        database_->note_clean_close();
+        database_->note_clean_close(mapping_);
       }
     });
   }
 
   capture::Outcome capture(bool must) noexcept override {
     if (!usable()) return capture::Outcome::failed;
-    return database_->capture(mapping_, mapper(), must);
+    auto outcome = capture::Outcome::failed;
+    guarded("capturing", [&] { outcome = note(database_->capture(mapping_, mapper(), must)); });
+    return outcome;
   }
 
   const volatile void* wal_index() noexcept override {
@@ -241,6 +252,10 @@ class OpenConnection final : public Connection {
   void wait_durable(std::uint64_t ticket, std::chrono::milliseconds limit) noexcept override {
     if (!database_->ours()) return;
     guarded("waiting for the replica", [&] {
+      if (is_moved()) {
+        if (!mapping_.regions.empty()) capture(false);
+        return;
+      }
       database_->wait_durable(ticket, limit, [this](std::chrono::nanoseconds patience) {
         if (mapping_.regions.empty()) return database_->capture_in_background();
         return database_->capture(mapping_, mapper(), false, patience);
@@ -252,23 +267,31 @@ class OpenConnection final : public Connection {
   bool keeps_locks() const noexcept override { return keeps_locks_; }
   void set_keeps_locks(bool keeps) noexcept override { keeps_locks_ = keeps; }
   void check_exclusive() const override {
-    if (sync_limit().count() == 0 || !database_->settings().sync_fail) return;
-    if (!mapping_.regions.empty() || !database_->ours()) return;
+    if (!must_not_fall_behind() || !mapping_.regions.empty()) return;
     throw Error(
         "locking_mode=EXCLUSIVE would keep commits out of the replica, which sync-policy: fail "
         "forbids; set PRAGMA journal_mode=WAL and read once before");
   }
+  void check_journal_mode() const override {
+    if (!must_not_fall_behind() || mapping_.regions.empty() || !keeps_locks_) return;
+    throw Error(
+        "another journal_mode than WAL would keep commits out of the replica, which sync-policy: "
+        "fail forbids; stay in WAL mode, or set PRAGMA locking_mode=NORMAL and read once before");
+  }
 
   bool refuses_writes() noexcept override {
     bool refused = false;
-    guarded("writing", [&] { refused = database_->ours() && database_->refuses_writes(); });
+    guarded("writing", [&] {
+      refused = database_->ours() &&
+                (database_->refuses_writes() || (moved_ && database_->settings().sync_fail));
+    });
     return refused;
   }
 
   std::string status_json() noexcept override {
     std::string json = "{}";
     guarded("status", [&] {
-      if (database_->ours()) json = database_->status_json(sync_limit());
+      if (database_->ours()) json = database_->status_json(sync_limit(), is_moved());
     });
     return json;
   }
@@ -276,7 +299,7 @@ class OpenConnection final : public Connection {
   bool wait_shipped(std::chrono::milliseconds limit) noexcept override {
     bool shipped = false;
     guarded("waiting", [&] {
-      if (!database_->ours()) return;
+      if (!database_->ours() || is_moved()) return;
       map_the_rest();
       shipped = database_->wait_shipped(limit);
     });
@@ -285,6 +308,7 @@ class OpenConnection final : public Connection {
 
   void enable_wal(std::chrono::milliseconds patience) noexcept override {
     guarded("turning WAL mode on", [&] {
+      if (is_moved()) return;
       const SourceFile file(database_->host(), database_->path());
       const auto shape = read_shape(file);
       if (!shape || shape->wal_mode || database_->left_wal()) return;
@@ -305,6 +329,18 @@ class OpenConnection final : public Connection {
 
  private:
   bool usable() const { return !mapping_.regions.empty() && database_->ours(); }
+
+  bool must_not_fall_behind() const {
+    return sync_limit().count() > 0 && database_->settings().sync_fail && database_->ours();
+  }
+  capture::Outcome note(capture::Outcome outcome) {
+    moved_ = outcome == capture::Outcome::moved;
+    return outcome;
+  }
+  bool is_moved() { return moved_ = database_->is_moved(mapping_); }
+  void give_up(const char* why) {
+    if (!is_moved()) database_->give_up(why);
+  }
 
   std::function<const volatile void*(std::size_t)> mapper() {
     return [this](std::size_t region) -> const volatile void* {
@@ -362,7 +398,7 @@ class OpenConnection final : public Connection {
   // Still EXCLUSIVE, and the WAL is closed: if it left nothing, the file is the whole state.
   void note_if_clean() {
     if (!exclusive_) return;
-    if (closed_whole_ && !written_) database_->note_clean_close();
+    if (closed_whole_ && !written_) database_->note_clean_close(mapping_);
     closed_whole_ = false;
     exclusive_ = false;
   }
@@ -377,6 +413,8 @@ class OpenConnection final : public Connection {
   std::uint32_t piece_ = 0;    // of the WAL, that the last commit seen was in
   bool exclusive_ = false;     // this handle holds EXCLUSIVE, taken while its wal-index was mapped
   bool closed_whole_ = false;  // … and the mapping was given back then, with everything captured
+  bool checkpoints_ = false;   // this connection, between the beginning and the lock's release
+  bool moved_ = false;         // as last seen: what it has open is no longer the database's file
   bool written_ = false;       // written outside WAL mode since the last unlock
   bool keeps_locks_ = false;   // locking_mode=EXCLUSIVE, chosen, or seen by the missing unlock
   bool committed_outside_wal_ = false;  // since the last unlock

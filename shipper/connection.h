@@ -112,6 +112,9 @@ class Connection {
   /// Throws Error where commits wait, `sync-policy: fail` asks for no less, and
   /// locking_mode=EXCLUSIVE would keep them out of the replicas.
   virtual void check_exclusive() const = 0;
+  /// The same for a journal mode other than WAL, set while the locks are kept: then nothing is left
+  /// that could refuse a write.
+  virtual void check_journal_mode() const = 0;
   /// The replicas have not what was committed before, and `sync-policy: fail` forbids to add to it.
   virtual bool refuses_writes() noexcept = 0;
 

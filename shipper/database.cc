@@ -35,7 +35,9 @@ constexpr auto kRetry = std::chrono::seconds(1);   // after a capture that could
 constexpr auto kRefusedPatience = std::chrono::milliseconds(1500);
 constexpr auto kSoon = std::chrono::milliseconds(5);
 constexpr auto kNoteDue = std::chrono::seconds(5);  // who ships has a note of each replica by then
-constexpr auto kNoteInterval = std::chrono::milliseconds(2);  // another process's progress
+constexpr auto kNoteInterval = std::chrono::milliseconds(2);    // another process's progress
+constexpr auto kOthersLimit = std::chrono::milliseconds(5000);  // the default of sync: on
+constexpr auto kTurn = std::chrono::seconds(10);  // of who ships, and has no longer the file open
 constexpr auto kTakeOverPause = std::chrono::milliseconds(20);
 
 struct Registry {
@@ -101,13 +103,9 @@ class Database::Borrowed {
  public:
   explicit Borrowed(Database& database) : database_(database) {
     const std::lock_guard pinning(database_.mapping_mutex_);
-    const auto& all = database_.mappings_;
-    const auto largest = std::max_element(all.begin(), all.end(), [](const auto* a, const auto* b) {
-      return a->regions.size() < b->regions.size();
-    });
-    if (largest == all.end()) return;
-    regions_ = (*largest)->regions;
-    mapping_ = *largest;
+    mapping_ = database_.current_mapping();
+    if (mapping_ == nullptr) return;
+    regions_ = mapping_->regions;
     ++mapping_->readers;
   }
   Borrowed(const Borrowed&) = delete;
@@ -121,6 +119,7 @@ class Database::Borrowed {
 
   explicit operator bool() const { return mapping_ != nullptr; }
   const std::vector<const volatile void*>& regions() const { return regions_; }
+  const capture::FileIdentity& file() const { return mapping_->file; }
 
  private:
   Database& database_;
@@ -195,7 +194,19 @@ bool Database::ours() const {
 void Database::opened() {
   // What an earlier process left is shipped even if nothing is written now.
   const std::string directory = outbox_directory();
-  if (::access(directory.c_str(), F_OK) == 0) start();
+  if (::access(directory.c_str(), F_OK) != 0) return;
+  start();
+  if (settings_.sync_fail) learn_behind();
+}
+
+// What other processes waited for in vain forbids this one's writes as well.
+void Database::learn_behind() noexcept try {
+  std::unique_lock lock(capture_mutex_, std::defer_lock);
+  if (durability_.behind() || !lock.try_lock_for(kLongestWait) || !look()) return;
+  const std::int64_t since = outbox_->behind();
+  if (since != 0 && tail()) durability_.fall_behind({to_time(since), 0, kOthersLimit});
+} catch (const std::exception& e) {
+  log::warn(text_of(e), {{"db", path()}});
 }
 
 void Database::closed() {
@@ -279,9 +290,38 @@ bool Database::open_outbox() {
 
 // Precondition: capture_mutex_ is held.
 void Database::open_wal() {
+  const std::string name = path() + "-wal";
   struct stat st {};
-  if (wal_fd_ && ::fstat(wal_fd_.get(), &st) == 0 && st.st_nlink > 0) return;
-  wal_fd_ = UniqueFd(::open((path() + "-wal").c_str(), O_RDONLY | O_CLOEXEC));
+  if (wal_fd_ && ::stat(name.c_str(), &st) == 0 && st.st_ino == wal_inode_) return;
+  wal_fd_ = UniqueFd(::open(name.c_str(), O_RDONLY | O_CLOEXEC));
+  wal_inode_ = wal_fd_ && ::fstat(wal_fd_.get(), &st) == 0 ? st.st_ino : 0;
+}
+
+// Precondition: mapping_mutex_ is held. The largest of those of the file that has the name now; of
+// another file only where there is none. Null: there is none at all.
+Mapping* Database::current_mapping() const {
+  if (mappings_.empty()) return nullptr;
+  const auto file = capture::identify(path());
+  const auto rank = [&](const Mapping* mapping) {
+    return std::pair(file && file->same_file(mapping->file), mapping->regions.size());
+  };
+  return *std::max_element(mappings_.begin(), mappings_.end(),
+                           [&](const Mapping* a, const Mapping* b) { return rank(a) < rank(b); });
+}
+
+bool Database::is_moved(const Mapping& own) const {
+  const auto file = capture::identify(path());
+  return !file || !file->same_file(own.file);
+}
+
+// Precondition: capture_mutex_ is held.
+void Database::tell_moved(const capture::FileIdentity& opened) {
+  if (std::exchange(told_moved_, opened.inode) == opened.inode) return;
+  log::error(std::string("replication pauses: ") + kMoved, {{"db", path()}});
+}
+
+void Database::set_moved(bool moved) noexcept {
+  if (moved_.exchange(moved) != moved && started_.load()) tell(kRole);
 }
 
 // Precondition: capture_mutex_ is held. The tail, for those who must not wait for a capture.
@@ -344,9 +384,29 @@ void Database::note_waited_out() {
   waited_out_.store(tail() ? outbox_->announced_beginning() : 0);
 }
 
-capture::Outcome Database::capture(Mapping& own,
-                                   const std::function<const volatile void*(std::size_t)>& map_more,
-                                   bool must, std::chrono::nanoseconds patience) noexcept {
+capture::Outcome Database::capture(Mapping& own, const MapMore& map_more, bool must,
+                                   std::chrono::nanoseconds patience) noexcept {
+  return capture_at_hook(own, map_more, must, patience, false);
+}
+
+capture::Outcome Database::checkpoint_begins(Mapping& own, const MapMore& map_more) noexcept {
+  return capture_at_hook(own, map_more, true, std::chrono::nanoseconds::max(), true);
+}
+
+// Nothing depends on it: the next capture looks, too.
+void Database::checkpoint_ended(const Mapping& own) noexcept try {
+  std::unique_lock lock(capture_mutex_, std::defer_lock);
+  if (!lock.try_lock_for(kSoon) || !capturer_) return;
+  capture::Source source;
+  source.regions = own.regions;
+  source.opened = own.file;
+  capturer_->checkpoint_ended(source);
+} catch (const std::exception&) {
+}
+
+capture::Outcome Database::capture_at_hook(Mapping& own, const MapMore& map_more, bool must,
+                                           std::chrono::nanoseconds patience,
+                                           bool checkpoint_begins) noexcept {
   const auto wait = must && has_waited_out()
                         ? std::chrono::nanoseconds(0)
                         : std::min<std::chrono::nanoseconds>(patience, kLongestWait);
@@ -365,6 +425,8 @@ capture::Outcome Database::capture(Mapping& own,
     capture::Source source;
     source.regions = own.regions;
     source.map_more = map_more;
+    source.opened = own.file;
+    source.checkpoint_begins = checkpoint_begins;
     return capture_from(std::move(source), wait, must);
   } catch (const std::exception&) {  // out of memory, or the mark cannot be written
     if (must && lock && capturer_) {
@@ -386,6 +448,7 @@ capture::Outcome Database::capture_from(capture::Source source, std::chrono::nan
   source.first_commit_time = first_commit_time_.exchange(0, std::memory_order_relaxed);
   if (session_new_.exchange(false)) capturer_->session_began();
   const std::uint64_t tickets = durability_.tickets();
+  const auto opened = source.opened;
   const auto outcome = capturer_->capture(source, wait, must);
   if (must && (outcome == capture::Outcome::busy || outcome == capture::Outcome::failed ||
                outcome == capture::Outcome::try_again)) {
@@ -394,6 +457,7 @@ capture::Outcome Database::capture_from(capture::Source source, std::chrono::nan
                            ? "another process held the capture lock for too long"
                            : "what is about to leave the WAL could not be captured");
   }
+  if (outcome == capture::Outcome::moved) tell_moved(*opened);
   publish(seen_through(outcome) ? tickets : 0);
   return outcome;
 }
@@ -406,7 +470,10 @@ capture::Outcome Database::capture_in_background() noexcept try {
   if (borrowed) {
     capture::Source source;
     source.regions = borrowed.regions();
-    return capture_from(std::move(source), kSoon * 10, false);
+    source.opened = borrowed.file();
+    const auto outcome = capture_from(std::move(source), kSoon * 10, false);
+    set_moved(outcome == capture::Outcome::moved);
+    return outcome;
   }
   if (connections_.load() == 0 || !open_outbox()) {
     return look() ? capture::Outcome::up_to_date : capture::Outcome::busy;
@@ -450,15 +517,16 @@ void Database::note_new_wal(Mapping& own, std::optional<wal::Salt> salt) {
   capture::Source source;
   source.wal_fd = wal_fd_.get();
   source.regions = own.regions;
+  source.opened = own.file;
   if (session_new_.exchange(false)) capturer_->session_began();
   if (!capturer_->note_new_wal(source, salt, wait)) note_waited_out();
   publish();
 }
 
-void Database::note_clean_close() {
+void Database::note_clean_close(const Mapping& own) {
   std::unique_lock lock(capture_mutex_, std::defer_lock);
   if (!lock.try_lock_for(kLongestWait) || !capturer_) return;
-  capturer_->note_clean_close();
+  capturer_->note_clean_close(own.file);
   publish();
 }
 
@@ -511,15 +579,19 @@ bool Database::has_left_wal() const {
   return left != 0 && left == capture::file_tag(path());
 }
 
-void Database::set_obstacle(const std::string& obstacle) {
+void Database::set_obstacle(const std::string& obstacle, bool refusable) {
   const std::lock_guard lock(status_mutex_);
+  refusable_ = refusable;
   if (obstacle_ == obstacle) return;
   obstacle_ = obstacle;
   if (!obstacle.empty()) log::warn("replication pauses: " + obstacle, {{"db", path()}});
 }
 
 void Database::mapped(Mapping& mapping) {
-  if (mappings_.empty()) {
+  const bool first = std::none_of(mappings_.begin(), mappings_.end(), [&](const Mapping* other) {
+    return other->file.same_file(mapping.file);
+  });
+  if (first) {
     session_new_.store(true);
     seen_change.store(kNoChange);
   }
@@ -537,7 +609,8 @@ void Database::unmapped(Mapping& mapping) {
 
 bool Database::has_mapping() {
   const std::lock_guard pinned(mapping_mutex_);
-  return !mappings_.empty();
+  const Mapping* current = current_mapping();
+  return current != nullptr && !is_moved(*current);
 }
 
 std::optional<Database::InPlace> Database::begin_in_place() {
@@ -583,8 +656,9 @@ Database::Proof Database::prove_in_place(const capture::OldPages& pages, const c
 
 std::optional<Database::Look> Database::look_at_wal_index() {
   const std::lock_guard pinned(mapping_mutex_);
-  if (mappings_.empty() || mappings_.front()->regions.empty()) return std::nullopt;
-  const volatile void* region0 = mappings_.front()->regions[0];
+  const Mapping* current = current_mapping();
+  if (current == nullptr || current->regions.empty() || is_moved(*current)) return std::nullopt;
+  const volatile void* region0 = current->regions[0];
   Look look;
   look.progress = {UINT32_MAX, UINT32_MAX};
   const auto before = capture::read_wal_index_header(region0);
@@ -716,6 +790,11 @@ void Database::set_role_error(const std::string& error) {
 
 asio::awaitable<void> Database::role_loop(Self self) {
   while (!self->closed_) {
+    // Who has the file that is there now can do all that is to be done, so he comes first.
+    if (self->moved_.load() && self->connections_.load() > 0) {
+      self->set_role(Role::watching);
+      co_await self->role_signal_.wait_until(steady_clock::now() + kRetry);
+    }
     std::string error;
     bool taken = false;
     try {
@@ -776,6 +855,8 @@ asio::awaitable<void> Database::prepare_role() {
 asio::awaitable<void> Database::hold_role() {
   const auto self = shared_from_this();
   const auto executor = Engine::get().executor();
+  const auto taken = steady_clock::now();
+  role_over_ = false;
   std::size_t running = replicators_.size() + 2;
   const auto ended = [this, self, &running](const std::exception_ptr&) {
     --running;
@@ -787,13 +868,17 @@ asio::awaitable<void> Database::hold_role() {
   asio::co_spawn(executor, despite_memory([self] { return read_wakes(self); }), ended);
   asio::co_spawn(executor, despite_memory([self] { return bound_outbox(self); }), ended);
 
-  while (!closed_) {
-    if (connections_.load() > 0 || !drained()) {
+  while (!closed_ && !role_over_) {
+    if (moved_.load() && connections_.load() > 0) {
+      co_await role_signal_.wait_until(std::max(steady_clock::now() + kRetry, taken + kTurn));
+      role_over_ = moved_.load() && steady_clock::now() >= taken + kTurn;
+    } else if (connections_.load() > 0 || !drained()) {
       co_await role_signal_.wait();
     } else if (!co_await role_signal_.wait_until(steady_clock::now() + kLinger)) {
       if (connections_.load() == 0 && drained()) closed_ = close_if_unused();
     }
   }
+  role_over_ = true;
   for (const auto& replicator : replicators_) replicator->stop();
   fold_signal_.notify();
   if (stop_watching_) stop_watching_();
@@ -809,9 +894,9 @@ asio::awaitable<void> Database::read_wakes(Self self) {
   // The descriptor is the outbox's; a copy would outlive it in a forked child.
   asio::posix::stream_descriptor wakes(Engine::get().executor(), self->outbox_->wake_reader());
   self->stop_watching_ = [&] {
-    if (self->closed_) wakes.cancel();  // asked also when a connection closes
+    if (self->role_over_) wakes.cancel();  // asked also when a connection closes
   };
-  while (!self->closed_) {
+  while (!self->role_over_) {
     const auto [error] = co_await wakes.async_wait(asio::posix::descriptor_base::wait_read,
                                                    asio::as_tuple(asio::use_awaitable));
     if (error) break;
@@ -835,10 +920,10 @@ asio::awaitable<void> Database::read_wakes(Self self) {
 // again when a quarter of the bound came in addition, so that the work stays in proportion.
 asio::awaitable<void> Database::bound_outbox(Self self) {
   std::uint64_t fold_at = 0;
-  while (!self->closed_) {
+  while (!self->role_over_) {
     co_await self->fold_signal_.wait();
     const auto tail = self->tail();
-    if (self->closed_ || !tail) continue;
+    if (self->role_over_ || !tail) continue;
     const std::uint64_t limit = capture::outbox_limit(self->settings_.outbox_max_size, tail->last);
     const std::uint64_t size = co_await on_worker([&] { return self->outbox_size(); });
     if (size < std::max(limit / 2, fold_at)) {
@@ -1087,12 +1172,17 @@ bool Database::wait_shipped(const capture::Tail& target, steady_clock::time_poin
   return done;
 }
 
+bool Database::can_refuse() const {
+  const std::lock_guard lock(status_mutex_);
+  return refusable_;
+}
+
 bool Database::paused() {
   {
     const std::lock_guard lock(status_mutex_);
     if (!obstacle_.empty()) return true;
   }
-  return left_wal();
+  return moved_.load() || left_wal();
 }
 
 // 0: not captured in time, or it will not be at all.
@@ -1207,10 +1297,13 @@ void Database::shipped(std::size_t replica, Durability::End end) {
 // The replicas have the commit that was waited for in vain, and all that came later or nearly so:
 // else the next one would only wait in vain, too.
 bool Database::caught_up(const Durability::Behind& behind) {
-  const std::uint64_t wanted = durability_.sequence_of(behind.ticket);
   const auto end = durability_.end();
   const auto known = tail();
-  if (wanted == 0 || end.sequence < wanted || !known) return false;
+  if (!known) return false;
+  // Another process's ticket is not known here: then all must be there.
+  const std::uint64_t wanted =
+      behind.ticket == 0 ? known->last.sequence : durability_.sequence_of(behind.ticket);
+  if (wanted == 0 || end.sequence < wanted) return false;
   if (end.sequence < known->last.sequence && now() - end.commit_time > behind.limit / 2) {
     return false;
   }
@@ -1230,7 +1323,7 @@ void Database::fall_behind(std::uint64_t ticket, std::chrono::milliseconds limit
   const std::string what =
       paused() ? "a commit is not in the replica, since replication pauses"
                : "a commit is not in the replica after " + std::to_string(limit.count()) + " ms";
-  if (settings_.sync_fail) {
+  if (settings_.sync_fail && can_refuse()) {
     log::error(what + "; until it is, writes are refused (sync-policy: fail)", {{"db", path()}});
   } else {
     log::warn(what + "; until it is, commits do not wait for it", {{"db", path()}});
@@ -1250,8 +1343,9 @@ void Database::mark_behind(Time since) noexcept {
   }
 }
 
-std::string Database::status_json(std::chrono::milliseconds sync) {
+std::string Database::status_json(std::chrono::milliseconds sync, bool moved) {
   capture_in_background();
+  moved |= moved_.load();
   is_behind();
   std::uint64_t outbox_bytes = 0;
   bool left = false;
@@ -1266,7 +1360,7 @@ std::string Database::status_json(std::chrono::milliseconds sync) {
   const std::lock_guard lock(status_mutex_);
   JsonObject json;
   json.add("db", path());
-  const bool paused = left || !obstacle_.empty();
+  const bool paused = moved || left || !obstacle_.empty();
   json.add("state", paused ? "paused" : tail_ && alive_.load() ? "replicating" : "waiting");
   if (tail_) {
     json.add("generation", tail_->generation.str())
@@ -1280,7 +1374,9 @@ std::string Database::status_json(std::chrono::milliseconds sync) {
       .add("shipping", role_ == Role::shipping   ? "this process"
                        : role_ == Role::watching ? "another process"
                                                  : "none");
-  if (left) {
+  if (moved) {
+    json.add("error", kMoved);
+  } else if (left) {
     json.add("error",
              "the application chose a journal mode other than WAL; set PRAGMA journal_mode=WAL");
   } else if (!obstacle_.empty()) {
@@ -1295,21 +1391,22 @@ std::string Database::status_json(std::chrono::milliseconds sync) {
     mode.add("limit_ms", sync.count())
         .add("replicas", settings_.sync_any ? "any" : "all")
         .add("policy", settings_.sync_fail ? "fail" : "degrade")
-        .add("state", !behind               ? "synchronous"
-                      : settings_.sync_fail ? "refusing writes"
-                                            : "degraded");
+        .add("state", !behind && !moved                   ? "synchronous"
+                      : settings_.sync_fail && refusable_ ? "refusing writes"
+                                                          : "degraded");
     if (behind) mode.add("since", format_rfc3339(behind->since));
     json.add_json("sync", mode.text());
   }
   std::string replicas;
   for (std::size_t i = 0; i < replica_status_.size(); ++i) {
-    replicas += (i == 0 ? "" : ",") + replica_json(i, outbox);
+    replicas += (i == 0 ? "" : ",") + replica_json(i, outbox, moved);
   }
   return json.add_json("replicas", '[' + replicas + ']').text();
 }
 
 // Precondition: status_mutex_ is held.
-std::string Database::replica_json(std::size_t number, const std::string& outbox) const {
+std::string Database::replica_json(std::size_t number, const std::string& outbox,
+                                   bool moved) const {
   ReplicaStatus status = replica_status_[number];
   const std::string url = settings_.replicas[number].store.url();
   if (role_ != Role::shipping) {
@@ -1339,10 +1436,13 @@ std::string Database::replica_json(std::size_t number, const std::string& outbox
         .add("offset", status.position.offset)
         .add("sequence", status.sequence);
   }
+  // Sequences only grow, over generations, too.
   const bool in_sync =
-      tail_ && status.generation == tail_->generation && status.sequence >= tail_->last.sequence;
+      tail_ && !moved &&
+      ((status.generation == tail_->generation && status.sequence >= tail_->last.sequence) ||
+       (alive_.load() && durability_.end_of(number) >= tail_->last.sequence));
   json.add("in_sync", in_sync);
-  if (tail_ && !in_sync) {
+  if (tail_ && !in_sync && !moved) {
     const std::int64_t lag = (now_ns() - tail_->last.first_commit) / 1'000'000;
     json.add("lag_ms", std::max<std::int64_t>(0, lag));
   }

@@ -33,7 +33,8 @@ inline bool seen_through(capture::Outcome outcome) {
 /// Database::mapping_mutex(), so that a background capture may use them meanwhile.
 struct Mapping {
   std::vector<const volatile void*> regions;
-  int readers = 0;  ///< background captures using it; it must not be unmapped meanwhile
+  capture::FileIdentity file;  ///< what the connection has open; no inode: not known
+  int readers = 0;             ///< background captures using it; it must not be unmapped meanwhile
 };
 
 /// What a replica's shipper last said about itself.
@@ -77,19 +78,29 @@ class Database : public std::enable_shared_from_this<Database> {
   /// Synchronously, on the application's thread. `own`: the caller's mapping; `map_more` maps a
   /// region through the caller's connection. `must`: what is not captured now is about to be lost,
   /// so a failure gives the generation up; else `patience` bounds the wait further.
+  using MapMore = std::function<const volatile void*(std::size_t region)>;
   capture::Outcome capture(
-      Mapping& own, const std::function<const volatile void*(std::size_t)>& map_more, bool must,
+      Mapping& own, const MapMore& map_more, bool must,
       std::chrono::nanoseconds patience = std::chrono::nanoseconds::max()) noexcept;
+  /// The same with `must`, before the caller's checkpoint writes; and behind that.
+  capture::Outcome checkpoint_begins(Mapping& own, const MapMore& map_more) noexcept;
+  void checkpoint_ended(const Mapping& own) noexcept;
   void note_new_wal(Mapping& own, std::optional<wal::Salt> salt);
-  void note_clean_close();
+  void note_clean_close(const Mapping& own);
+  /// Another file has the database's name, or none: what is committed to `own` is not replicated.
+  bool is_moved(const Mapping& own) const;
+  static constexpr const char* kMoved =
+      "the database file was moved, deleted or replaced while it was open, and what is committed "
+      "to it now is not replicated; close it, or restart the program, to use the one that is there";
   /// Ends the current generation; when `only` is given, only that one.
   void give_up(std::string_view why, std::optional<Generation> only = {});
   /// The application chose a journal mode other than WAL: replication pauses until it is back, or
   /// until another file is in the database's place.
   void leave_wal();
   bool left_wal();
-  /// Why nothing can be captured at all, for the status; empty: it can.
-  void set_obstacle(const std::string& obstacle);
+  /// Why nothing can be captured at all, for the status; empty: it can. `refusable`: writes can
+  /// still be refused meanwhile.
+  void set_obstacle(const std::string& obstacle, bool refusable = true);
 
   std::mutex& mapping_mutex() { return mapping_mutex_; }
   void mapped(Mapping& mapping);
@@ -118,8 +129,8 @@ class Database : public std::enable_shared_from_this<Database> {
   /// Nobody waits for a commit any more.
   void stop_waiting() { durability_.stop(); }
 
-  /// `sync`: how long the asking connection's commits wait.
-  std::string status_json(std::chrono::milliseconds sync);
+  /// `sync`: how long the asking connection's commits wait. `moved`: what it has open is.
+  std::string status_json(std::chrono::milliseconds sync, bool moved = false);
   /// Waits until all that is committed now is in every replica, over the end of a generation too.
   bool wait_shipped(std::chrono::milliseconds limit);
   /// Captures and ships what is left without pacing; returns when nothing is left for this process
@@ -236,7 +247,13 @@ class Database : public std::enable_shared_from_this<Database> {
   std::uint64_t outbox_size();
   void fold_outbox(const std::vector<OutboxUse>& uses);
   void open_wal();
+  capture::Outcome capture_at_hook(Mapping& own, const MapMore& map_more, bool must,
+                                   std::chrono::nanoseconds patience,
+                                   bool checkpoint_begins) noexcept;
   capture::Outcome capture_from(capture::Source source, std::chrono::nanoseconds wait, bool must);
+  void tell_moved(const capture::FileIdentity& opened);
+  void set_moved(bool moved) noexcept;
+  Mapping* current_mapping() const;
   bool look();
   bool has_left_wal() const;
   bool look_anew() noexcept;
@@ -259,6 +276,8 @@ class Database : public std::enable_shared_from_this<Database> {
   void note_waited_out();
   void tidy_up_snapshot();
   bool paused();
+  bool can_refuse() const;
+  void learn_behind() noexcept;
   std::uint64_t sequence_of(std::uint64_t ticket, std::chrono::steady_clock::time_point deadline,
                             const CaptureNow& capture);
   bool wait_with_others(std::uint64_t ticket, std::chrono::steady_clock::time_point deadline);
@@ -269,7 +288,7 @@ class Database : public std::enable_shared_from_this<Database> {
   bool caught_up(const Durability::Behind& behind);
   void fall_behind(std::uint64_t ticket, std::chrono::milliseconds limit);
   void mark_behind(Time since) noexcept;
-  std::string replica_json(std::size_t number, const std::string& outbox) const;
+  std::string replica_json(std::size_t number, const std::string& outbox, bool moved) const;
   Role role() const;
   void set_role(Role role);
   void validating(int more);
@@ -283,7 +302,9 @@ class Database : public std::enable_shared_from_this<Database> {
   std::optional<capture::Outbox> outbox_;      // capture_mutex_
   std::optional<capture::Capturer> capturer_;  // capture_mutex_
   UniqueFd wal_fd_;                            // capture_mutex_
+  ino_t wal_inode_ = 0;                        // capture_mutex_
   std::string outbox_error_;                   // capture_mutex_
+  std::uint64_t told_moved_ = 0;               // capture_mutex_; the inode last told of
   std::mutex mapping_mutex_;
   std::condition_variable readers_gone_;
   std::vector<Mapping*> mappings_;  // mapping_mutex_
@@ -306,6 +327,7 @@ class Database : public std::enable_shared_from_this<Database> {
   std::atomic<bool> making_in_place_{false};  // by this process
   std::atomic<bool> copy_next_{false};
   std::atomic<bool> alive_{false};
+  std::atomic<bool> moved_{false};  // all that is open here is
   std::atomic<bool> started_{false};
   // The beginning of a generation that was announced last when this one's long wait was spent.
   static constexpr std::int64_t kNotWaited = -1;
@@ -319,6 +341,7 @@ class Database : public std::enable_shared_from_this<Database> {
   std::vector<std::uint64_t> kept_from_;       // status_mutex_, as settings_.replicas
   std::string capture_error_;                  // status_mutex_
   std::string obstacle_;                       // status_mutex_
+  bool refusable_ = true;                      // status_mutex_
   std::string role_error_;                     // status_mutex_
   Role role_ = Role::none;                     // status_mutex_
   Time role_since_{};                          // status_mutex_
@@ -336,6 +359,7 @@ class Database : public std::enable_shared_from_this<Database> {
   Signal role_signal_;
   std::function<void()> stop_watching_;
   bool closed_ = false;
+  bool role_over_ = false;  // or closed
 };
 
 }  // namespace sqlstream

@@ -116,6 +116,11 @@ Durability::End Durability::durable() const {
   return chosen == ends_.end() ? End{} : *chosen;
 }
 
+std::uint64_t Durability::end_of(std::size_t replica) const {
+  const std::lock_guard lock(mutex_);
+  return ends_[replica].sequence;
+}
+
 Durability::End Durability::end() const {
   const std::lock_guard lock(mutex_);
   return durable();

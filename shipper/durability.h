@@ -69,6 +69,8 @@ class Durability {
   void shipped(std::size_t replica, End end);
   /// Up to where everything is durable.
   End end() const;
+  /// Up to where everything is known to be in that replica.
+  std::uint64_t end_of(std::size_t replica) const;
   /// Waits until everything up to `sequence` is durable: true. False when the time came first, or
   /// after stop().
   bool wait(std::uint64_t sequence, Clock::time_point until);

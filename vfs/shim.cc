@@ -239,6 +239,7 @@ void look_at_pragma(DatabaseFile& self, const char* name, const char* value) {
   if (!self.database.connection) return;
   if (api.stricmp(name, "journal_mode") == 0) {
     self.turns_wal_on = api.stricmp(value, "wal") == 0;
+    if (!self.turns_wal_on) self.database.connection->check_journal_mode();
   }
   if (api.stricmp(name, "locking_mode") == 0) {
     const bool exclusive = api.stricmp(value, "exclusive") == 0;

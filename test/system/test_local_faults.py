@@ -220,7 +220,14 @@ def test_a_database_file_taken_away_under_an_open_connection(build, litestream, 
     whole(build, litestream, place)
 
 
-@pytest.mark.parametrize("when", ["closed", "killed"])
+def copy_over(backup, database):
+    """Into the same file, whoever has it open."""
+    with open(database, "r+b") as file:
+        file.write(backup.read_bytes())
+        file.truncate()
+
+
+@pytest.mark.parametrize("when", ["closed", "killed", "killed, beside its WAL"])
 def test_a_backup_copied_over_the_file(build, litestream, place, when):
     """The same inode, and often the same size."""
     with place.session() as app:
@@ -229,21 +236,89 @@ def test_a_backup_copied_over_the_file(build, litestream, place, when):
         assert app.do("pragma wal_checkpoint(truncate)") == [[0, 0, 0]]
         backup = shutil.copyfile(place.database, place.folder / "backup.db")
         app.do("update t set x = zeroblob(2000)")
+        if "beside" in when:
+            assert app.do("pragma wal_checkpoint(truncate)") == [[0, 0, 0]]
+            app.do("create table if not exists another(x)")
         assert app.shipped() == 1
         if when == "closed":
             app.do("close")
             app.end()
         else:
             app.kill()
-    for suffix in ("-wal", "-shm"):
-        (place.under / f"app.db{suffix}").unlink(missing_ok=True)
-    shutil.copyfile(backup, place.database)
+    if "beside" not in when:
+        for suffix in ("-wal", "-shm"):
+            (place.under / f"app.db{suffix}").unlink(missing_ok=True)
+    copy_over(backup, place.database)
     with place.session() as app:
         assert app.do("select x = zeroblob(2000) from t") == [[0]]
         app.do(SQL)
         assert app.shipped(60000) == 1
         app.do("close")
         app.end()
+    assert len(generations(place.replica)) == 2
+    whole(build, litestream, place)
+
+
+@pytest.mark.parametrize("mode", ["passive", "truncate"])
+@pytest.mark.parametrize("who", ["this process", "another process"])
+def test_a_backup_copied_over_the_file_while_it_is_open(build, litestream, place, mode, who):
+    """SQLite does not notice, and neither the WAL nor its index tells."""
+    rows = "with n(i) as (select 1 union all select i + 1 from n where i < 500) select "
+    with place.session() as app:
+        app.do("create table t(i, x)")
+        app.do(f"insert into t {rows.replace('with', 'with recursive')} i, randomblob(300) from n")
+        assert app.do(f"pragma wal_checkpoint({mode})")[0][0] == 0
+        assert app.shipped() == 1
+        backup = shutil.copyfile(place.database, place.folder / "backup.db")
+        with closing(sqlite3.connect(backup)) as db:
+            db.execute("update t set i = -i")
+            db.commit()
+        copy_over(backup, place.database)
+        commit = "insert into t values (501, 'behind it')"
+        if who == "this process":
+            app.do("pragma shrink_memory")
+            app.do(commit)
+        else:
+            with place.session() as other:
+                other.do(commit)
+        assert app.shipped(60000) == 1
+        app.do("close")
+        app.end()
+    assert len(generations(place.replica)) == 2
+    whole(build, litestream, place)
+    with closing(sqlite3.connect(place.database)) as db:
+        assert db.execute("select count(*) from t where i < 0").fetchone()[0] == 500
+
+
+def test_a_program_that_still_has_the_old_file_open(build, litestream, place):
+    """It is told, and is not in the way of those that have the new one."""
+    with place.session() as old, closing(sqlite3.connect(place.folder / "next.db")) as next_one:
+        next_one.execute("create table t(x)")
+        next_one.commit()
+        old.do("create table t(x)")
+        assert old.do(SQL) == [] and old.shipped() == 1
+        for suffix in ("-wal", "-shm"):
+            (place.under / f"app.db{suffix}").unlink()
+        os.replace(place.folder / "next.db", place.database)
+        assert old.do(SQL) == []
+        status = old.status()
+        assert status["state"] == "paused" and "moved, deleted or replaced" in status["error"]
+        assert not status["replicas"][0]["in_sync"]
+        assert old.shipped(100) == 0
+        with place.session() as new:
+            for i in range(20):
+                assert new.do(f"insert into t values ('new {i}')") == []
+                old.do(SQL)
+            # The old one has been shipping, and leaves that to the new one.
+            assert new.shipped(60000) == 1
+            assert new.status()["replicas"][0]["in_sync"]
+            assert old.status()["state"] == "paused"
+            old.do("close")
+            old.end()
+            new.do("insert into t values ('last')")
+            assert new.shipped(60000) == 1
+            new.do("close")
+            new.end()
     assert len(generations(place.replica)) == 2
     whole(build, litestream, place)
 

@@ -299,8 +299,89 @@ print(db.execute(f"pragma {name}.sqlstream_status").fetchone()[0])
     status = json.loads(last)
     assert status["state"] == "paused"
     assert "locking_mode=EXCLUSIVE" in status["error"]
-    assert status["sync"]["state"] == ("degraded" if policy == "degrade" else "refusing writes")
+    assert status["sync"]["state"] == "degraded"  # nothing is left that could refuse a write
     assert place.log().count("replication pauses: locking_mode=EXCLUSIVE") == 1
+    assert "writes are refused" not in place.log()
+
+
+def test_with_policy_fail_wal_mode_is_not_left_in_exclusive_mode(place):
+    """No lock is taken any more then, at which a write could be refused."""
+    said = place.run(
+        """
+db = open_database(sys.argv[2])
+db.execute("create table t(x)")
+assert db.execute("select count(*) from t").fetchone() == (0,)
+db.execute("pragma locking_mode=exclusive")
+db.execute("insert into t values (1)")
+try:
+    db.execute("pragma journal_mode=delete")
+except sqlite3.OperationalError as error:
+    print(error)
+db.execute("insert into t values (2)")
+db.execute("pragma locking_mode=normal")
+db.execute("select * from t").fetchall()
+print(db.execute("pragma journal_mode=delete").fetchone()[0], flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+""",
+        place.uri(**{"sync": "60000", "sync-policy": "fail"}), killed=True,
+    ).splitlines()
+    assert "sync-policy: fail forbids; stay in WAL mode" in said[0]
+    assert said[1] == "delete"
+    assert place.restored() == 2
+
+
+@pytest.mark.parametrize("policy", ["degrade", "fail"])
+def test_a_database_whose_file_was_replaced_is_not_waited_for(place, policy):
+    """What is committed to the old file is in no replica, and not said to be."""
+    *commits, status = place.run(
+        """
+db = open_database(sys.argv[2])
+db.execute("create table t(x)")
+db.execute("pragma wal_checkpoint(truncate)")
+with sqlite3.connect(sys.argv[3] + "-next") as other:
+    other.execute("create table t(x)")
+os.replace(sys.argv[3] + "-next", sys.argv[3])
+for i in range(3):
+    try:
+        db.execute("insert into t values (1)")
+        print("written")
+    except sqlite3.OperationalError as error:
+        print(error.sqlite_errorname)
+print(db.execute("pragma sqlstream_status").fetchone()[0], flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+""",
+        place.uri(**{"sync": "60000", "sync-policy": policy}), place.database, killed=True,
+    ).splitlines()
+    refused = policy == "fail"
+    assert commits == ["written"] + ["SQLITE_IOERR_FSYNC" if refused else "written"] * 2
+    status = json.loads(status)
+    assert status["state"] == "paused" and "moved, deleted or replaced" in status["error"]
+    assert status["sync"]["state"] == ("refusing writes" if refused else "degraded")
+    assert place.log().count("moved, deleted or replaced while it was open, and what") == 1
+    assert place.restored() == 0
+
+
+def test_with_policy_fail_a_process_knows_what_another_waited_for_in_vain(place, tmp_path):
+    """Programs that commit once and end: only the first commit is acknowledged."""
+    (tmp_path / "away").write_text("a file in the folder's place")
+    url = f"file://{tmp_path}/away"
+    script = """
+db = open_database(sys.argv[2])
+try:
+    db.execute("create table if not exists t(x)")
+    db.execute("insert into t values (1)")
+    print("written")
+except sqlite3.OperationalError as error:
+    print(error.sqlite_errorname)
+"""
+    options = {"sync": "200", "sync-policy": "fail", "replica": url}
+    uri = place.build.uri(place.database, **options)
+    said = [place.run(script, uri).splitlines()[-1] for _ in range(3)]
+    assert said == ["SQLITE_IOERR_FSYNC"] * 3
+    (tmp_path / "away").unlink()
+    place.run("db = open_database(sys.argv[2]); db.execute('select sqlstream_wait(60000)')", uri)
+    options["sync"] = "60000"
+    assert place.run(script, place.build.uri(place.database, **options)) == "written\n"
 
 
 def test_with_policy_fail_nothing_is_written_outside_wal_mode_either(place):

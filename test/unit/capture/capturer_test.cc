@@ -170,14 +170,16 @@ struct Captured {
   void die() {
     const std::string kept = folder.file("kept");
     std::filesystem::create_directory(kept);
+    const auto written = std::filesystem::last_write_time(path);
     for (const char* suffix : {"", "-wal"}) {
       std::filesystem::copy_file(path + suffix, kept + "/app.db" + suffix,
                                  std::filesystem::copy_options::overwrite_existing);
     }
     db.reset();
     session.reset();
-    // The inode stays the database's: its bytes go back into the same file.
+    // The inode stays the database's: its bytes go back into the same file, and its time.
     overwrite(kept + "/app.db", path);
+    std::filesystem::last_write_time(path, written);
     std::filesystem::copy_file(kept + "/app.db-wal", path + "-wal",
                                std::filesystem::copy_options::overwrite_existing);
   }
@@ -596,6 +598,174 @@ TEST_CASE("a database file that was replaced begins a new generation") {
   c.open();
   c.insert();
   CHECK(c.sync() != generation);
+}
+
+namespace {
+
+/// Another database of the same size, copied over the file: the inode stays. As a live connection
+/// sees it, what checkpoints brought there is the copy's then.
+void copy_over(const Captured& c) {
+  const std::string backup = c.folder.file("backup.db");
+  std::filesystem::remove(backup);
+  {
+    Sqlite other(backup, c.page_size);
+    other.run("CREATE TABLE t(i INTEGER PRIMARY KEY, x)");
+    other.run(
+        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 40) "
+        "INSERT INTO t(x) SELECT randomblob(300) FROM n");
+    other.run("PRAGMA wal_checkpoint(TRUNCATE)");
+  }
+  Captured::overwrite(backup, c.path);
+}
+
+}  // namespace
+
+TEST_CASE("a backup copied over the file in place begins a new generation") {
+  std::string seen;
+  SUBCASE("") {
+    seen = "by the next capture";
+  }
+  SUBCASE("") {
+    seen = "behind the next commit";
+  }
+  SUBCASE("") {
+    seen = "by another process";
+  }
+  for (const std::string mode : {"PASSIVE", "RESTART", "TRUNCATE"}) {
+    for (const bool of_ours : {false, true}) {
+      INFO(seen << mode << of_ours);
+      Captured c;
+      c.insert(40);
+      const Generation generation = c.sync();
+      UniqueFd wal;
+      Source source = c.db->source(wal);
+      if (of_ours) {
+        source.checkpoint_begins = true;
+        REQUIRE(c.session->capturer.capture(source, 1s) == Outcome::up_to_date);
+        CHECK_FALSE(c.session->outbox.file_mark());
+      }
+      c.db->run("PRAGMA wal_checkpoint(" + mode + ")");
+      if (of_ours) {
+        c.session->capturer.checkpoint_ended(source);
+      } else {
+        CHECK(c.sync() == generation);
+      }
+      REQUIRE(c.session->outbox.file_mark());
+      copy_over(c);
+      if (seen == "by the next capture") {
+        CHECK(c.capture() == Outcome::captured);
+        CHECK(c.session->outbox.tail()->generation != generation);
+      } else if (seen == "behind the next commit") {
+        Sqlite other(c.path);
+        other.run("INSERT INTO t(x) VALUES (1)");
+        CHECK(c.sync() != generation);
+      } else {
+        c.session.emplace(c.path, c.page_size);
+        CHECK(c.capture() == Outcome::captured);
+        CHECK(c.session->outbox.tail()->generation != generation);
+      }
+      CHECK_FALSE(c.session->outbox.overwritten());
+    }
+  }
+}
+
+TEST_CASE("a backup copied over the file beside a killed process's WAL begins a new generation") {
+  Captured c;
+  c.insert(40);
+  c.sync();
+  c.db->run("PRAGMA wal_checkpoint(TRUNCATE)");
+  c.insert();
+  const Generation generation = c.sync();
+  c.die();
+  copy_over(c);
+  c.open();
+  SUBCASE("seen at once") {}
+  SUBCASE("seen after a commit") {
+    c.insert();
+  }
+  CHECK(c.sync() != generation);
+}
+
+TEST_CASE("a process that dies in a checkpoint, or behind it, leaves no doubt of the file") {
+  Captured c;
+  c.insert(40);
+  const Generation generation = c.sync();
+  UniqueFd wal;
+  Source source = c.db->source(wal);
+  source.checkpoint_begins = true;
+  REQUIRE(c.session->capturer.capture(source, 1s) == Outcome::up_to_date);
+  c.db->run("PRAGMA wal_checkpoint(PASSIVE)");
+  SUBCASE("before it said so") {}
+  SUBCASE("behind it") {
+    c.session->capturer.checkpoint_ended(source);
+  }
+  c.die();
+  c.open();
+  CHECK(c.sync() == generation);
+  c.insert();
+  CHECK(c.sync() == generation);
+}
+
+TEST_CASE("what is not the file's content is no doubt, nor is anything of another boot") {
+  Captured c;
+  c.insert(10);
+  const Generation generation = c.sync();
+  REQUIRE(c.session->outbox.file_mark());
+  SUBCASE("its mode") {
+    std::filesystem::permissions(c.path, std::filesystem::perms::others_read,
+                                 std::filesystem::perm_options::add);
+  }
+  SUBCASE("another boot") {
+    const auto lock = c.session->outbox.lock(1s);
+    const UniqueFd control(
+        ::open((c.session->outbox.directory() + "/control").c_str(), O_RDWR | O_CLOEXEC));
+    std::uint32_t boot = 0;
+    REQUIRE(::pread(control.get(), &boot, sizeof boot, 128) == sizeof boot);
+    boot ^= 2;
+    REQUIRE(::pwrite(control.get(), &boot, sizeof boot, 128) == sizeof boot);
+    std::filesystem::last_write_time(c.path, std::filesystem::file_time_type::clock::now());
+  }
+  c.insert();
+  CHECK(c.sync() == generation);
+}
+
+TEST_CASE("a handle whose file has lost its name captures nothing, and ends its own generation") {
+  Captured c;
+  c.insert(10);
+  const Generation generation = c.sync();
+  UniqueFd wal;
+  Source source = c.db->source(wal);
+  source.opened = identify(c.path);
+  CHECK(c.session->capturer.capture(source, 1s) == Outcome::up_to_date);
+  const std::string aside = c.folder.file("aside.db");
+  const auto move = [&](const char* from, const char* to) {
+    for (const char* suffix : {"", "-wal", "-shm"}) {
+      std::filesystem::rename(c.folder.file(from) + suffix, c.folder.file(to) + suffix);
+    }
+  };
+  move("app.db", "aside.db");
+  SUBCASE("no other has it") {
+    c.insert();
+    CHECK(c.session->capturer.capture(source, 1s) == Outcome::moved);
+    CHECK_FALSE(c.session->outbox.generation_alive());
+    move("aside.db", "app.db");  // what was committed meanwhile is in its WAL
+    CHECK(c.sync() != generation);
+  }
+  SUBCASE("another has") {
+    std::optional<Sqlite> old(std::move(c.db));
+    c.db.emplace(c.path);
+    c.db->run("CREATE TABLE t(i INTEGER PRIMARY KEY, x)");
+    c.session.emplace(c.path, c.page_size);
+    const Generation next = c.sync();
+    CHECK(next != generation);
+    old->run("INSERT INTO t(x) VALUES (1)");
+    CHECK(c.session->capturer.capture(source, 1s) == Outcome::moved);
+    CHECK(c.session->capturer.note_new_wal(source, wal::Salt{1, 2}, 1s));
+    c.session->capturer.note_clean_close(source.opened);
+    c.insert();
+    CHECK(c.sync() == next);
+    CHECK(c.session->outbox.tail()->last.kind == RecordKind::batch);
+  }
 }
 
 TEST_CASE("a torn outbox tail is captured again from the WAL") {

@@ -74,6 +74,7 @@ class RecordingConnection : public Connection {
   bool keeps_locks() const noexcept override { return keeps_locks_; }
   void set_keeps_locks(bool keeps) noexcept override { keeps_locks_ = keeps; }
   void check_exclusive() const override {}
+  void check_journal_mode() const override {}
   bool refuses_writes() noexcept override { return refuses; }
   std::string status_json() noexcept override { return R"({"recorded":")" + name_ + R"("})"; }
   bool wait_shipped(std::chrono::milliseconds limit) noexcept override {
