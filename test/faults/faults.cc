@@ -20,6 +20,7 @@
 //   FAULTS_IDENTITY="DEV INODE MTIME CTIME PATH"   what stat says of PATH: the inode always, the
 //                           times until the file is changed
 //   FAULTS_BOOT_ID=FILE     read instead of the kernel's, which names the time since the last start
+//   FAULTS_HOST=NAME        what gethostname says
 //
 // Made with system calls, not with the functions it stands in for. Thread-safe.
 
@@ -510,6 +511,14 @@ EXPORTED int lstat64(const char* path, struct stat64* out) noexcept {
 
 EXPORTED int fstat64(int fd, struct stat64* out) noexcept {
   return stat_like(fd, "", reinterpret_cast<struct stat*>(out), AT_EMPTY_PATH);
+}
+
+EXPORTED int gethostname(char* name, std::size_t size) noexcept {
+  static const auto real = reinterpret_cast<decltype(&gethostname)>(::dlsym(RTLD_NEXT, __func__));
+  const std::string_view other = setting("FAULTS_HOST");
+  if (other.empty()) return real(name, size);
+  name[other.copy(name, size - 1)] = 0;
+  return 0;
 }
 
 EXPORTED int clock_gettime(clockid_t clock, timespec* out) noexcept {

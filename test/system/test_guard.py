@@ -4,8 +4,10 @@ import shutil
 
 import pytest
 
+import faults
 import harness
 from test_lifecycle import Session, generations
+from test_workloads import check_restores
 
 
 @pytest.fixture
@@ -58,6 +60,58 @@ def test_a_copy_is_warned_of_or_refused(build, tmp_path, production, with_outbox
         # Beside what was there, which still restores.
         assert set(before) < set(files_of(replica))
         assert len(generations(replica)) == 2
+
+
+@pytest.mark.parametrize("closed", [False, True])
+@pytest.mark.parametrize("exclusive", [False, True])
+def test_a_copy_on_another_host_with_its_outbox(build, litestream, tmp_path, exclusive, closed):
+    """All of it is copied, to the same path, and the first host goes on meanwhile."""
+    here, replica = tmp_path / "data", tmp_path / "replica"
+    here.mkdir()
+    host = faults.Faults(build.faults, here, tmp_path)
+    boot = tmp_path / "boot"
+    boot.write_text("feedbeef-another-machine\n")
+    database, url = here / "app.db", f"file://{replica}?sync-interval=10ms"
+    with Session(build, database, url, host.env(host="first")) as app:
+        app.do("create table t(x)")
+        app.do("insert into t values ('both')")
+        assert app.shipped() == 1
+        if closed:
+            app.do("close")
+            app.end()
+        else:
+            app.kill()
+    second = tmp_path / "second"
+    shutil.copytree(here, second, ignore=shutil.ignore_patterns("wake"))
+    with Session(build, database, url, host.env(host="first")) as app:
+        app.do("insert into t values ('first')")
+        assert app.shipped() == 1
+        app.do("close")
+        app.end()
+    here.rename(tmp_path / "first")
+    second.rename(here)
+    before, newest = files_of(replica), generations(replica)
+    (tmp_path / "log").unlink()
+    if exclusive:
+        url += "&exclusive=true"
+    with Session(build, database, url, host.env(host="second", boot_id=boot)) as app:
+        app.do("insert into t values ('second')")
+        if exclusive:
+            harness.wait_until(lambda: app.status()["replicas"][0].get("error"), "a refusal")
+            assert "by host first" in app.status()["replicas"][0]["error"]
+        else:
+            assert app.shipped() == 1
+        app.do("close")
+        app.end()
+    said = (tmp_path / "log").read_text()
+    assert f"by host first from {database}" in said and "this is host second" in said, said
+    if exclusive:
+        assert files_of(replica) == before
+        database = tmp_path / "first" / "app.db"
+    else:
+        assert set(before) < set(files_of(replica))  # nothing of the first one's is touched
+        assert len(generations(replica)) == len(newest) + 1
+    check_restores(build, litestream, database, url, replica, tmp_path)
 
 
 def test_the_database_itself_is_not_warned_of(build, tmp_path, production):
