@@ -274,6 +274,12 @@ void Outbox::refresh() {
     advance_tail(found->record);
     log_end_ = found->end;
   }
+  if (tail_->last.sequence < tail_->generation_first) {
+    // The machine's crash took what the generation began with: nobody knows what it was.
+    tail_.reset();
+    log_.reset();
+    return;
+  }
   if (boot_ == 0 || control_.boot != boot_) tail_->last.identity = {};
 }
 

@@ -7,8 +7,7 @@ namespace sqlstream {
 bool EffortBudget::take(std::uint64_t bytes, Clock::time_point now) {
   if (bytes > kSaved) return false;
   const auto worth = [](std::uint64_t so_many) {
-    return std::chrono::duration_cast<Clock::duration>(
-        std::chrono::duration<double>(static_cast<double>(so_many) / kBytesPerSecond));
+    return Clock::duration(std::chrono::nanoseconds(so_many * 1'000'000'000 / kBytesPerSecond));
   };
   const auto until = now.time_since_epoch();
   auto before = spent_until_.load();

@@ -788,6 +788,28 @@ TEST_CASE("a torn outbox tail is captured again from the WAL") {
   }
 }
 
+TEST_CASE("a generation that has lost its first record is not gone on with") {
+  Captured c;
+  c.insert(3);
+  const Generation generation = c.sync();
+  const std::string log = c.session->outbox.log_path(1);
+  SUBCASE("with its frames still in the WAL") {}
+  SUBCASE("with an empty WAL") {
+    c.db->run("PRAGMA wal_checkpoint(TRUNCATE)");
+  }
+  SUBCASE("with its state in the file") {
+    c.close_cleanly();
+    c.open();
+  }
+  c.session.reset();
+  std::filesystem::resize_file(log, LogFile::kHeaderSize + 100);
+  c.session.emplace(c.path, c.page_size);
+  CHECK(c.capture() == Outcome::captured);
+  REQUIRE(c.session->outbox.tail());
+  CHECK(c.session->outbox.tail()->last.database_size > 0);
+  CHECK(c.sync() != generation);
+}
+
 TEST_CASE("a torn outbox tail whose WAL is gone begins a new generation") {
   Captured c;
   c.insert(3);
