@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "base/clock.h"
+#include "base/error.h"
 #include "base/log.h"
 #include "base/reserve_apart.h"
 #include "capture/continuity.h"
@@ -164,7 +165,7 @@ Outcome Capturer::capture(const Source& source, std::chrono::nanoseconds wait, b
         anchored_ = true;
         outbox_.note_proven();
       }
-      if (source.checkpoint_begins && outcome != Outcome::moved) outbox_.withdraw_file_mark();
+      if (source.checkpoint_begins && outcome != Outcome::moved) withdraw_mark();
       if (outcome != Outcome::try_again) return outcome;
       // SQLite holds the header inconsistent for some stores only, but its thread may have lost the
       // processor between two of them.
@@ -192,21 +193,31 @@ Outcome Capturer::capture_locked(const Source& given) {
   }
   alive_ = outbox_.generation_alive();
   const FileLook file = look_at_file(source, *header);
-  if (is_moved(source, file)) return moved(*source.opened);
+  if (is_moved(source, file)) return moved(source, *header);
+  const bool same = outbox_.tail() && is_this_file(source, file);
+  if (alive_ && same && is_unchanged(outbox_.tail()->last.source, *header)) {
+    // Without a look at the WAL, which another connection may have deleted by now.
+    mark_file(source, file, *header);
+    return nothing_new(*header);
+  }
+  if (header->frames > 0 && source.wal_fd < 0) {
+    throw Error(
+        "the -wal file was removed while the database is open, and what is committed is in no "
+        "file; "
+        "restart the program");
+  }
+  if (!is_readable(source, *header)) return Outcome::try_again;
   std::optional<Range> range;
-  if (alive_ && is_this_file(file)) {
-    if (is_unchanged(outbox_.tail()->last.source, *header)) {
-      // Without a look at the WAL, which another connection may have deleted by now.
-      mark_file(file, *header);
-      return nothing_new(*header);
-    }
-    if (!is_readable(source, *header)) return Outcome::try_again;
+  if (alive_ && same) {
     const char* why = "";
     range = prove(source, *header, *file.identity, why);
     if (!range) give_up(why);
   }
-  if (!is_readable(source, *header)) return Outcome::try_again;
-  if (!range) return begin(source);
+  if (!range) {
+    const Outcome outcome = begin(source);
+    if (outcome == Outcome::waiting && same) mark_file(source, file, *header);
+    return outcome;
+  }
   Outcome outcome = Outcome::up_to_date;
   if (range->first > range->last) {
     nothing_new(*header);
@@ -215,15 +226,26 @@ Outcome Capturer::capture_locked(const Source& given) {
   } else {
     return Outcome::busy;
   }
-  if (outcome == Outcome::captured || outcome == Outcome::up_to_date) mark_file(file, *header);
+  if (outcome == Outcome::captured || outcome == Outcome::up_to_date)
+    mark_file(source, file, *header);
   return outcome;
 }
 
-// What is committed through that handle goes nowhere. Only the generation of its own file ends.
-Outcome Capturer::moved(const FileIdentity& opened) {
-  if (alive_ && outbox_.tail()->device == opened.device && outbox_.tail()->inode == opened.inode) {
-    doubt_file("the database file was moved, deleted or replaced while it was open");
+// What is committed through that handle from now on goes nowhere. Only the generation of its own
+// file ends, with what came until then.
+Outcome Capturer::moved(Source& source, const WalIndexHeader& header) {
+  const FileIdentity& opened = *source.opened;
+  const bool its_own =
+      alive_ && outbox_.tail()->device == opened.device && outbox_.tail()->inode == opened.inode;
+  if (!its_own) return Outcome::moved;
+  if (is_readable(source, header)) {
+    const char* why = "";
+    const auto range = prove(source, header, opened, why);
+    if (range && range->first <= range->last && map_regions(source, header.frames)) {
+      append(source, header, *range);
+    }
   }
+  doubt_file("the database file was moved, deleted or replaced while it was open", {});
   return Outcome::moved;
 }
 
@@ -238,7 +260,7 @@ Capturer::FileLook Capturer::look_at_file(const Source& source,
   const bool steady = read_checkpoint_progress(region0) == progress;
   const auto after = read_wal_index_header(region0);
   if (look.identity && steady && after && after->salt == header.salt) {
-    look.mark = FileMark{*look.identity, header.salt, progress};
+    look.mark = FileMark{*look.identity, header.salt, source.checkpoint_begins.value_or(progress)};
   }
   return look;
 }
@@ -247,43 +269,71 @@ bool Capturer::is_moved(const Source& source, const FileLook& file) {
   return source.opened && !(file.identity && file.identity->same_file(*source.opened));
 }
 
-// Precondition: a generation goes on. False: it is not of the file as it is now, and ends.
-bool Capturer::is_this_file(const FileLook& file) {
+// Precondition: there is a tail. False: its generation is not of the file as it is now, and ends.
+bool Capturer::is_this_file(const Source& source, const FileLook& file) {
   const Tail& tail = *outbox_.tail();
+  const FileNote& known = outbox_.file_note();
   if (!file.identity || file.identity->device != tail.device ||
       file.identity->inode != tail.inode) {
-    doubt_file("the database file was replaced");
+    doubt_file("the database file was replaced", {});
     return false;
   }
-  const auto& known = outbox_.file_mark();
-  if (!known || !file.mark || known->same_content(*file.identity)) return true;
-  const bool stamped = tail.last.identity.inode != 0 && file.mark->same_content(tail.last.identity);
-  if (stamped || !is_same_rest(*known, *file.mark, tail.last, !anchored_)) {
-    return true;
+  if (!file.mark) return true;
+  if (known.left_out > file.mark->progress.done && known.left_out_of == file.mark->salt) {
+    doubt_file("a recovery brought back what was in the WAL before the file was overwritten", {});
+    return false;
   }
-  doubt_file("the database file was overwritten while it was in use, but not by SQLite");
+  if (!known.mark || known.mark->same_content(*file.identity)) return true;
+  const bool stamped = tail.last.identity.inode != 0 && file.mark->same_content(tail.last.identity);
+  if (stamped || !is_same_rest(*known.mark, *file.mark, tail.last, source.recovered)) return true;
+  doubt_file("the database file was overwritten while it was in use, but not by SQLite", file.mark);
   return false;
 }
 
-void Capturer::doubt_file(std::string_view why) {
-  outbox_.mark_overwritten();
+// `mark`: what is known of the file that is there now.
+void Capturer::doubt_file(std::string_view why, const std::optional<FileMark>& mark) {
+  FileNote note = outbox_.file_note();
+  if (!note.overwritten || mark) {
+    note.overwritten = true;
+    note.mark = mark;
+    note.left_out = 0;
+    outbox_.set_file_note(note);
+  }
   give_up(why);
 }
 
+void Capturer::withdraw_mark() {
+  FileNote note = outbox_.file_note();
+  if (!note.mark) return;
+  note.mark.reset();
+  outbox_.set_file_note(note);
+}
+
 // Behind a capture, or a checkpoint's end, which comes behind one.
-void Capturer::mark_file(const FileLook& file, const WalIndexHeader& header) noexcept {
-  if (!file.mark || !is_at_rest(*file.mark, !anchored_)) return;
+void Capturer::mark_file(const Source& source, const FileLook& file,
+                         const WalIndexHeader& header) noexcept {
+  if (!file.mark) return;
+  FileNote note = outbox_.file_note();
   FileMark mark = *file.mark;
+  const bool at_rest =
+      (note.mark && note.mark->same_progress(mark)) || is_at_rest(mark, source.recovered);
+  if (!at_rest) return;
   const Record& last = outbox_.tail()->last;
   const bool seen_through =
       header.frames == 0 || (last.source.salt == header.salt && last.source.frame == header.frames);
-  if (seen_through && mark.progress.done >= header.frames) mark.whole_at = last.sequence;
-  outbox_.mark_file(mark);
+  if (alive_ && seen_through && mark.progress.done >= header.frames) mark.whole_at = last.sequence;
+  const bool known = note.mark && note.mark->same_content(mark.file) &&
+                     note.mark->same_progress(mark) &&
+                     (mark.whole_at == 0 || note.mark->whole_at == mark.whole_at);
+  if (known) return;
+  note.mark = mark;
+  if (note.left_out_of != header.salt) note.left_out = 0;
+  outbox_.set_file_note(note);
 }
 
 // What was known of the file is of other times than those it gets now.
 std::optional<FileIdentity> Capturer::stamp() {
-  outbox_.withdraw_file_mark();
+  withdraw_mark();
   return stamp_identity(path_);
 }
 
@@ -293,9 +343,10 @@ void Capturer::checkpoint_ended(const Source& source) noexcept {
     if (!lock) return;
     outbox_.refresh();
     const auto header = read_wal_index_header(source.regions[0]);
-    if (!header || !outbox_.generation_alive()) return;
+    if (!header || !outbox_.tail()) return;
+    alive_ = outbox_.generation_alive();
     const FileLook file = look_at_file(source, *header);
-    if (!is_moved(source, file)) mark_file(file, *header);
+    if (!is_moved(source, file)) mark_file(source, file, *header);
   } catch (const std::exception&) {  // the next capture looks, too
   }
 }
@@ -378,7 +429,7 @@ Outcome Capturer::begin_with(const Source& source, const WalIndexHeader& header)
   // What checkpoints brought into the file is there, but for a power failure: so all of the WAL is
   // taken, unless the file has come from elsewhere since.
   std::uint32_t in_file = 0;
-  if (outbox_.overwritten() && header.frames > 0) {
+  if (outbox_.file_note().overwritten && header.frames > 0) {
     in_file = std::min(read_checkpoint_progress(source.regions[0]).done, header.frames);
   }
 
@@ -423,7 +474,14 @@ Outcome Capturer::begin_with(const Source& source, const WalIndexHeader& header)
   }
   alive_ = true;
   recovered();
-  if (!source.regions.empty()) mark_file(look_at_file(source, header), header);
+  FileNote note = outbox_.file_note();
+  if (note.overwritten || note.left_out != 0) {
+    note.overwritten = false;
+    note.left_out = in_file;
+    note.left_out_of = header.salt;
+    outbox_.set_file_note(note);
+  }
+  if (!source.regions.empty()) mark_file(source, look_at_file(source, header), header);
   log::info("new generation", {{"db", path_}, {"generation", generation.str()}});
   return Outcome::captured;
 }
@@ -487,14 +545,15 @@ bool Capturer::note_new_wal(const Source& given, std::optional<wal::Salt> salt,
     const auto lock = outbox_.lock_patiently(wait);
     if (!lock) return false;
     outbox_.refresh();
-    if (!outbox_.generation_alive()) return true;
+    alive_ = outbox_.generation_alive();
+    if (!alive_) return true;
     const auto header = read_wal_index_header(source.regions[0]);
     if (!header || header->frames != 0) return true;
     const Record& last = outbox_.tail()->last;
     if (salt == last.source.salt) return true;
     const FileLook file = look_at_file(source, *header);
     const char* why = "";
-    if (is_moved(source, file) || !is_this_file(file) ||
+    if (is_moved(source, file) || !is_this_file(source, file) ||
         !prove(source, *header, *file.identity, why)) {
       return true;  // the next capture says so
     }
@@ -514,6 +573,7 @@ bool Capturer::note_new_wal(const Source& given, std::optional<wal::Salt> salt,
       record.identity = stamp().value_or(FileIdentity{});
     }
     outbox_.append_mark(record);
+    mark_file(source, look_at_file(source, *header), *header);
   } catch (const std::exception& e) {
     fail(e);
   }

@@ -24,8 +24,12 @@ struct Source {
   /// The database file that the connection whose regions these are has open, which is perhaps no
   /// longer the one of that name; empty: not known.
   std::optional<FileIdentity> opened;
-  /// The caller is about to bring frames into the database file.
-  bool checkpoint_begins = false;
+  /// The caller is about to bring frames into the database file; before it said so in the
+  /// wal-index, checkpoints had come as far as this.
+  std::optional<CheckpointProgress> checkpoint_begins;
+  /// A connection of this process has recovered the wal-index since the last capture that saw
+  /// everything through.
+  bool recovered = false;
   /// The wal-index change counter of this process's own last commit, and its time; if that is not
   /// the newest commit, another process made it and now() is taken.
   std::uint32_t own_change = 0;
@@ -126,7 +130,7 @@ class Capturer {
   std::optional<Range> prove(const Source& source, const WalIndexHeader& header,
                              const FileIdentity& database, const char*& why);
   bool map_regions(Source& source, std::uint32_t frames) const;
-  Outcome moved(const FileIdentity& opened);
+  Outcome moved(Source& source, const WalIndexHeader& header);
   struct FileLook {
     std::optional<FileIdentity> identity;
     // Empty where what was seen is not of one moment, or of another WAL.
@@ -134,9 +138,10 @@ class Capturer {
   };
   FileLook look_at_file(const Source& source, const WalIndexHeader& header) const;
   static bool is_moved(const Source& source, const FileLook& file);
-  bool is_this_file(const FileLook& file);
-  void doubt_file(std::string_view why);
-  void mark_file(const FileLook& file, const WalIndexHeader& header) noexcept;
+  bool is_this_file(const Source& source, const FileLook& file);
+  void doubt_file(std::string_view why, const std::optional<FileMark>& mark);
+  void withdraw_mark();
+  void mark_file(const Source& source, const FileLook& file, const WalIndexHeader& header) noexcept;
   std::optional<FileIdentity> stamp();
   void fail(const std::exception& error) noexcept;
   void recovered();

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 
 #include "capture/outbox_log.h"
 #include "capture/wal_index.h"
@@ -22,18 +23,33 @@ struct FileMark {
   bool same_content(const FileIdentity& other) const {
     return file.inode == other.inode && file.size == other.size && file.mtime == other.mtime;
   }
+  /// Checkpoints have come no further in between.
+  bool same_progress(const FileMark& other) const {
+    return salt == other.salt && progress == other.progress;
+  }
+};
+
+/// What processes tell each other of the database file.
+struct FileNote {
+  std::optional<FileMark> mark;  ///< the last look; empty: nothing is known
+  bool overwritten = false;      ///< … was the file, and no generation was begun since
+  /// The generation was begun without the frames up to this one of that WAL: what checkpoints had
+  /// brought into the file counted no more. A recovery makes them count again.
+  std::uint32_t left_out = 0;
+  wal::Salt left_out_of{};
 };
 
 /// True when no checkpoint can have written to the file between two looks. `last`: the outbox's
-/// last record. `new_session`: the wal-index may have been recovered since the first look, which
-/// forgets how far checkpoints had come.
+/// last record. `recovered`: the wal-index was recovered since the first look, which forgets how
+/// far checkpoints had come.
 ///
 /// Checkpoints of this project's connections withdraw the mark before they write, so only the
 /// others' need be told by how far they have come.
-bool is_same_rest(const FileMark& known, const FileMark& now, const Record& last, bool new_session);
+bool is_same_rest(const FileMark& known, const FileMark& now, const Record& last, bool recovered);
 
 /// True when no checkpoint is under way, as far as the wal-index tells: a look is worth being
-/// remembered. Also after a recovery, when it says that all frames were begun with.
-bool is_at_rest(const FileMark& now, bool new_session);
+/// remembered. Also after a recovery, which leaves all frames begun with and none done, as the
+/// first checkpoint of a WAL does meanwhile.
+bool is_at_rest(const FileMark& now, bool recovered);
 
 }  // namespace sqlstream::capture

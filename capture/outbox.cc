@@ -43,6 +43,41 @@ Tail tail_before(const LogHeader& header) {
           header.state,      header.batch_chain,      header.wal_first};
 }
 
+// A mark counts for the time since the machine was started: the times of files are not kept with
+// their content over a power failure.
+FileNote from_disk(const DiskFileNote& disk, std::uint32_t boot) {
+  FileNote note;
+  note.overwritten = disk.overwritten != 0;
+  note.left_out = disk.left_out;
+  note.left_out_of = {disk.left_out_of[0], disk.left_out_of[1]};
+  if (disk.boot == 0 || disk.boot != boot) return note;
+  FileMark& mark = note.mark.emplace();
+  mark.file.inode = disk.inode;
+  mark.file.size = disk.size;
+  mark.file.mtime = disk.mtime;
+  mark.salt = {disk.salt[0], disk.salt[1]};
+  mark.progress = {disk.done, disk.begun};
+  mark.whole_at = disk.whole_at;
+  return note;
+}
+
+DiskFileNote to_disk(const FileNote& note, std::uint32_t boot) {
+  DiskFileNote disk{};
+  disk.overwritten = note.overwritten ? 1 : 0;
+  disk.left_out = note.left_out;
+  std::copy(note.left_out_of.begin(), note.left_out_of.end(), disk.left_out_of);
+  if (!note.mark) return disk;
+  disk.boot = boot;
+  disk.inode = note.mark->file.inode;
+  disk.size = note.mark->file.size;
+  disk.mtime = note.mark->file.mtime;
+  std::copy(note.mark->salt.begin(), note.mark->salt.end(), disk.salt);
+  disk.done = note.mark->progress.done;
+  disk.begun = note.mark->progress.begun;
+  disk.whole_at = note.mark->whole_at;
+  return disk;
+}
+
 std::string reason() {
   return std::generic_category().message(errno);
 }
@@ -225,23 +260,13 @@ void Outbox::poke(char wake) {
 }
 
 void Outbox::read_control() {
-  std::array<std::uint8_t, kFileMarkAt + sizeof(DiskFileMark)> bytes{};
+  std::array<std::uint8_t, kFileNoteAt + sizeof(DiskFileNote)> bytes{};
   const ssize_t n = ::pread(control_fd_.get(), bytes.data(), bytes.size(), kControlAt);
   DiskControl disk{};
   std::memcpy(&disk, bytes.data(), sizeof disk);
-  DiskFileMark mark{};
-  std::memcpy(&mark, bytes.data() + kFileMarkAt, sizeof mark);
-  file_mark_.reset();
-  overwritten_ = mark.overwritten != 0;
-  if (mark.boot != 0 && mark.boot == boot_) {
-    file_mark_.emplace();
-    file_mark_->file.inode = mark.inode;
-    file_mark_->file.size = mark.size;
-    file_mark_->file.mtime = mark.mtime;
-    file_mark_->salt = {mark.salt[0], mark.salt[1]};
-    file_mark_->progress = {mark.done, mark.begun};
-    file_mark_->whole_at = mark.whole_at;
-  }
+  DiskFileNote noted{};
+  std::memcpy(&noted, bytes.data() + kFileNoteAt, sizeof noted);
+  file_note_ = from_disk(noted, boot_);
   const bool known = n >= static_cast<ssize_t>(kControlLeast) && disk.magic == kControlMagic;
   if (known) {
     control_ = {disk.current_log, disk.last_start, disk.quick_starts, disk.left_wal,
@@ -332,43 +357,15 @@ void Outbox::set_control(const Control& control) {
   control_ = control;
 }
 
-// What cannot be noted is not known later: then the file proves nothing, as before.
-void Outbox::write_file_mark(const std::optional<FileMark>& mark, bool overwritten) noexcept {
-  DiskFileMark disk{};
-  disk.overwritten = overwritten ? 1 : 0;
-  if (mark) {
-    disk.boot = boot_;
-    disk.inode = mark->file.inode;
-    disk.size = mark->file.size;
-    disk.mtime = mark->file.mtime;
-    disk.salt[0] = mark->salt[0];
-    disk.salt[1] = mark->salt[1];
-    disk.done = mark->progress.done;
-    disk.begun = mark->progress.begun;
-    disk.whole_at = mark->whole_at;
-  }
-  file_mark_ = mark;
-  overwritten_ = overwritten;
+void Outbox::set_file_note(const FileNote& note) noexcept {
+  file_note_ = note;
+  if (boot_ == 0) file_note_.mark.reset();
+  const DiskFileNote disk = to_disk(file_note_, boot_);
   try {
-    write_control(&disk, sizeof disk, kFileMarkAt);
+    write_control(&disk, sizeof disk, kFileNoteAt);
   } catch (const std::exception&) {
-    file_mark_.reset();
+    file_note_.mark.reset();
   }
-}
-
-void Outbox::mark_file(const FileMark& mark) noexcept {
-  const bool known = file_mark_ && file_mark_->same_content(mark.file) &&
-                     file_mark_->salt == mark.salt && file_mark_->progress == mark.progress &&
-                     (mark.whole_at == 0 || file_mark_->whole_at == mark.whole_at);
-  if (!known && boot_ != 0) write_file_mark(mark, overwritten_);
-}
-
-void Outbox::withdraw_file_mark() noexcept {
-  if (file_mark_) write_file_mark(std::nullopt, overwritten_);
-}
-
-void Outbox::mark_overwritten() noexcept {
-  write_file_mark(std::nullopt, true);
 }
 
 std::optional<OldPages> Outbox::begin_snapshot() {
@@ -461,9 +458,7 @@ bool Outbox::begin_generation(Generation generation, const FileIdentity& databas
   header.state.chain = header.batch_chain = generation.id;
   header.state.source.salt = record.source.salt;
   header.wal_first = record.sequence;
-  if (!start_log(header, record, pages, source)) return false;
-  if (overwritten_) write_file_mark(std::nullopt, false);
-  return true;
+  return start_log(header, record, pages, source);
 }
 
 bool Outbox::start_log(const LogHeader& header, Record& record,

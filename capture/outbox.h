@@ -117,17 +117,10 @@ class Outbox {
   /// The last record was found true since the machine was started. With the capture lock held.
   void note_proven();
 
-  /// The database file as it was when it was looked at last; empty: nothing is known of it. With
-  /// the capture lock held, after refresh(). Written in one call each, and only where it changes
-  /// something. Best effort: none throws.
-  const std::optional<FileMark>& file_mark() const { return file_mark_; }
-  void mark_file(const FileMark& mark) noexcept;
-  /// It is about to be written to.
-  void withdraw_file_mark() noexcept;
-  /// It was overwritten: until a generation begins, what is in the file counts, not what the WAL
-  /// says was brought there.
-  void mark_overwritten() noexcept;
-  bool overwritten() const { return overwritten_; }
+  /// What is known of the database file beneath. With the capture lock held, after refresh(); what
+  /// is noted is one write. Best effort: what cannot be noted is not known later.
+  const FileNote& file_note() const { return file_note_; }
+  void set_file_note(const FileNote& note) noexcept;
 
   /// Begins a snapshot in place: an image of the database at tail(), of whose pages whoever
   /// checkpoints saves what it overwrites, from now on. Empty while another one is in the making.
@@ -188,7 +181,6 @@ class Outbox {
  private:
   void write_control(const void* from, std::size_t size, off_t at) const;
   void read_control();
-  void write_file_mark(const std::optional<FileMark>& mark, bool overwritten) noexcept;
   bool only_current() const;
   void adopt_log(std::uint64_t first_sequence);
   void advance_tail(const Record& record);
@@ -211,8 +203,7 @@ class Outbox {
   ForkClosedFd wake_writer_;
   UniqueFd control_fd_;
   Control control_;
-  std::optional<FileMark> file_mark_;
-  bool overwritten_ = false;
+  FileNote file_note_;
   std::optional<LogFile> log_;
   std::uint64_t only_log_ = 0;  ///< a current one before which there is no other; 0: not known
   std::uint64_t log_end_ = 0;

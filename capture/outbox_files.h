@@ -29,11 +29,10 @@ inline constexpr off_t kControlAt = 0;
 inline constexpr off_t kBehindAt = 64;
 /// When somebody was about to begin a generation, ns; 0: nobody yet.
 inline constexpr off_t kBeginningAt = 72;
-/// See FileMark. Of the time since the machine was started as `boot` says; not 0 where there is
-/// one.
-struct DiskFileMark {
-  std::uint32_t boot;
-  std::uint32_t overwritten;  ///< 1: nobody has begun a generation since that was found
+/// See FileNote.
+struct DiskFileNote {
+  std::uint32_t boot;  ///< since when the machine runs; 0: there is no mark
+  std::uint32_t overwritten;
   std::uint64_t inode;
   std::uint64_t size;
   std::int64_t mtime;
@@ -41,10 +40,13 @@ struct DiskFileMark {
   std::uint32_t done;
   std::uint32_t begun;
   std::uint64_t whole_at;
+  std::uint32_t left_out;
+  std::uint32_t left_out_of[2];
+  std::uint32_t unused;
 };
-inline constexpr off_t kFileMarkAt = 128;
+inline constexpr off_t kFileNoteAt = 128;
 inline constexpr off_t kEndedAt = 512;
-static_assert(kFileMarkAt + sizeof(DiskFileMark) <= kEndedAt);
+static_assert(kFileNoteAt + sizeof(DiskFileNote) <= kEndedAt);
 /// A place for each generation, by its random id: a process that was stopped and now ends an old
 /// one does not take away a newer one's mark.
 inline constexpr std::uint64_t kEndedPlaces = 256;

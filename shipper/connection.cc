@@ -106,8 +106,14 @@ class OpenConnection final : public Connection {
 
   void reset_lock_obtained() noexcept override { must_capture(); }
 
+  void recovery_lock_obtained() noexcept override {
+    if (database_->ours()) database_->recovering();
+  }
+
   void checkpoint_lock_obtained() noexcept override {
-    if (usable()) saver_.checkpoint_allowed(mapping_.regions[0]);
+    if (!usable()) return;
+    before_ = capture::read_checkpoint_progress(mapping_.regions[0]);
+    saver_.checkpoint_allowed(mapping_.regions[0]);
   }
 
   void checkpoint_lock_releasing() noexcept override {
@@ -164,8 +170,15 @@ class OpenConnection final : public Connection {
 
   void checkpoint_starting() noexcept override {
     if (!usable()) return;
-    guarded("a checkpoint", [&] { note(database_->checkpoint_begins(mapping_, mapper())); });
+    guarded("a checkpoint", [&] {
+      // In exclusive mode no other one can have been in between.
+      const auto now = capture::read_checkpoint_progress(mapping_.regions[0]);
+      const auto before = exclusive_ ? capture::CheckpointProgress{now.done, now.done} : before_;
+      note(database_->checkpoint_begins(mapping_, mapper(), before));
+    });
     checkpoints_ = true;
+    // Nothing else tells of its end then.
+    if (exclusive_) database_->look_behind_checkpoint();
     if (!moved_) {
       saver_.begin(database_->snapshot_in_place(), database_->room_for_pages(),
                    mapping_.regions[0]);
@@ -175,6 +188,9 @@ class OpenConnection final : public Connection {
   void commit_phase_two() noexcept override {
     // In exclusive mode nothing else tells that a checkpoint came to its end.
     if (saver_.active() && usable()) saver_.end(mapping_.regions[0]);
+    if (exclusive_ && std::exchange(checkpoints_, false) && usable()) {
+      database_->checkpoint_ended(mapping_);
+    }
     if (exclusive_) look_for_commit();
     if (!mapping_.regions.empty() || !database_->ours()) return;
     if (written_) {
@@ -282,8 +298,8 @@ class OpenConnection final : public Connection {
   bool refuses_writes() noexcept override {
     bool refused = false;
     guarded("writing", [&] {
-      refused = database_->ours() &&
-                (database_->refuses_writes() || (moved_ && database_->settings().sync_fail));
+      refused = database_->ours() && (database_->refuses_writes() ||
+                                      (moved_ && database_->settings().sync_fail && is_moved()));
     });
     return refused;
   }
@@ -337,7 +353,7 @@ class OpenConnection final : public Connection {
     moved_ = outcome == capture::Outcome::moved;
     return outcome;
   }
-  bool is_moved() { return moved_ = database_->is_moved(mapping_); }
+  bool is_moved() { return moved_ = database_->is_moved(mapping_.file); }
   void give_up(const char* why) {
     if (!is_moved()) database_->give_up(why);
   }
@@ -410,7 +426,8 @@ class OpenConnection final : public Connection {
   sqlite3_file* file_;
   Mapping mapping_;
   capture::PageSaver saver_;
-  std::uint32_t piece_ = 0;    // of the WAL, that the last commit seen was in
+  capture::CheckpointProgress before_;  // of checkpoints, when the lock for this one was obtained
+  std::uint32_t piece_ = 0;             // of the WAL, that the last commit seen was in
   bool exclusive_ = false;     // this handle holds EXCLUSIVE, taken while its wal-index was mapped
   bool closed_whole_ = false;  // … and the mapping was given back then, with everything captured
   bool checkpoints_ = false;   // this connection, between the beginning and the lock's release

@@ -50,6 +50,9 @@ class Connection {
   virtual void write_lock_released() noexcept = 0;
   /// After xShmLock(4, 4, LOCK|EXCLUSIVE) succeeded, before SQLite may reset the WAL. *waits*
   virtual void reset_lock_obtained() noexcept = 0;
+  /// After an xShmLock(LOCK|EXCLUSIVE) that has slot 2, which only a recovery of the wal-index
+  /// takes, succeeded.
+  virtual void recovery_lock_obtained() noexcept = 0;
   /// After xShmLock(1, 1, LOCK|EXCLUSIVE) succeeded / before its UNLOCK is passed on: nobody else
   /// checkpoints in between.
   virtual void checkpoint_lock_obtained() noexcept = 0;

@@ -204,7 +204,11 @@ void Database::learn_behind() noexcept try {
   std::unique_lock lock(capture_mutex_, std::defer_lock);
   if (durability_.behind() || !lock.try_lock_for(kLongestWait) || !look()) return;
   const std::int64_t since = outbox_->behind();
-  if (since != 0 && tail()) durability_.fall_behind({to_time(since), 0, kOthersLimit});
+  const auto known = tail();
+  if (since == 0 || !known) return;
+  durability_.fall_behind({to_time(since), 0, kOthersLimit, known->last.sequence});
+  lock.unlock();
+  is_behind();
 } catch (const std::exception& e) {
   log::warn(text_of(e), {{"db", path()}});
 }
@@ -309,15 +313,22 @@ Mapping* Database::current_mapping() const {
                            [&](const Mapping* a, const Mapping* b) { return rank(a) < rank(b); });
 }
 
-bool Database::is_moved(const Mapping& own) const {
+bool Database::is_moved(const capture::FileIdentity& opened) const {
   const auto file = capture::identify(path());
-  return !file || !file->same_file(own.file);
+  return !file || !file->same_file(opened);
 }
 
 // Precondition: capture_mutex_ is held.
 void Database::tell_moved(const capture::FileIdentity& opened) {
   if (std::exchange(told_moved_, opened.inode) == opened.inode) return;
   log::error(std::string("replication pauses: ") + kMoved, {{"db", path()}});
+}
+
+// What is open here may have been, since the last capture.
+void Database::notice_moved() noexcept {
+  const std::lock_guard pinned(mapping_mutex_);
+  const Mapping* current = current_mapping();
+  if (current != nullptr && is_moved(current->file)) set_moved(true);
 }
 
 void Database::set_moved(bool moved) noexcept {
@@ -386,11 +397,12 @@ void Database::note_waited_out() {
 
 capture::Outcome Database::capture(Mapping& own, const MapMore& map_more, bool must,
                                    std::chrono::nanoseconds patience) noexcept {
-  return capture_at_hook(own, map_more, must, patience, false);
+  return capture_at_hook(own, map_more, must, patience, {});
 }
 
-capture::Outcome Database::checkpoint_begins(Mapping& own, const MapMore& map_more) noexcept {
-  return capture_at_hook(own, map_more, true, std::chrono::nanoseconds::max(), true);
+capture::Outcome Database::checkpoint_begins(Mapping& own, const MapMore& map_more,
+                                             capture::CheckpointProgress before) noexcept {
+  return capture_at_hook(own, map_more, true, std::chrono::nanoseconds::max(), before);
 }
 
 // Nothing depends on it: the next capture looks, too.
@@ -404,16 +416,16 @@ void Database::checkpoint_ended(const Mapping& own) noexcept try {
 } catch (const std::exception&) {
 }
 
-capture::Outcome Database::capture_at_hook(Mapping& own, const MapMore& map_more, bool must,
-                                           std::chrono::nanoseconds patience,
-                                           bool checkpoint_begins) noexcept {
+capture::Outcome Database::capture_at_hook(
+    Mapping& own, const MapMore& map_more, bool must, std::chrono::nanoseconds patience,
+    std::optional<capture::CheckpointProgress> checkpoint_begins) noexcept {
   const auto wait = must && has_waited_out()
                         ? std::chrono::nanoseconds(0)
                         : std::min<std::chrono::nanoseconds>(patience, kLongestWait);
   std::unique_lock lock(capture_mutex_, std::defer_lock);
   try {
     if (!(must ? lock_patiently(lock, wait) : lock.try_lock_for(wait))) {
-      if (must) {
+      if (must && !is_moved(own.file)) {
         note_waited_out();
         alive_.store(false);
         // The mark needs no lock: it is one write to a file that stays open.
@@ -429,7 +441,7 @@ capture::Outcome Database::capture_at_hook(Mapping& own, const MapMore& map_more
     source.checkpoint_begins = checkpoint_begins;
     return capture_from(std::move(source), wait, must);
   } catch (const std::exception&) {  // out of memory, or the mark cannot be written
-    if (must && lock && capturer_) {
+    if (must && lock && capturer_ && !is_moved(own.file)) {
       capturer_->give_up("what is about to leave the WAL could not be captured");
       publish();
     }
@@ -449,16 +461,23 @@ capture::Outcome Database::capture_from(capture::Source source, std::chrono::nan
   if (session_new_.exchange(false)) capturer_->session_began();
   const std::uint64_t tickets = durability_.tickets();
   const auto opened = source.opened;
+  source.recovered = recovered_.load();
   const auto outcome = capturer_->capture(source, wait, must);
-  if (must && (outcome == capture::Outcome::busy || outcome == capture::Outcome::failed ||
-               outcome == capture::Outcome::try_again)) {
+  if (seen_through(outcome)) recovered_.store(false);
+  const bool missed = outcome == capture::Outcome::busy || outcome == capture::Outcome::failed ||
+                      outcome == capture::Outcome::try_again;
+  if (must && missed && !(opened && is_moved(*opened))) {
     if (outcome == capture::Outcome::busy) note_waited_out();
     capturer_->give_up(outcome == capture::Outcome::busy
                            ? "another process held the capture lock for too long"
                            : "what is about to leave the WAL could not be captured");
   }
   if (outcome == capture::Outcome::moved) tell_moved(*opened);
+  const auto before = tail();
   publish(seen_through(outcome) ? tickets : 0);
+  const auto after = tail();
+  // Not every one is begun for a commit, which would wake the background.
+  if (after && before && before->generation != after->generation) wake();
   return outcome;
 }
 
@@ -475,6 +494,7 @@ capture::Outcome Database::capture_in_background() noexcept try {
     set_moved(outcome == capture::Outcome::moved);
     return outcome;
   }
+  set_moved(false);
   if (connections_.load() == 0 || !open_outbox()) {
     return look() ? capture::Outcome::up_to_date : capture::Outcome::busy;
   }
@@ -610,7 +630,7 @@ void Database::unmapped(Mapping& mapping) {
 bool Database::has_mapping() {
   const std::lock_guard pinned(mapping_mutex_);
   const Mapping* current = current_mapping();
-  return current != nullptr && !is_moved(*current);
+  return current != nullptr && !is_moved(current->file);
 }
 
 std::optional<Database::InPlace> Database::begin_in_place() {
@@ -657,7 +677,8 @@ Database::Proof Database::prove_in_place(const capture::OldPages& pages, const c
 std::optional<Database::Look> Database::look_at_wal_index() {
   const std::lock_guard pinned(mapping_mutex_);
   const Mapping* current = current_mapping();
-  if (current == nullptr || current->regions.empty() || is_moved(*current)) return std::nullopt;
+  if (current == nullptr || current->regions.empty() || is_moved(current->file))
+    return std::nullopt;
   const volatile void* region0 = current->regions[0];
   Look look;
   look.progress = {UINT32_MAX, UINT32_MAX};
@@ -704,6 +725,19 @@ void Database::wake() noexcept {
   tell(kCapture);
   // There were no threads to be had: the next commit tries again.
   if (!heard) dirty_.store(false);
+}
+
+void Database::look_behind_checkpoint() noexcept {
+  checkpointing_.store(true);
+  wake();
+}
+
+// False: it has not come to its end, and goes on.
+bool Database::is_checkpoint_over() {
+  const auto look = look_at_wal_index();
+  if (look && look->progress.begun != look->progress.done) return false;
+  checkpointing_.store(false);
+  return true;
 }
 
 void Database::capture_soon() noexcept {
@@ -762,6 +796,11 @@ asio::awaitable<void> Database::capture_loop(Self self) {
         self->has_mapping()) {
       co_await self->capture_signal_.wait_until(
           last + (again ? std::chrono::nanoseconds(kSoon * 10) : std::chrono::nanoseconds(kRetry)));
+      self->capture_signal_.notify();
+    }
+    if (self->checkpointing_.load() &&
+        !co_await on_worker([&] { return self->is_checkpoint_over(); })) {
+      co_await self->capture_signal_.wait_until(last + kRetry);
       self->capture_signal_.notify();
     }
     if (self->replicators_.empty()) {
@@ -856,7 +895,7 @@ asio::awaitable<void> Database::hold_role() {
   const auto self = shared_from_this();
   const auto executor = Engine::get().executor();
   const auto taken = steady_clock::now();
-  role_over_ = false;
+  role_over_ = role_wanted_ = false;
   std::size_t running = replicators_.size() + 2;
   const auto ended = [this, self, &running](const std::exception_ptr&) {
     --running;
@@ -870,8 +909,10 @@ asio::awaitable<void> Database::hold_role() {
 
   while (!closed_ && !role_over_) {
     if (moved_.load() && connections_.load() > 0) {
-      co_await role_signal_.wait_until(std::max(steady_clock::now() + kRetry, taken + kTurn));
-      role_over_ = moved_.load() && steady_clock::now() >= taken + kTurn;
+      if (!role_wanted_) {
+        co_await role_signal_.wait_until(std::max(steady_clock::now() + kRetry, taken + kTurn));
+      }
+      role_over_ = moved_.load() && (role_wanted_ || steady_clock::now() >= taken + kTurn);
     } else if (connections_.load() > 0 || !drained()) {
       co_await role_signal_.wait();
     } else if (!co_await role_signal_.wait_until(steady_clock::now() + kLinger)) {
@@ -907,7 +948,15 @@ asio::awaitable<void> Database::read_wakes(Self self) {
       at_once |= std::memchr(bytes.data(), capture::Outbox::kShipAtOnce,
                              static_cast<std::size_t>(n)) != nullptr;
     }
-    co_await on_worker([&] { self->look_anew(); });
+    co_await on_worker([&] {
+      self->look_anew();
+      self->notice_moved();
+    });
+    // Whoever captures has the file that is there.
+    if (self->moved_.load()) {
+      self->role_wanted_ = true;
+      self->role_signal_.notify();
+    }
     const auto known = self->tail();
     if (at_once && known) raise_to(self->hurry_, known->last.sequence);
     for (const auto& replicator : self->replicators_) replicator->notify();
@@ -1285,7 +1334,8 @@ bool Database::refuses_writes() {
 bool Database::is_behind() {
   const auto behind = durability_.behind();
   if (!behind) return false;
-  if (role() != Role::shipping) look_at_notes();
+  // Who has only begun to ship knows no more than the notes of those before.
+  if (role() != Role::shipping || durability_.end().sequence == 0) look_at_notes();
   return !caught_up(*behind);
 }
 
@@ -1300,9 +1350,8 @@ bool Database::caught_up(const Durability::Behind& behind) {
   const auto end = durability_.end();
   const auto known = tail();
   if (!known) return false;
-  // Another process's ticket is not known here: then all must be there.
   const std::uint64_t wanted =
-      behind.ticket == 0 ? known->last.sequence : durability_.sequence_of(behind.ticket);
+      behind.ticket == 0 ? behind.sequence : durability_.sequence_of(behind.ticket);
   if (wanted == 0 || end.sequence < wanted) return false;
   if (end.sequence < known->last.sequence && now() - end.commit_time > behind.limit / 2) {
     return false;
@@ -1344,7 +1393,8 @@ void Database::mark_behind(Time since) noexcept {
 }
 
 std::string Database::status_json(std::chrono::milliseconds sync, bool moved) {
-  capture_in_background();
+  // What is found here was committed without this process, or before its background looked.
+  if (capture_in_background() == capture::Outcome::captured) wake();
   moved |= moved_.load();
   is_behind();
   std::uint64_t outbox_bytes = 0;
@@ -1438,7 +1488,7 @@ std::string Database::replica_json(std::size_t number, const std::string& outbox
   }
   // Sequences only grow, over generations, too.
   const bool in_sync =
-      tail_ && !moved &&
+      tail_ && !moved && capture_error_.empty() &&
       ((status.generation == tail_->generation && status.sequence >= tail_->last.sequence) ||
        (alive_.load() && durability_.end_of(number) >= tail_->last.sequence));
   json.add("in_sync", in_sync);

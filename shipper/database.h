@@ -83,12 +83,17 @@ class Database : public std::enable_shared_from_this<Database> {
       Mapping& own, const MapMore& map_more, bool must,
       std::chrono::nanoseconds patience = std::chrono::nanoseconds::max()) noexcept;
   /// The same with `must`, before the caller's checkpoint writes; and behind that.
-  capture::Outcome checkpoint_begins(Mapping& own, const MapMore& map_more) noexcept;
+  /// `before`: see capture::Source.
+  capture::Outcome checkpoint_begins(Mapping& own, const MapMore& map_more,
+                                     capture::CheckpointProgress before) noexcept;
   void checkpoint_ended(const Mapping& own) noexcept;
+  /// The same for one whose end nothing tells of: the background looks until it has come.
+  void look_behind_checkpoint() noexcept;
   void note_new_wal(Mapping& own, std::optional<wal::Salt> salt);
   void note_clean_close(const Mapping& own);
-  /// Another file has the database's name, or none: what is committed to `own` is not replicated.
-  bool is_moved(const Mapping& own) const;
+  /// Another file than the one `opened` has the database's name, or none: what is committed to it
+  /// is not replicated.
+  bool is_moved(const capture::FileIdentity& opened) const;
   static constexpr const char* kMoved =
       "the database file was moved, deleted or replaced while it was open, and what is committed "
       "to it now is not replicated; close it, or restart the program, to use the one that is there";
@@ -104,6 +109,8 @@ class Database : public std::enable_shared_from_this<Database> {
 
   std::mutex& mapping_mutex() { return mapping_mutex_; }
   void mapped(Mapping& mapping);
+  /// A connection is about to recover the wal-index.
+  void recovering() noexcept { recovered_.store(true); }
   void unmapped(Mapping& mapping);
 
   /// A commit of this process is visible. Cheap.
@@ -247,12 +254,13 @@ class Database : public std::enable_shared_from_this<Database> {
   std::uint64_t outbox_size();
   void fold_outbox(const std::vector<OutboxUse>& uses);
   void open_wal();
-  capture::Outcome capture_at_hook(Mapping& own, const MapMore& map_more, bool must,
-                                   std::chrono::nanoseconds patience,
-                                   bool checkpoint_begins) noexcept;
+  capture::Outcome capture_at_hook(
+      Mapping& own, const MapMore& map_more, bool must, std::chrono::nanoseconds patience,
+      std::optional<capture::CheckpointProgress> checkpoint_begins) noexcept;
   capture::Outcome capture_from(capture::Source source, std::chrono::nanoseconds wait, bool must);
   void tell_moved(const capture::FileIdentity& opened);
   void set_moved(bool moved) noexcept;
+  void notice_moved() noexcept;
   Mapping* current_mapping() const;
   bool look();
   bool has_left_wal() const;
@@ -268,6 +276,7 @@ class Database : public std::enable_shared_from_this<Database> {
     capture::CheckpointProgress progress;
   };
   std::optional<Look> look_at_wal_index();
+  bool is_checkpoint_over();
   void publish(std::uint64_t tickets = 0) noexcept;
   void bound_saved_pages() noexcept;
   bool lock_patiently(std::unique_lock<std::timed_mutex>& lock,
@@ -309,10 +318,12 @@ class Database : public std::enable_shared_from_this<Database> {
   std::condition_variable readers_gone_;
   std::vector<Mapping*> mappings_;  // mapping_mutex_
   std::atomic<bool> session_new_{true};
+  std::atomic<bool> recovered_{false};  // the wal-index was, and not captured from since
 
   std::atomic<bool> dirty_{false};
   std::atomic<bool> soon_{false};
-  std::atomic<std::uint64_t> frames_{0};  // captured by this process
+  std::atomic<bool> checkpointing_{false};  // … and nothing tells of its end
+  std::atomic<std::uint64_t> frames_{0};    // captured by this process
   std::atomic<std::uint32_t> own_change_{0};
   std::atomic<std::int64_t> own_commit_time_{0};
   std::atomic<std::int64_t> first_commit_time_{0};
@@ -359,7 +370,8 @@ class Database : public std::enable_shared_from_this<Database> {
   Signal role_signal_;
   std::function<void()> stop_watching_;
   bool closed_ = false;
-  bool role_over_ = false;  // or closed
+  bool role_over_ = false;    // or closed
+  bool role_wanted_ = false;  // by a process that can do more with it
 };
 
 }  // namespace sqlstream

@@ -33,8 +33,9 @@ class Durability {
   /// A commit that was waited for in vain.
   struct Behind {
     Time since{};
-    std::uint64_t ticket = 0;
+    std::uint64_t ticket = 0;  ///< 0: another process's, no later than `sequence`
     std::chrono::milliseconds limit{0};
+    std::uint64_t sequence = 0;
   };
 
   /// `any`: a commit that one of the replicas has is durable; else all must have it.

@@ -7,9 +7,8 @@
 namespace sqlstream {
 
 /// How much is compressed with high effort: as much as costs a process 5 % of a core, however many
-/// databases it has. What 2.4 seconds are worth can be saved up, and spent at once: a second of 1,000
-/// random updates fits, and takes 80 ms.
-/// Thread-safe.
+/// databases it has. What 2.4 seconds are worth can be saved up, and spent at once: a second of
+/// 1,000 random updates fits, and takes 80 ms. Thread-safe.
 class EffortBudget {
  public:
   using Clock = std::chrono::steady_clock;

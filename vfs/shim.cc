@@ -1,6 +1,7 @@
 #include "vfs/shim.h"
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <cstdlib>
 #include <cstring>
@@ -27,6 +28,7 @@ namespace {
 // What SQLite's wal.c locks, as slots of the wal-index.
 constexpr int kWriteLock = 0;
 constexpr int kCheckpointLock = 1;
+constexpr int kRecoverLock = 2;
 constexpr int kFirstReadLock = 4;
 constexpr int kAllReadLocks = 4;  // every read mark but the first: only a reset takes these at once
 
@@ -239,7 +241,10 @@ void look_at_pragma(DatabaseFile& self, const char* name, const char* value) {
   if (!self.database.connection) return;
   if (api.stricmp(name, "journal_mode") == 0) {
     self.turns_wal_on = api.stricmp(value, "wal") == 0;
-    if (!self.turns_wal_on) self.database.connection->check_journal_mode();
+    constexpr std::array<const char*, 5> kOthers{"delete", "truncate", "persist", "memory", "off"};
+    const bool other = std::any_of(kOthers.begin(), kOthers.end(),
+                                   [&](const char* mode) { return api.stricmp(value, mode) == 0; });
+    if (other) self.database.connection->check_journal_mode();
   }
   if (api.stricmp(name, "locking_mode") == 0) {
     const bool exclusive = api.stricmp(value, "exclusive") == 0;
@@ -392,6 +397,7 @@ int database_shm_lock(sqlite3_file* file, int offset, int n, int flags) {
   const bool exclusive = (flags & SQLITE_SHM_EXCLUSIVE) != 0;
   const bool commit = exclusive && offset == kWriteLock && n == 1;
   const bool checkpoint = exclusive && offset == kCheckpointLock && n == 1;
+  const bool recovery = exclusive && offset <= kRecoverLock && offset + n > kRecoverLock;
   const bool reset = exclusive && offset == kFirstReadLock && n == kAllReadLocks;
   const bool unlock = (flags & SQLITE_SHM_UNLOCK) != 0;
   CommitWait& wait = *database_of(file).wait;
@@ -405,6 +411,7 @@ int database_shm_lock(sqlite3_file* file, int offset, int n, int flags) {
     if (commit) connection_of(file).write_lock_obtained();
     if (commit && wait.active()) wait.write_lock_obtained();
     if (reset) connection_of(file).reset_lock_obtained();
+    if (recovery) connection_of(file).recovery_lock_obtained();
     if (checkpoint) connection_of(file).checkpoint_lock_obtained();
   } else if (unlock && !exclusive && wait.active()) {
     wait.read_mark_released();

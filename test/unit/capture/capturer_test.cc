@@ -124,6 +124,7 @@ struct Captured {
   std::optional<Sqlite> db;
   std::optional<Session> session;
   Replica replica;
+  bool recovered = false;  // the wal-index, by the next session's first connection
 
   explicit Captured(std::uint32_t size = 4096) : page_size(size) {
     open();
@@ -138,7 +139,11 @@ struct Captured {
 
   Outcome capture() {
     UniqueFd wal;
-    return session->capturer.capture(db->source(wal), 1s);
+    Source source = db->source(wal);
+    source.recovered = recovered;
+    const Outcome outcome = session->capturer.capture(source, 1s);
+    if (outcome == Outcome::captured || outcome == Outcome::up_to_date) recovered = false;
+    return outcome;
   }
 
   /// Captures, and checks that the replica then is what the database is.
@@ -177,6 +182,7 @@ struct Captured {
     }
     db.reset();
     session.reset();
+    recovered = true;
     // The inode stays the database's: its bytes go back into the same file, and its time.
     overwrite(kept + "/app.db", path);
     std::filesystem::last_write_time(path, written);
@@ -640,17 +646,18 @@ TEST_CASE("a backup copied over the file in place begins a new generation") {
       UniqueFd wal;
       Source source = c.db->source(wal);
       if (of_ours) {
-        source.checkpoint_begins = true;
+        source.checkpoint_begins = read_checkpoint_progress(source.regions[0]);
         REQUIRE(c.session->capturer.capture(source, 1s) == Outcome::up_to_date);
-        CHECK_FALSE(c.session->outbox.file_mark());
+        CHECK_FALSE(c.session->outbox.file_note().mark);
       }
       c.db->run("PRAGMA wal_checkpoint(" + mode + ")");
       if (of_ours) {
+        source.checkpoint_begins.reset();
         c.session->capturer.checkpoint_ended(source);
       } else {
         CHECK(c.sync() == generation);
       }
-      REQUIRE(c.session->outbox.file_mark());
+      REQUIRE(c.session->outbox.file_note().mark);
       copy_over(c);
       if (seen == "by the next capture") {
         CHECK(c.capture() == Outcome::captured);
@@ -664,7 +671,7 @@ TEST_CASE("a backup copied over the file in place begins a new generation") {
         CHECK(c.capture() == Outcome::captured);
         CHECK(c.session->outbox.tail()->generation != generation);
       }
-      CHECK_FALSE(c.session->outbox.overwritten());
+      CHECK_FALSE(c.session->outbox.file_note().overwritten);
     }
   }
 }
@@ -686,17 +693,144 @@ TEST_CASE("a backup copied over the file beside a killed process's WAL begins a 
   CHECK(c.sync() != generation);
 }
 
+TEST_CASE("a file that is overwritten again, and again, is noticed each time") {
+  Captured c;
+  c.insert(40);
+  SUBCASE("in a session that recovered the wal-index") {
+    c.sync();
+    c.die();
+    c.open();
+  }
+  SUBCASE("behind a checkpoint of everything, and the mark of an emptied WAL") {
+    c.sync();
+    c.db->run("PRAGMA wal_checkpoint(PASSIVE)");
+    c.sync();
+    c.db->run("PRAGMA wal_checkpoint(TRUNCATE)");
+    UniqueFd wal;
+    CHECK(c.session->capturer.note_new_wal(c.db->source(wal), std::nullopt, 1s));
+  }
+  Generation last = c.sync();
+  for (int i = 0; i < 2; ++i) {
+    copy_over(c);
+    CHECK(c.capture() == Outcome::captured);
+    const Generation now = c.session->outbox.tail()->generation;
+    CHECK(now != last);
+    last = now;
+  }
+}
+
+TEST_CASE("a file overwritten before a checkpoint that begins is noticed by it") {
+  Captured c;
+  c.insert(40);
+  const Generation generation = c.sync();
+  UniqueFd wal;
+  Source source = c.db->source(wal);
+  const auto before = read_checkpoint_progress(source.regions[0]);
+  copy_over(c);
+  std::vector<std::uint32_t> begun(kRegionSize / 4);
+  std::memcpy(begun.data(), const_cast<const void*>(source.regions[0]), kRegionSize);
+  begun[32] = begun[4];  // as it says when it begins: up to the last frame
+  source.regions[0] = begun.data();
+  source.checkpoint_begins = before;
+  CHECK(c.session->capturer.capture(source, 1s) == Outcome::captured);
+  CHECK(c.session->outbox.tail()->generation != generation);
+}
+
+TEST_CASE("a checkpoint under way is none that a new process doubts, or remembers the file of") {
+  Captured c;
+  c.insert(40);
+  const Generation generation = c.sync();
+  c.session.emplace(c.path, c.page_size);
+  UniqueFd wal;
+  Source source = c.db->source(wal);
+  std::vector<std::uint32_t> begun(kRegionSize / 4);
+  std::memcpy(begun.data(), const_cast<const void*>(source.regions[0]), kRegionSize);
+  begun[32] = begun[4];
+  source.regions[0] = begun.data();
+  SUBCASE("another's, while it writes") {
+    std::filesystem::last_write_time(c.path, std::filesystem::file_time_type::clock::now());
+  }
+  SUBCASE("one of ours, that withdrew the mark") {
+    auto note = c.session->outbox.file_note();
+    note.mark.reset();
+    const auto lock = c.session->outbox.lock(1s);
+    c.session->outbox.set_file_note(note);
+  }
+  CHECK(c.session->capturer.capture(source, 1s) == Outcome::up_to_date);
+  std::filesystem::last_write_time(c.path, std::filesystem::file_time_type::clock::now());
+  CHECK(c.session->capturer.capture(source, 1s) == Outcome::up_to_date);
+  CHECK(c.session->outbox.tail()->generation == generation);
+}
+
+TEST_CASE("what an overwritten file's generation left out of the WAL comes back with a recovery") {
+  Captured c;
+  c.insert(40);
+  c.sync();
+  c.db->run("PRAGMA wal_checkpoint(PASSIVE)");
+  c.sync();
+  copy_over(c);
+  CHECK(c.capture() == Outcome::captured);
+  const Generation second = c.session->outbox.tail()->generation;
+  CHECK(c.session->outbox.file_note().left_out > 0);
+  CHECK(c.session->outbox.tail()->last.page_count == 0);
+  c.die();
+  c.open();
+  CHECK(c.sync() != second);
+  CHECK(c.session->outbox.file_note().left_out == 0);
+}
+
+TEST_CASE("a file overwritten while no generation goes on is what the next one begins with") {
+  Captured c;
+  c.insert(40);
+  c.sync();
+  c.db->run("PRAGMA wal_checkpoint(PASSIVE)");
+  c.sync();
+  c.session->capturer.give_up("a test");
+  {
+    const auto lock = c.session->outbox.lock(1s);
+    Control control = c.session->outbox.control();
+    control.full = 1;
+    c.session->outbox.set_control(control);
+  }
+  CHECK(c.capture() == Outcome::waiting);
+  copy_over(c);
+  CHECK(c.capture() == Outcome::waiting);
+  CHECK(c.session->outbox.file_note().overwritten);
+  {
+    const auto lock = c.session->outbox.lock(1s);
+    Control control = c.session->outbox.control();
+    control.full = 0;
+    c.session->outbox.set_control(control);
+  }
+  CHECK(c.capture() == Outcome::captured);
+  CHECK(c.session->outbox.tail()->last.page_count == 0);
+  CHECK_FALSE(c.session->outbox.file_note().overwritten);
+}
+
+TEST_CASE("a -wal that was removed under an open connection is told") {
+  Captured c;
+  c.insert(3);
+  c.sync();
+  c.insert();
+  UniqueFd wal;
+  Source source = c.db->source(wal);
+  source.wal_fd = -1;
+  CHECK(c.session->capturer.capture(source, 1s) == Outcome::failed);
+  CHECK(c.session->capturer.error().find("-wal file was removed") != std::string::npos);
+}
+
 TEST_CASE("a process that dies in a checkpoint, or behind it, leaves no doubt of the file") {
   Captured c;
   c.insert(40);
   const Generation generation = c.sync();
   UniqueFd wal;
   Source source = c.db->source(wal);
-  source.checkpoint_begins = true;
+  source.checkpoint_begins = read_checkpoint_progress(source.regions[0]);
   REQUIRE(c.session->capturer.capture(source, 1s) == Outcome::up_to_date);
   c.db->run("PRAGMA wal_checkpoint(PASSIVE)");
   SUBCASE("before it said so") {}
   SUBCASE("behind it") {
+    source.checkpoint_begins.reset();
     c.session->capturer.checkpoint_ended(source);
   }
   c.die();
@@ -710,7 +844,7 @@ TEST_CASE("what is not the file's content is no doubt, nor is anything of anothe
   Captured c;
   c.insert(10);
   const Generation generation = c.sync();
-  REQUIRE(c.session->outbox.file_mark());
+  REQUIRE(c.session->outbox.file_note().mark);
   SUBCASE("its mode") {
     std::filesystem::permissions(c.path, std::filesystem::perms::others_read,
                                  std::filesystem::perm_options::add);
@@ -748,6 +882,12 @@ TEST_CASE("a handle whose file has lost its name captures nothing, and ends its 
     c.insert();
     CHECK(c.session->capturer.capture(source, 1s) == Outcome::moved);
     CHECK_FALSE(c.session->outbox.generation_alive());
+    CHECK(c.session->outbox.tail()->generation == generation);
+    const std::uint32_t frame = c.session->outbox.tail()->last.source.frame;
+    CHECK(frame == read_wal_index_header(source.regions[0])->frames);  // what came until then
+    c.insert();
+    CHECK(c.session->capturer.capture(source, 1s) == Outcome::moved);
+    CHECK(c.session->outbox.tail()->last.source.frame == frame);
     move("aside.db", "app.db");  // what was committed meanwhile is in its WAL
     CHECK(c.sync() != generation);
   }

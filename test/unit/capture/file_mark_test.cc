@@ -21,8 +21,8 @@ Record captured(wal::Salt salt, std::uint32_t frame) {
 }
 
 bool same_rest(const FileMark& known, const FileMark& now, const Record& last,
-               bool new_session = false) {
-  return is_same_rest(known, now, last, new_session);
+               bool recovered = false) {
+  return is_same_rest(known, now, last, recovered);
 }
 
 }  // namespace

@@ -171,6 +171,8 @@ TEST_CASE("another file in its place is noticed, and what was committed is captu
     auto keeper = Keeper::open(database.path(), kFar);
     REQUIRE(keeper);
     CHECK(keeper->is_current());
+    look(*keeper);
+    wait_until([&] { return database.captured_any(); });
     app.must("INSERT INTO t VALUES (1)");
     frames = look(*keeper).frames;
     std::filesystem::copy_file(database.path(), database.file("other"));

@@ -45,6 +45,7 @@ class RecordingConnection : public Connection {
   void write_lock_obtained() noexcept override { record("write_lock_obtained"); }
   void write_lock_released() noexcept override { record("write_lock_released"); }
   void reset_lock_obtained() noexcept override { record("reset_lock_obtained"); }
+  void recovery_lock_obtained() noexcept override { record("recovery_lock_obtained"); }
   void checkpoint_lock_obtained() noexcept override {}
   void checkpoint_lock_releasing() noexcept override {}
   void database_writing(std::int64_t, int) noexcept override {}
