@@ -185,15 +185,15 @@ Outcome Capturer::capture_locked(const Source& given) {
   if (source.regions.empty()) return Outcome::try_again;
   const auto header = read_wal_index_header(source.regions[0]);
   if (!header) return Outcome::try_again;
+  alive_ = outbox_.generation_alive();
+  const FileLook file = look_at_file(source, *header);
+  if (is_moved(source, file)) return moved(source, *header);
   if (outbox_.control().left_wal != 0) {
     Control control = outbox_.control();
     control.left_wal = 0;
     outbox_.set_control(control);
     log::info("the database is in WAL mode again", {{"db", path_}});
   }
-  alive_ = outbox_.generation_alive();
-  const FileLook file = look_at_file(source, *header);
-  if (is_moved(source, file)) return moved(source, *header);
   const bool same = outbox_.tail() && is_this_file(source, file);
   if (alive_ && same && is_unchanged(outbox_.tail()->last.source, *header)) {
     // Without a look at the WAL, which another connection may have deleted by now.
@@ -203,8 +203,7 @@ Outcome Capturer::capture_locked(const Source& given) {
   if (header->frames > 0 && source.wal_fd < 0) {
     throw Error(
         "the -wal file was removed while the database is open, and what is committed is in no "
-        "file; "
-        "restart the program");
+        "file; restart the program");
   }
   if (!is_readable(source, *header)) return Outcome::try_again;
   std::optional<Range> range;
@@ -226,8 +225,9 @@ Outcome Capturer::capture_locked(const Source& given) {
   } else {
     return Outcome::busy;
   }
-  if (outcome == Outcome::captured || outcome == Outcome::up_to_date)
+  if (outcome == Outcome::captured || outcome == Outcome::up_to_date) {
     mark_file(source, file, *header);
+  }
   return outcome;
 }
 
@@ -309,10 +309,10 @@ void Capturer::withdraw_mark() {
   outbox_.set_file_note(note);
 }
 
-// Behind a capture, or a checkpoint's end, which comes behind one.
+// Behind a capture, or a checkpoint's end, which comes behind one; not where one begins.
 void Capturer::mark_file(const Source& source, const FileLook& file,
                          const WalIndexHeader& header) noexcept {
-  if (!file.mark) return;
+  if (!file.mark || source.checkpoint_begins) return;
   FileNote note = outbox_.file_note();
   FileMark mark = *file.mark;
   const bool at_rest =
