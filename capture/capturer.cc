@@ -7,6 +7,7 @@
 #include <sys/uio.h>
 #include <system_error>
 #include <thread>
+#include <unistd.h>
 #include <utility>
 
 #include "base/clock.h"
@@ -200,7 +201,8 @@ Outcome Capturer::capture_locked(const Source& given) {
     mark_file(source, file, *header);
     return nothing_new(*header);
   }
-  if (header->frames > 0 && source.wal_fd < 0) {
+  if (header->frames > 0 && source.wal_fd < 0 && ::access((path_ + "-wal").c_str(), F_OK) != 0 &&
+      errno == ENOENT) {
     throw Error(
         "the -wal file was removed while the database is open, and what is committed is in no "
         "file; restart the program");
@@ -256,6 +258,9 @@ Capturer::FileLook Capturer::look_at_file(const Source& source,
   const CheckpointProgress progress = read_checkpoint_progress(region0);
   std::atomic_thread_fence(std::memory_order_seq_cst);
   look.identity = identify(path_);
+  if (!look.identity && errno != ENOENT && errno != ENOTDIR) {
+    throw std::system_error(errno, std::generic_category(), "cannot look at " + path_);
+  }
   std::atomic_thread_fence(std::memory_order_seq_cst);
   const bool steady = read_checkpoint_progress(region0) == progress;
   const auto after = read_wal_index_header(region0);
@@ -285,7 +290,8 @@ bool Capturer::is_this_file(const Source& source, const FileLook& file) {
   }
   if (!known.mark || known.mark->same_content(*file.identity)) return true;
   const bool stamped = tail.last.identity.inode != 0 && file.mark->same_content(tail.last.identity);
-  if (stamped || !is_same_rest(*known.mark, *file.mark, tail.last, source.recovered)) return true;
+  if (stamped || !is_same_rest(*known.mark, *file.mark, tail.last, source.recovered, now_ns()))
+    return true;
   doubt_file("the database file was overwritten while it was in use, but not by SQLite", file.mark);
   return false;
 }
@@ -315,17 +321,14 @@ void Capturer::mark_file(const Source& source, const FileLook& file,
   if (!file.mark || source.checkpoint_begins) return;
   FileNote note = outbox_.file_note();
   FileMark mark = *file.mark;
-  const bool at_rest =
-      (note.mark && note.mark->same_progress(mark)) || is_at_rest(mark, source.recovered);
-  if (!at_rest) return;
+  const bool same =
+      note.mark && note.mark->same_content(mark.file) && note.mark->same_progress(mark);
+  if (!same && !is_at_rest(mark, source.recovered)) return;
   const Record& last = outbox_.tail()->last;
   const bool seen_through =
       header.frames == 0 || (last.source.salt == header.salt && last.source.frame == header.frames);
   if (alive_ && seen_through && mark.progress.done >= header.frames) mark.whole_at = last.sequence;
-  const bool known = note.mark && note.mark->same_content(mark.file) &&
-                     note.mark->same_progress(mark) &&
-                     (mark.whole_at == 0 || note.mark->whole_at == mark.whole_at);
-  if (known) return;
+  if (same && (mark.whole_at == 0 || note.mark->whole_at == mark.whole_at)) return;
   note.mark = mark;
   if (note.left_out_of != header.salt) note.left_out = 0;
   outbox_.set_file_note(note);

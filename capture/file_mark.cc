@@ -1,7 +1,12 @@
 #include "capture/file_mark.h"
 
+#include <cstdlib>
+
 namespace sqlstream::capture {
 namespace {
+
+constexpr std::int64_t kRested =
+    10'000'000'000;  // longer than a checkpoint takes for its next write
 
 // All frames there were have been begun with, and none is done; more may have come.
 bool is_as_recovered(const FileMark& now) {
@@ -10,9 +15,13 @@ bool is_as_recovered(const FileMark& now) {
 
 }  // namespace
 
-bool is_same_rest(const FileMark& known, const FileMark& now, const Record& last, bool recovered) {
+bool is_same_rest(const FileMark& known, const FileMark& now, const Record& last, bool recovered,
+                  std::int64_t time) {
   const bool none_done = recovered && is_as_recovered(now);
-  if (known.salt == now.salt) return known.progress == now.progress || none_done;
+  if (known.salt == now.salt) {
+    if (known.progress != now.progress) return none_done;
+    return none_done || !is_as_recovered(now) || std::abs(time - now.file.mtime) > kRested;
+  }
   // The next WAL, of which nothing is in the file, after one that was in it as a whole.
   const bool whole = known.whole_at != 0 && known.whole_at == last.sequence;
   return whole && now.progress.done == 0 && (now.progress.begun == 0 || none_done);

@@ -45,7 +45,10 @@ struct FileNote {
 ///
 /// Checkpoints of this project's connections withdraw the mark before they write, so only the
 /// others' need be told by how far they have come.
-bool is_same_rest(const FileMark& known, const FileMark& now, const Record& last, bool recovered);
+/// What a recovery leaves looks like the first checkpoint of a WAL while it writes, so where only
+/// that is known, the file must have rested since: `time` is now, ns.
+bool is_same_rest(const FileMark& known, const FileMark& now, const Record& last, bool recovered,
+                  std::int64_t time);
 
 /// True when no checkpoint is under way, as far as the wal-index tells: a look is worth being
 /// remembered. Also after a recovery, which leaves all frames begun with and none done, as the

@@ -162,7 +162,7 @@ void WalReplay::begin(const replica::Segment& segment, const std::optional<Metad
 
 void WalReplay::begin_compacted(const replica::Segment& segment,
                                 const std::optional<Metadata>& metadata) {
-  if (!metadata || !metadata->ends_on_commit ||
+  if (!metadata || !metadata->ends_on_commit || !wal::is_valid_page_size(metadata->page_size) ||
       metadata->wal_size != segment.end - segment.position.offset) {
     throw Error("it is not what its name says");
   }
@@ -226,6 +226,7 @@ void WalReplay::end() {
 
 // The next segment goes on where those ended that it stands for.
 void WalReplay::end_compacted() {
+  if (folded_->header()->page_size != metadata_->page_size) fail_frames();
   wal::Header header;
   header.page_size = metadata_->page_size;
   header.salt = metadata_->wal_salt;

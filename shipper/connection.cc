@@ -124,6 +124,7 @@ class OpenConnection final : public Connection {
   void locked(int level) noexcept override {
     if (level != SQLITE_LOCK_EXCLUSIVE || !usable()) return;
     exclusive_ = true;
+    before_ = capture::read_checkpoint_progress(mapping_.regions[0]);
     saver_.checkpoint_allowed(mapping_.regions[0]);
     must_capture();
   }
@@ -170,12 +171,8 @@ class OpenConnection final : public Connection {
 
   void checkpoint_starting() noexcept override {
     if (!usable()) return;
-    guarded("a checkpoint", [&] {
-      // In exclusive mode no other one can have been in between.
-      const auto now = capture::read_checkpoint_progress(mapping_.regions[0]);
-      const auto before = exclusive_ ? capture::CheckpointProgress{now.done, now.done} : before_;
-      note(database_->checkpoint_begins(mapping_, mapper(), before));
-    });
+    guarded("a checkpoint",
+            [&] { note(database_->checkpoint_begins(mapping_, mapper(), before_)); });
     checkpoints_ = true;
     // Nothing else tells of its end then.
     if (exclusive_) database_->look_behind_checkpoint();
@@ -189,6 +186,7 @@ class OpenConnection final : public Connection {
     // In exclusive mode nothing else tells that a checkpoint came to its end.
     if (saver_.active() && usable()) saver_.end(mapping_.regions[0]);
     if (exclusive_ && std::exchange(checkpoints_, false) && usable()) {
+      before_ = capture::read_checkpoint_progress(mapping_.regions[0]);
       database_->checkpoint_ended(mapping_);
     }
     if (exclusive_) look_for_commit();

@@ -53,8 +53,8 @@ class Connection {
   /// After an xShmLock(LOCK|EXCLUSIVE) that has slot 2, which only a recovery of the wal-index
   /// takes, succeeded.
   virtual void recovery_lock_obtained() noexcept = 0;
-  /// After xShmLock(1, 1, LOCK|EXCLUSIVE) succeeded / before its UNLOCK is passed on: nobody else
-  /// checkpoints in between.
+  /// After xShmLock(1, 1, LOCK|EXCLUSIVE) succeeded / after a checkpoint that has written, *waits*
+  /// up to 10 ms, before its UNLOCK is passed on: nobody else checkpoints in between.
   virtual void checkpoint_lock_obtained() noexcept = 0;
   virtual void checkpoint_lock_releasing() noexcept = 0;
 
@@ -70,10 +70,10 @@ class Connection {
   /// After either: only notes it.
   virtual void database_written() noexcept = 0;
 
-  /// xFileControl SQLITE_FCNTL_CKPT_START, before it is passed on. *waits* in exclusive mode or
-  /// while a snapshot is being copied.
+  /// xFileControl SQLITE_FCNTL_CKPT_START, before it is passed on. *waits*
   virtual void checkpoint_starting() noexcept = 0;
-  /// xFileControl SQLITE_FCNTL_COMMIT_PHASETWO, after it was passed on.
+  /// xFileControl SQLITE_FCNTL_COMMIT_PHASETWO, after it was passed on. Behind a checkpoint in
+  /// exclusive mode *waits* up to 10 ms
   virtual void commit_phase_two() noexcept = 0;
 
   /// The -wal file of this database, through the shim: before `size` bytes are written at offset 0,

@@ -37,6 +37,8 @@ constexpr auto kSoon = std::chrono::milliseconds(5);
 constexpr auto kNoteDue = std::chrono::seconds(5);  // who ships has a note of each replica by then
 constexpr auto kNoteInterval = std::chrono::milliseconds(2);    // another process's progress
 constexpr auto kOthersLimit = std::chrono::milliseconds(5000);  // the default of sync: on
+constexpr int kLooks = 5;  // behind a checkpoint whose end nothing tells of
+constexpr auto kLongestTurn = std::chrono::minutes(10);
 constexpr auto kTurn = std::chrono::seconds(10);  // of who ships, and has no longer the file open
 constexpr auto kTakeOverPause = std::chrono::milliseconds(20);
 
@@ -209,8 +211,7 @@ void Database::learn_behind() noexcept try {
   durability_.fall_behind({to_time(since), 0, kOthersLimit, known->last.sequence});
   lock.unlock();
   is_behind();
-} catch (const std::exception& e) {
-  log::warn(text_of(e), {{"db", path()}});
+} catch (const std::exception&) {  // then its own commits tell
 }
 
 void Database::closed() {
@@ -315,7 +316,9 @@ Mapping* Database::current_mapping() const {
 
 bool Database::is_moved(const capture::FileIdentity& opened) const {
   const auto file = capture::identify(path());
-  return !file || !file->same_file(opened);
+  // What cannot be told is told by the capture.
+  if (!file) return errno == ENOENT || errno == ENOTDIR;
+  return !file->same_file(opened);
 }
 
 // Precondition: capture_mutex_ is held.
@@ -463,7 +466,10 @@ capture::Outcome Database::capture_from(capture::Source source, std::chrono::nan
   const auto opened = source.opened;
   source.recovered = recovered_.load();
   const auto outcome = capturer_->capture(source, wait, must);
-  if (seen_through(outcome)) recovered_.store(false);
+  if (seen_through(outcome)) {
+    recovered_.store(false);
+    if (opened && told_moved_ == opened->inode) told_moved_.reset();  // it is back
+  }
   const bool missed = outcome == capture::Outcome::busy || outcome == capture::Outcome::failed ||
                       outcome == capture::Outcome::try_again;
   if (must && missed && !(opened && is_moved(*opened))) {
@@ -728,15 +734,17 @@ void Database::wake() noexcept {
 }
 
 void Database::look_behind_checkpoint() noexcept {
-  checkpointing_.store(true);
+  checkpointing_.store(kLooks);
   wake();
 }
 
 // False: it has not come to its end, and goes on.
 bool Database::is_checkpoint_over() {
   const auto look = look_at_wal_index();
-  if (look && look->progress.begun != look->progress.done) return false;
-  checkpointing_.store(false);
+  const bool steady = !look || look->progress.begun != UINT32_MAX;
+  const bool over = steady && (!look || look->progress.begun == look->progress.done);
+  if (!over && checkpointing_.fetch_sub(1) > 1) return false;
+  checkpointing_.store(0);
   return true;
 }
 
@@ -788,7 +796,11 @@ asio::awaitable<void> Database::capture_loop(Self self) {
     }
     self->soon_.store(false);
     self->dirty_.store(false);
-    const auto outcome = co_await on_worker([&] { return self->capture_in_background(); });
+    bool over = true;  // before the capture, which looks at the file that it left
+    const auto outcome = co_await on_worker([&] {
+      over = self->checkpointing_.load() == 0 || self->is_checkpoint_over();
+      return self->capture_in_background();
+    });
     last = steady_clock::now();
     const bool again = outcome == capture::Outcome::try_again;
     if ((again || outcome == capture::Outcome::waiting || outcome == capture::Outcome::failed ||
@@ -798,12 +810,11 @@ asio::awaitable<void> Database::capture_loop(Self self) {
           last + (again ? std::chrono::nanoseconds(kSoon * 10) : std::chrono::nanoseconds(kRetry)));
       self->capture_signal_.notify();
     }
-    if (self->checkpointing_.load() &&
-        !co_await on_worker([&] { return self->is_checkpoint_over(); })) {
+    if (!over) {
       co_await self->capture_signal_.wait_until(last + kRetry);
       self->capture_signal_.notify();
     }
-    if (self->replicators_.empty()) {
+    if (self->replicators_.empty() && outcome != capture::Outcome::moved) {
       co_await on_worker([&] {
         const std::lock_guard lock(self->capture_mutex_);
         if (self->outbox_) self->outbox_->poke();
@@ -832,7 +843,13 @@ asio::awaitable<void> Database::role_loop(Self self) {
     // Who has the file that is there now can do all that is to be done, so he comes first.
     if (self->moved_.load() && self->connections_.load() > 0) {
       self->set_role(Role::watching);
-      co_await self->role_signal_.wait_until(steady_clock::now() + kRetry);
+      self->turn_ = std::min<steady_clock::duration>(self->turn_ * 2, kLongestTurn);
+      const auto others = steady_clock::now() + kRetry;
+      while (steady_clock::now() < others && !self->closed_) {
+        co_await self->role_signal_.wait_until(others);
+      }
+    } else {
+      self->turn_ = kTurn;
     }
     std::string error;
     bool taken = false;
@@ -909,10 +926,8 @@ asio::awaitable<void> Database::hold_role() {
 
   while (!closed_ && !role_over_) {
     if (moved_.load() && connections_.load() > 0) {
-      if (!role_wanted_) {
-        co_await role_signal_.wait_until(std::max(steady_clock::now() + kRetry, taken + kTurn));
-      }
-      role_over_ = moved_.load() && (role_wanted_ || steady_clock::now() >= taken + kTurn);
+      if (!role_wanted_) co_await role_signal_.wait_until(taken + turn_);
+      role_over_ = moved_.load() && (role_wanted_ || steady_clock::now() >= taken + turn_);
     } else if (connections_.load() > 0 || !drained()) {
       co_await role_signal_.wait();
     } else if (!co_await role_signal_.wait_until(steady_clock::now() + kLinger)) {
@@ -1147,7 +1162,8 @@ void Database::flush(steady_clock::time_point deadline) {
   {
     // Another process may be shipping, and this one will not live to tell it later.
     std::unique_lock outbox_lock(capture_mutex_, std::defer_lock);
-    if (outbox_lock.try_lock_for(kSoon) && outbox_ && !outbox_->has_role()) outbox_->poke();
+    const bool another = outbox_lock.try_lock_for(kSoon) && outbox_ && !outbox_->has_role();
+    if (another && !moved_.load()) outbox_->poke();
   }
   Engine* engine = Engine::running();
   if (!started_.load() || engine == nullptr || !engine->start()) return;

@@ -313,7 +313,7 @@ class Database : public std::enable_shared_from_this<Database> {
   UniqueFd wal_fd_;                            // capture_mutex_
   ino_t wal_inode_ = 0;                        // capture_mutex_
   std::string outbox_error_;                   // capture_mutex_
-  std::uint64_t told_moved_ = 0;               // capture_mutex_; the inode last told of
+  std::optional<std::uint64_t> told_moved_;    // capture_mutex_; the inode last told of
   std::mutex mapping_mutex_;
   std::condition_variable readers_gone_;
   std::vector<Mapping*> mappings_;  // mapping_mutex_
@@ -322,8 +322,8 @@ class Database : public std::enable_shared_from_this<Database> {
 
   std::atomic<bool> dirty_{false};
   std::atomic<bool> soon_{false};
-  std::atomic<bool> checkpointing_{false};  // … and nothing tells of its end
-  std::atomic<std::uint64_t> frames_{0};    // captured by this process
+  std::atomic<int> checkpointing_{0};     // looks that are left, where nothing tells of its end
+  std::atomic<std::uint64_t> frames_{0};  // captured by this process
   std::atomic<std::uint32_t> own_change_{0};
   std::atomic<std::int64_t> own_commit_time_{0};
   std::atomic<std::int64_t> first_commit_time_{0};
@@ -372,6 +372,7 @@ class Database : public std::enable_shared_from_this<Database> {
   bool closed_ = false;
   bool role_over_ = false;    // or closed
   bool role_wanted_ = false;  // by a process that can do more with it
+  std::chrono::steady_clock::duration turn_ = std::chrono::seconds(10);  // until others may have it
 };
 
 }  // namespace sqlstream

@@ -712,6 +712,9 @@ TEST_CASE("a file that is overwritten again, and again, is noticed each time") {
   Generation last = c.sync();
   for (int i = 0; i < 2; ++i) {
     copy_over(c);
+    // At rest since long; each time another one.
+    std::filesystem::last_write_time(
+        c.path, std::filesystem::file_time_type::clock::now() - std::chrono::hours(i + 1));
     CHECK(c.capture() == Outcome::captured);
     const Generation now = c.session->outbox.tail()->generation;
     CHECK(now != last);
@@ -815,6 +818,8 @@ TEST_CASE("a -wal that was removed under an open connection is told") {
   UniqueFd wal;
   Source source = c.db->source(wal);
   source.wal_fd = -1;
+  CHECK(c.session->capturer.capture(source, 1s) == Outcome::try_again);  // it is there, at least
+  std::filesystem::remove(c.path + "-wal");
   CHECK(c.session->capturer.capture(source, 1s) == Outcome::failed);
   CHECK(c.session->capturer.error().find("-wal file was removed") != std::string::npos);
 }

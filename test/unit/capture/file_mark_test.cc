@@ -20,9 +20,11 @@ Record captured(wal::Salt salt, std::uint32_t frame) {
   return record;
 }
 
+constexpr std::int64_t kLater = 60'000'000'000;
+
 bool same_rest(const FileMark& known, const FileMark& now, const Record& last,
-               bool recovered = false) {
-  return is_same_rest(known, now, last, recovered);
+               bool recovered = false, std::int64_t time = kLater) {
+  return is_same_rest(known, now, last, recovered, time);
 }
 
 }  // namespace
@@ -56,6 +58,13 @@ TEST_CASE("a recovery forgets the progress, and writes nothing") {
   // In the midst of a session it is a checkpoint of all frames, the first one.
   CHECK_FALSE(same_rest(mark(kSalt, 10, 10), mark(kSalt, 0, 20), last, false));
   CHECK_FALSE(same_rest(mark(kSalt, 10, 10), mark(kSalt, 5, 20), last, true));
+}
+
+TEST_CASE("what is known since a recovery may be another's checkpoint, until the file has rested") {
+  const Record last = captured(kSalt, 20);
+  CHECK(same_rest(mark(kSalt, 0, 20), mark(kSalt, 0, 20), last));
+  CHECK_FALSE(same_rest(mark(kSalt, 0, 20), mark(kSalt, 0, 20), last, false, 1'000'000'000));
+  CHECK(same_rest(mark(kSalt, 0, 20), mark(kSalt, 0, 20), last, true, 1'000'000'000));
 }
 
 TEST_CASE("the next WAL proves as much only after one that was in the file as a whole") {
