@@ -5,8 +5,8 @@
 namespace sqlstream::capture {
 namespace {
 
-constexpr std::int64_t kRested =
-    10'000'000'000;  // longer than a checkpoint takes for its next write
+// Longer than a checkpoint takes from one write to the next.
+constexpr std::int64_t kRested = 10'000'000'000;
 
 // All frames there were have been begun with, and none is done; more may have come.
 bool is_as_recovered(const FileMark& now) {

@@ -43,8 +43,9 @@ struct FileNote {
 /// last record. `recovered`: the wal-index was recovered since the first look, which forgets how
 /// far checkpoints had come.
 ///
-/// Checkpoints of this project's connections withdraw the mark before they write, so only the
-/// others' need be told by how far they have come.
+/// Checkpoints of this project's connections withdraw the mark before they write (or end the
+/// generation), so only the others' need be told by how far they have come.
+///
 /// What a recovery leaves looks like the first checkpoint of a WAL while it writes, so where only
 /// that is known, the file must have rested since: `time` is now, ns.
 bool is_same_rest(const FileMark& known, const FileMark& now, const Record& last, bool recovered,

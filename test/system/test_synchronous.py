@@ -22,6 +22,12 @@ loader.enable_load_extension(True)
 loader.load_extension(sys.argv[1].removesuffix(".so"))
 def open_database(uri, **options):
     return sqlite3.connect(uri, uri=True, isolation_level=None, timeout=60, **options)
+def attempt(db, sql):
+    try:
+        db.execute(sql)
+        print("written")
+    except sqlite3.OperationalError as error:
+        print(error.sqlite_errorname)
 """
 
 
@@ -282,11 +288,7 @@ except sqlite3.OperationalError as error:
     sys.exit()
 name = db.execute("pragma database_list").fetchall()[-1][1]
 for sql in "create table if not exists {}.t(x)", "insert into {}.t values (1)", "insert into {}.t values (2)":
-    try:
-        db.execute(sql.format(name))
-        print("written")
-    except sqlite3.OperationalError as error:
-        print(error.sqlite_errorname)
+    attempt(db, sql.format(name))
 print(db.execute(f"pragma {name}.sqlstream_status").fetchone()[0])
 """,
         place.uri(**{"sync": "60000", "sync-policy": policy}), before,
@@ -342,11 +344,7 @@ with sqlite3.connect(sys.argv[3] + "-next") as other:
     other.execute("create table t(x)")
 os.replace(sys.argv[3] + "-next", sys.argv[3])
 for i in range(3):
-    try:
-        db.execute("insert into t values (1)")
-        print("written")
-    except sqlite3.OperationalError as error:
-        print(error.sqlite_errorname)
+    attempt(db, "insert into t values (1)")
 print(db.execute("pragma sqlstream_status").fetchone()[0], flush=True)
 os.kill(os.getpid(), signal.SIGKILL)
 """,
@@ -497,11 +495,7 @@ sys.stdin.readline()
 db.execute("pragma sqlstream_sync=200")
 db.execute("insert into t values (1)")
 for i in range(3):
-    try:
-        db.execute("insert into t values (2)")
-        print("written")
-    except sqlite3.OperationalError as error:
-        print(error.sqlite_errorname)
+    attempt(db, "insert into t values (2)")
 print(db.execute("select count(*) from t").fetchone()[0], flush=True)
 sys.stdin.readline()
 db.execute("pragma sqlstream_sync=60000")
