@@ -290,8 +290,9 @@ bool Capturer::is_this_file(const Source& source, const FileLook& file) {
   }
   if (!known.mark || known.mark->same_content(*file.identity)) return true;
   const bool stamped = tail.last.identity.inode != 0 && file.mark->same_content(tail.last.identity);
-  if (stamped || !is_same_rest(*known.mark, *file.mark, tail.last, source.recovered, now_ns()))
+  if (stamped || !is_same_rest(*known.mark, *file.mark, tail.last, source.recovered, now_ns())) {
     return true;
+  }
   doubt_file("the database file was overwritten while it was in use, but not by SQLite", file.mark);
   return false;
 }

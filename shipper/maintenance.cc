@@ -16,9 +16,6 @@ namespace {
 
 using std::chrono::steady_clock;
 
-// Replaying more than this many times a snapshot's bytes costs more than another snapshot.
-constexpr std::uint64_t kWorth = 4;
-constexpr std::uint64_t kLeastBytes = 64ULL << 20;
 constexpr auto kRest = std::chrono::milliseconds(100);
 constexpr auto kFirstPause = std::chrono::seconds(10);
 constexpr auto kLongestPause = std::chrono::minutes(10);

@@ -290,6 +290,35 @@ def test_a_backup_copied_over_the_file_while_it_is_open(build, litestream, place
         assert db.execute("select count(*) from t where i < 0").fetchone()[0] == 500
 
 
+def test_a_backup_copied_over_the_file_of_an_exclusive_program(build, litestream, place):
+    """No lock tells of a checkpoint's end there: the next commit does."""
+    with place.session() as app:
+        app.do("create table t(i, x)")
+        app.do("create table later(x)")
+        app.do(
+            "insert into t with recursive n(i) as (select 1 union all select i + 1 from n"
+            " where i < 500) select i, randomblob(300) from n"
+        )
+        app.do("pragma locking_mode=exclusive")
+        assert app.do("pragma wal_checkpoint")[0][0] == 0
+        app.do("insert into later values ('behind the checkpoint')")
+        assert app.shipped() == 1
+        backup = shutil.copyfile(place.database, place.folder / "backup.db")
+        with closing(sqlite3.connect(backup)) as db:
+            db.execute("update t set i = -i")
+            db.commit()
+        copy_over(backup, place.database)
+        app.do("pragma shrink_memory")
+        app.do("insert into later values ('behind the copy')")
+        assert app.shipped(60000) == 1
+        app.do("close")
+        app.end()
+    assert len(generations(place.replica)) == 2
+    whole(build, litestream, place)
+    with closing(sqlite3.connect(place.database)) as db:
+        assert db.execute("select count(*) from t where i < 0").fetchone()[0] == 500
+
+
 def test_a_program_that_still_has_the_old_file_open(build, litestream, place):
     """It is told, and is not in the way of those that have the new one."""
     with place.session() as old, closing(sqlite3.connect(place.folder / "next.db")) as next_one:
