@@ -195,7 +195,7 @@ Outcome Capturer::capture_locked(const Source& given) {
     outbox_.set_control(control);
     log::info("the database is in WAL mode again", {{"db", path_}});
   }
-  const bool same = outbox_.tail() && is_this_file(source, file);
+  const bool same = outbox_.tail() && is_this_file(source, file, *header);
   if (alive_ && same && is_unchanged(outbox_.tail()->last.source, *header)) {
     // Without a look at the WAL, which another connection may have deleted by now.
     mark_file(source, file, *header);
@@ -242,7 +242,8 @@ Outcome Capturer::moved(Source& source, const WalIndexHeader& header) {
   if (!its_own) return Outcome::moved;
   if (is_readable(source, header)) {
     const char* why = "";
-    const auto range = prove(source, header, opened, why);
+    // What the file was like when it was opened proves nothing of what was written since.
+    const auto range = prove(source, header, FileIdentity{}, why);
     if (range && range->first <= range->last && map_regions(source, header.frames)) {
       append(source, header, *range);
     }
@@ -275,12 +276,17 @@ bool Capturer::is_moved(const Source& source, const FileLook& file) {
 }
 
 // Precondition: there is a tail. False: its generation is not of the file as it is now, and ends.
-bool Capturer::is_this_file(const Source& source, const FileLook& file) {
+bool Capturer::is_this_file(const Source& source, const FileLook& file,
+                            const WalIndexHeader& header) {
   const Tail& tail = *outbox_.tail();
   const FileNote& known = outbox_.file_note();
   if (!file.identity || file.identity->device != tail.device ||
       file.identity->inode != tail.inode) {
     doubt_file("the database file was replaced", {});
+    return false;
+  }
+  if (known.overwritten && alive_) {
+    doubt_file("what it left out of the WAL was not noted when it was begun", file.mark);
     return false;
   }
   if (!file.mark) return true;
@@ -293,12 +299,19 @@ bool Capturer::is_this_file(const Source& source, const FileLook& file) {
   if (stamped || !is_same_rest(*known.mark, *file.mark, tail.last, source.recovered, now_ns())) {
     return true;
   }
-  doubt_file("the database file was overwritten while it was in use, but not by SQLite", file.mark);
+  // A writer without this project may have done it, and be noticed by what it left out.
+  const char* why = "";
+  if (!alive_ || !is_readable(source, header) || prove(source, header, *file.identity, why)) {
+    why = "the database file was overwritten while it was in use, but not by SQLite";
+  }
+  doubt_file(why, file.mark);
   return false;
 }
 
 // `mark`: what is known of the file that is there now.
 void Capturer::doubt_file(std::string_view why, const std::optional<FileMark>& mark) {
+  // First: who is ended in between leaves a mark that is doubted again.
+  give_up(why);
   FileNote note = outbox_.file_note();
   if (!note.overwritten || mark) {
     note.overwritten = true;
@@ -306,7 +319,6 @@ void Capturer::doubt_file(std::string_view why, const std::optional<FileMark>& m
     note.left_out = 0;
     outbox_.set_file_note(note);
   }
-  give_up(why);
 }
 
 void Capturer::withdraw_mark() {
@@ -331,7 +343,6 @@ void Capturer::mark_file(const Source& source, const FileLook& file,
   if (alive_ && seen_through && mark.progress.done >= header.frames) mark.whole_at = last.sequence;
   if (same && (mark.whole_at == 0 || note.mark->whole_at == mark.whole_at)) return;
   note.mark = mark;
-  if (note.left_out_of != header.salt) note.left_out = 0;
   outbox_.set_file_note(note);
 }
 
@@ -557,7 +568,7 @@ bool Capturer::note_new_wal(const Source& given, std::optional<wal::Salt> salt,
     if (salt == last.source.salt) return true;
     const FileLook file = look_at_file(source, *header);
     const char* why = "";
-    if (is_moved(source, file) || !is_this_file(source, file) ||
+    if (is_moved(source, file) || !is_this_file(source, file, *header) ||
         !prove(source, *header, *file.identity, why)) {
       return true;  // the next capture says so
     }

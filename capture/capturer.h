@@ -54,6 +54,16 @@ enum class Outcome {
   moved,       ///< another file has the database's name, or none
 };
 
+/// Whether another file has the database's name, where the outcome says.
+inline std::optional<bool> tells_moved(Outcome outcome) {
+  if (outcome == Outcome::moved) return true;
+  if (outcome == Outcome::up_to_date || outcome == Outcome::captured ||
+      outcome == Outcome::waiting) {
+    return false;
+  }
+  return std::nullopt;
+}
+
 /// How many bytes an outbox may hold: `max_size`, or when that is 0 the larger of 1 GiB and twice
 /// the database as it is after `last`.
 std::uint64_t outbox_limit(std::uint64_t max_size, const Record& last);
@@ -138,7 +148,7 @@ class Capturer {
   };
   FileLook look_at_file(const Source& source, const WalIndexHeader& header) const;
   static bool is_moved(const Source& source, const FileLook& file);
-  bool is_this_file(const Source& source, const FileLook& file);
+  bool is_this_file(const Source& source, const FileLook& file, const WalIndexHeader& header);
   void doubt_file(std::string_view why, const std::optional<FileMark>& mark);
   void withdraw_mark();
   void mark_file(const Source& source, const FileLook& file, const WalIndexHeader& header) noexcept;

@@ -5,7 +5,8 @@
 namespace sqlstream::capture {
 namespace {
 
-// Longer than a checkpoint takes from one write to the next.
+// Longer than a checkpoint takes from one write to the next, and nearly always than its fsync;
+// otherwise a generation begins for nothing.
 constexpr std::int64_t kRested = 10'000'000'000;
 
 // All frames there were have been begun with, and none is done; more may have come.

@@ -34,7 +34,8 @@ struct FileNote {
   std::optional<FileMark> mark;  ///< the last look; empty: nothing is known
   bool overwritten = false;      ///< … was the file, and no generation was begun since
   /// The generation was begun without the frames up to this one of that WAL: what checkpoints had
-  /// brought into the file counted no more. A recovery makes them count again.
+  /// brought into the file counted no more. A recovery makes them count again; so does one that
+  /// undoes a reset, whose WAL begins on disk later than in the wal-index.
   std::uint32_t left_out = 0;
   wal::Salt left_out_of{};
 };

@@ -171,12 +171,14 @@ class OpenConnection final : public Connection {
 
   void checkpoint_starting() noexcept override {
     if (!usable()) return;
+    auto outcome = capture::Outcome::failed;
     guarded("a checkpoint",
-            [&] { note(database_->checkpoint_begins(mapping_, mapper(), before_)); });
+            [&] { outcome = note(database_->checkpoint_begins(mapping_, mapper(), before_)); });
     checkpoints_ = true;
     // Nothing else tells of its end then.
     if (exclusive_) database_->look_behind_checkpoint();
-    if (!moved_) {
+    // Else the generation ended, and a snapshot with it; or it is another file's.
+    if (seen_through(outcome)) {
       saver_.begin(database_->snapshot_in_place(), database_->room_for_pages(),
                    mapping_.regions[0]);
     }
@@ -266,14 +268,15 @@ class OpenConnection final : public Connection {
   void wait_durable(std::uint64_t ticket, std::chrono::milliseconds limit) noexcept override {
     if (!database_->ours()) return;
     guarded("waiting for the replica", [&] {
-      if (is_moved()) {
-        if (!mapping_.regions.empty()) capture(false);
-        return;
+      if (!is_moved()) {
+        database_->wait_durable(ticket, limit, [this](std::chrono::nanoseconds patience) {
+          if (mapping_.regions.empty()) return database_->capture_in_background();
+          return database_->capture(mapping_, mapper(), false, patience);
+        });
+        // Where the file was replaced meanwhile, it was another one's commit that came in time.
+        if (!is_moved()) return;
       }
-      database_->wait_durable(ticket, limit, [this](std::chrono::nanoseconds patience) {
-        if (mapping_.regions.empty()) return database_->capture_in_background();
-        return database_->capture(mapping_, mapper(), false, patience);
-      });
+      if (!mapping_.regions.empty()) capture(false);
     });
   }
 
@@ -305,7 +308,9 @@ class OpenConnection final : public Connection {
   std::string status_json() noexcept override {
     std::string json = "{}";
     guarded("status", [&] {
-      if (database_->ours()) json = database_->status_json(sync_limit(), is_moved());
+      if (!database_->ours()) return;
+      map_the_rest();
+      json = database_->status_json(sync_limit(), is_moved());
     });
     return json;
   }
@@ -348,12 +353,13 @@ class OpenConnection final : public Connection {
     return sync_limit().count() > 0 && database_->settings().sync_fail && database_->ours();
   }
   capture::Outcome note(capture::Outcome outcome) {
-    moved_ = outcome == capture::Outcome::moved;
+    moved_ = capture::tells_moved(outcome).value_or(moved_);
     return outcome;
   }
   bool is_moved() { return moved_ = database_->is_moved(mapping_.file); }
+  // On any thread.
   void give_up(const char* why) {
-    if (!is_moved()) database_->give_up(why);
+    if (!database_->is_moved(mapping_.file)) database_->give_up(why);
   }
 
   std::function<const volatile void*(std::size_t)> mapper() {

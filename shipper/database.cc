@@ -198,10 +198,11 @@ void Database::opened() {
   const std::string directory = outbox_directory();
   if (::access(directory.c_str(), F_OK) != 0) return;
   start();
-  if (settings_.sync_fail) learn_behind();
+  if (settings_.sync_fail && !learned_.exchange(true)) learn_behind();
 }
 
-// What other processes waited for in vain forbids this one's writes as well.
+// What other processes waited for in vain forbids this one's writes as well. Only where it has not
+// waited itself: its own commits tell it later.
 void Database::learn_behind() noexcept try {
   std::unique_lock lock(capture_mutex_, std::defer_lock);
   if (durability_.behind() || !lock.try_lock_for(kLongestWait) || !look()) return;
@@ -339,8 +340,9 @@ void Database::set_moved(bool moved) noexcept {
 }
 
 // Precondition: capture_mutex_ is held. The tail, for those who must not wait for a capture.
-// `tickets`: those that a capture has seen through.
-void Database::publish(std::uint64_t tickets) noexcept {
+// `tickets`: those that a capture has seen through. True when another generation follows one that
+// was known.
+bool Database::publish(std::uint64_t tickets) noexcept {
   const std::uint64_t log = outbox_->current_log();
   if (known_log_.exchange(log) != log && started_.load()) tell(kLog);
   alive_.store(outbox_->generation_alive());
@@ -351,6 +353,7 @@ void Database::publish(std::uint64_t tickets) noexcept {
   const std::lock_guard lock(status_mutex_);
   const bool new_generation =
       outbox_->tail() && (!tail_ || tail_->generation != outbox_->tail()->generation);
+  const bool follows = new_generation && tail_;
   if (new_generation) waited_out_.store(kNotWaited);
   tail_ = outbox_->tail();
   try {
@@ -359,6 +362,7 @@ void Database::publish(std::uint64_t tickets) noexcept {
     capture_error_.clear();
   }
   status_changed_.notify_all();
+  return follows;
 }
 
 // Precondition: capture_mutex_ is held. The outbox's bound counts what is saved for a snapshot; a
@@ -464,10 +468,10 @@ capture::Outcome Database::capture_from(capture::Source source, std::chrono::nan
   if (session_new_.exchange(false)) capturer_->session_began();
   const std::uint64_t tickets = durability_.tickets();
   const auto opened = source.opened;
-  source.recovered = recovered_.load();
+  source.recovered = recovered_.exchange(false);
   const auto outcome = capturer_->capture(source, wait, must);
+  if (source.recovered && !seen_through(outcome)) recovered_.store(true);
   if (seen_through(outcome)) {
-    recovered_.store(false);
     if (opened && told_moved_ == opened->inode) told_moved_.reset();  // it is back
   }
   const bool missed = outcome == capture::Outcome::busy || outcome == capture::Outcome::failed ||
@@ -479,11 +483,8 @@ capture::Outcome Database::capture_from(capture::Source source, std::chrono::nan
                            : "what is about to leave the WAL could not be captured");
   }
   if (outcome == capture::Outcome::moved) tell_moved(*opened);
-  const auto before = tail();
-  publish(seen_through(outcome) ? tickets : 0);
-  const auto after = tail();
-  // Not every one is begun for a commit, which would wake the background.
-  if (after && before && before->generation != after->generation) wake();
+  // Not every generation is begun for a commit, which would wake the background.
+  if (publish(seen_through(outcome) ? tickets : 0)) wake();
   return outcome;
 }
 
@@ -497,7 +498,7 @@ capture::Outcome Database::capture_in_background() noexcept try {
     source.regions = borrowed.regions();
     source.opened = borrowed.file();
     const auto outcome = capture_from(std::move(source), kSoon * 10, false);
-    set_moved(outcome == capture::Outcome::moved);
+    if (const auto moved = capture::tells_moved(outcome)) set_moved(*moved);
     return outcome;
   }
   set_moved(false);
@@ -635,8 +636,7 @@ void Database::unmapped(Mapping& mapping) {
 
 bool Database::has_mapping() {
   const std::lock_guard pinned(mapping_mutex_);
-  const Mapping* current = current_mapping();
-  return current != nullptr && !is_moved(current->file);
+  return !mappings_.empty() && !moved_.load();
 }
 
 std::optional<Database::InPlace> Database::begin_in_place() {
@@ -911,7 +911,7 @@ asio::awaitable<void> Database::prepare_role() {
 asio::awaitable<void> Database::hold_role() {
   const auto self = shared_from_this();
   const auto executor = Engine::get().executor();
-  const auto taken = steady_clock::now();
+  std::optional<steady_clock::time_point> turn_ends;
   role_over_ = role_wanted_ = false;
   std::size_t running = replicators_.size() + 2;
   const auto ended = [this, self, &running](const std::exception_ptr&) {
@@ -925,9 +925,11 @@ asio::awaitable<void> Database::hold_role() {
   asio::co_spawn(executor, despite_memory([self] { return bound_outbox(self); }), ended);
 
   while (!closed_ && !role_over_) {
+    if (!moved_.load()) turn_ends.reset();
     if (moved_.load() && connections_.load() > 0) {
-      if (!role_wanted_) co_await role_signal_.wait_until(taken + turn_);
-      role_over_ = moved_.load() && (role_wanted_ || steady_clock::now() >= taken + turn_);
+      if (!turn_ends) turn_ends = steady_clock::now() + turn_;
+      if (!role_wanted_) co_await role_signal_.wait_until(*turn_ends);
+      role_over_ = moved_.load() && (role_wanted_ || steady_clock::now() >= *turn_ends);
     } else if (connections_.load() > 0 || !drained()) {
       co_await role_signal_.wait();
     } else if (!co_await role_signal_.wait_until(steady_clock::now() + kLinger)) {
@@ -1410,7 +1412,11 @@ void Database::mark_behind(Time since) noexcept {
 
 std::string Database::status_json(std::chrono::milliseconds sync, bool moved) {
   // What is found here was committed without this process, or before its background looked.
-  if (capture_in_background() == capture::Outcome::captured) wake();
+  auto found = capture_in_background();
+  for (int i = 0; i < 2 && !seen_through(found) && !capture::tells_moved(found); ++i) {
+    found = capture_in_background();
+  }
+  if (found == capture::Outcome::captured) wake();
   moved |= moved_.load();
   is_behind();
   std::uint64_t outbox_bytes = 0;
@@ -1465,14 +1471,14 @@ std::string Database::status_json(std::chrono::milliseconds sync, bool moved) {
   }
   std::string replicas;
   for (std::size_t i = 0; i < replica_status_.size(); ++i) {
-    replicas += (i == 0 ? "" : ",") + replica_json(i, outbox, moved);
+    replicas += (i == 0 ? "" : ",") + replica_json(i, outbox, moved, seen_through(found));
   }
   return json.add_json("replicas", '[' + replicas + ']').text();
 }
 
 // Precondition: status_mutex_ is held.
-std::string Database::replica_json(std::size_t number, const std::string& outbox,
-                                   bool moved) const {
+std::string Database::replica_json(std::size_t number, const std::string& outbox, bool moved,
+                                   bool seen) const {
   ReplicaStatus status = replica_status_[number];
   const std::string url = settings_.replicas[number].store.url();
   if (role_ != Role::shipping) {
@@ -1504,7 +1510,7 @@ std::string Database::replica_json(std::size_t number, const std::string& outbox
   }
   // Sequences only grow, over generations, too.
   const bool in_sync =
-      tail_ && !moved && capture_error_.empty() &&
+      seen && tail_ && !moved && capture_error_.empty() &&
       ((status.generation == tail_->generation && status.sequence >= tail_->last.sequence) ||
        (alive_.load() && durability_.end_of(number) >= tail_->last.sequence));
   json.add("in_sync", in_sync);

@@ -277,7 +277,7 @@ class Database : public std::enable_shared_from_this<Database> {
   };
   std::optional<Look> look_at_wal_index();
   bool is_checkpoint_over();
-  void publish(std::uint64_t tickets = 0) noexcept;
+  bool publish(std::uint64_t tickets = 0) noexcept;
   void bound_saved_pages() noexcept;
   bool lock_patiently(std::unique_lock<std::timed_mutex>& lock,
                       std::chrono::nanoseconds wait) const;
@@ -297,7 +297,8 @@ class Database : public std::enable_shared_from_this<Database> {
   bool caught_up(const Durability::Behind& behind);
   void fall_behind(std::uint64_t ticket, std::chrono::milliseconds limit);
   void mark_behind(Time since) noexcept;
-  std::string replica_json(std::size_t number, const std::string& outbox, bool moved) const;
+  std::string replica_json(std::size_t number, const std::string& outbox, bool moved,
+                           bool seen) const;
   Role role() const;
   void set_role(Role role);
   void validating(int more);
@@ -333,6 +334,7 @@ class Database : public std::enable_shared_from_this<Database> {
   std::mutex looking_at_notes_;
   std::atomic<std::uint64_t> hurry_{0};    // is to be shipped at once, up to this sequence
   std::atomic<bool> behind_marked_{true};  // in the outbox; also when that is not known
+  std::atomic<bool> learned_{false};       // … and this process has looked
   std::atomic<std::uint64_t> in_place_{0};
   std::atomic<std::uint64_t> room_for_pages_{0};
   std::atomic<bool> making_in_place_{false};  // by this process

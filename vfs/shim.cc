@@ -235,16 +235,26 @@ std::string sync_pragma(DatabaseFile& self, const char* value) {
   return limit.count() == 0 ? "off" : std::to_string(limit.count());
 }
 
+/// What SQLite takes the value of PRAGMA journal_mode for: the first of its names, in its order,
+/// that begins so (pragma.c). Null: for a question.
+const char* journal_mode_of(const sqlite3_api_routines& api, const char* value) {
+  constexpr std::array<const char*, 6> kModes{"delete",   "persist", "off",
+                                              "truncate", "memory",  "wal"};
+  const auto length = static_cast<int>(std::strlen(value));
+  for (const char* mode : kModes) {
+    if (api.strnicmp(value, mode, length) == 0) return mode;
+  }
+  return nullptr;
+}
+
 /// SQLite's own PRAGMAs that change what may be expected of a commit outside WAL mode.
 void look_at_pragma(DatabaseFile& self, const char* name, const char* value) {
   const sqlite3_api_routines& api = *self.shim->host.api;
   if (!self.database.connection) return;
   if (api.stricmp(name, "journal_mode") == 0) {
-    self.turns_wal_on = api.stricmp(value, "wal") == 0;
-    constexpr std::array<const char*, 5> kOthers{"delete", "truncate", "persist", "memory", "off"};
-    const bool other = std::any_of(kOthers.begin(), kOthers.end(),
-                                   [&](const char* mode) { return api.stricmp(value, mode) == 0; });
-    if (other) self.database.connection->check_journal_mode();
+    const char* mode = journal_mode_of(api, value);
+    self.turns_wal_on = mode != nullptr && std::string_view(mode) == "wal";
+    if (mode != nullptr && !self.turns_wal_on) self.database.connection->check_journal_mode();
   }
   if (api.stricmp(name, "locking_mode") == 0) {
     const bool exclusive = api.stricmp(value, "exclusive") == 0;

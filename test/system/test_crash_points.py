@@ -31,9 +31,8 @@ class Place:
         self.database = self.under / "app.db"
         self.replica = self.under / "replica"
         self.url = f"file://{self.replica}"
-        self.script = faults.workload(
-            build, build.uri(self.database, f"{self.url}?sync-interval=1ms")
-        )
+        self.uri = build.uri(self.database, f"{self.url}?sync-interval=1ms")
+        self.script = faults.workload(build, self.uri)
 
     def run(self, check=True, **settings):
         return harness.run(
@@ -125,3 +124,53 @@ def test_killed_at_each_call(build, tmp_path, request, half):
     killed = visit_each(points, tmp_path, lambda folder, point: crash_and_go_on(build, folder, point, half))
     # The last calls of a run may not come in another one.
     assert killed >= len(points) * 9 // 10
+
+
+def script_of_overwriting(place, mode):
+    """A backup of what was there at the last reset is copied over the file; who comes then sees it."""
+    copy = ".system env -u LD_PRELOAD cp"
+    backup = place.folder / "backup.db"
+    reopen = f".open {place.uri}\n{faults.PAGES}"
+    return "\n".join([
+        f".load {place.build.extension.with_suffix('')}\n{reopen}", faults.SCHEMA,
+        faults.STEP * 3, "pragma wal_checkpoint(truncate);", f"{copy} {place.database} {backup}",
+        faults.STEP * 3, faults.SHIPPED, f"pragma wal_checkpoint({mode});", faults.SHIPPED,
+        f"{copy} {backup} {place.database}",
+        f".connection 1\n{reopen}", "select n from total;", faults.STEP, faults.SHIPPED,
+        ".connection close 0", faults.STEP, faults.SHIPPED,
+    ]) + "\n"  # fmt: skip
+
+
+@pytest.mark.parametrize("mode", ["passive", "truncate"])
+def test_killed_while_it_is_noticed_that_the_file_was_overwritten(build, tmp_path, request, mode):
+    go_on = f"{faults.STEP}{faults.SHIPPED}"
+
+    def make(folder):
+        place = Place(build, folder)
+        place.script = script_of_overwriting(place, mode)
+        return place
+
+    def crash(folder, point):
+        place = make(folder)
+        result = place.run(check=False, kill=point, log=folder / "calls")
+        assert result.returncode in (0, -signal.SIGKILL), result.stderr
+        if place.has_snapshot():
+            place.restored_state("crashed.db")
+        place.script = f".load {build.extension.with_suffix('')}\n.open {place.uri}\n{faults.SCHEMA}{go_on}"
+        acknowledged(place.run().stdout)
+        copy = harness.checkpointed_copy(place.database, folder / "expected.db")
+        place.restored_state("after.db")
+        harness.compare_databases(copy, folder / "after.db")
+        return result.returncode != 0
+
+    whole = make(tmp_path / "whole")
+    whole.run()
+    said = (whole.folder / "log").read_text()
+    assert "generation ended: the database file was overwritten" in said, said
+    assert len(whole.generations()) == 2 and whole.restored_state("whole.db") == 5
+    count = whole.faults.count()
+    points = list(range(1, count + 1))
+    if not request.config.getoption("--long"):
+        points = points[:: max(1, count // 150)]
+    print(count, "calls, killed at", len(points))
+    assert visit_each(points, tmp_path, crash) >= len(points) * 9 // 10

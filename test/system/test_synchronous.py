@@ -315,10 +315,12 @@ db.execute("create table t(x)")
 assert db.execute("select count(*) from t").fetchone() == (0,)
 db.execute("pragma locking_mode=exclusive")
 db.execute("insert into t values (1)")
-try:
-    db.execute("pragma journal_mode=delete")
-except sqlite3.OperationalError as error:
-    print(error)
+for mode in ("delete", "DEL", "t", "''"):  # SQLite takes the beginning of a name for it
+    try:
+        print(db.execute(f"pragma journal_mode={mode}").fetchone())
+    except sqlite3.OperationalError as error:
+        print(error)
+assert db.execute("pragma journal_mode=wa").fetchone() == ("wal",)
 db.execute("insert into t values (2)")
 db.execute("pragma locking_mode=normal")
 db.execute("select * from t").fetchall()
@@ -327,8 +329,8 @@ os.kill(os.getpid(), signal.SIGKILL)
 """,
         place.uri(**{"sync": "60000", "sync-policy": "fail"}), killed=True,
     ).splitlines()
-    assert "sync-policy: fail forbids; stay in WAL mode" in said[0]
-    assert said[1] == "delete"
+    assert all("sync-policy: fail forbids; stay in WAL mode" in line for line in said[:4])
+    assert said[4:] == ["delete"]
     assert place.restored() == 2
 
 

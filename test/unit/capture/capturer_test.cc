@@ -782,6 +782,47 @@ TEST_CASE("what an overwritten file's generation left out of the WAL comes back 
   CHECK(c.session->outbox.file_note().left_out == 0);
 }
 
+TEST_CASE("who dies before it noted what a generation left out of the WAL leaves one that ends") {
+  Captured c;
+  c.insert(40);
+  c.sync();
+  c.db->run("PRAGMA wal_checkpoint(PASSIVE)");
+  c.sync();
+  copy_over(c);
+  CHECK(c.capture() == Outcome::captured);
+  const Generation second = c.session->outbox.tail()->generation;
+  {
+    const auto lock = c.session->outbox.lock(1s);
+    auto note = c.session->outbox.file_note();
+    note.overwritten = true;
+    note.left_out = 0;
+    c.session->outbox.set_file_note(note);
+  }
+  SUBCASE("found as it was") {
+    c.session.emplace(c.path, c.page_size);
+  }
+  SUBCASE("found behind a recovery") {
+    c.die();
+    c.open();
+  }
+  CHECK(c.capture() == Outcome::captured);
+  CHECK(c.session->outbox.tail()->generation != second);
+  CHECK_FALSE(c.session->outbox.file_note().overwritten);
+}
+
+TEST_CASE(
+    "a program without this project that wrote is not taken for a backup copied over the file") {
+  Captured c;
+  c.insert(40);
+  const Generation generation = c.sync();
+  Sqlite stock(c.path);
+  stock.run("INSERT INTO t(x) VALUES (randomblob(300))");
+  stock.run("PRAGMA wal_checkpoint(RESTART)");
+  stock.run("INSERT INTO t(x) VALUES (randomblob(300))");
+  CHECK(c.sync() != generation);
+  CHECK_FALSE(c.session->outbox.file_note().overwritten);
+}
+
 TEST_CASE("a file overwritten while no generation goes on is what the next one begins with") {
   Captured c;
   c.insert(40);
@@ -911,6 +952,38 @@ TEST_CASE("a handle whose file has lost its name captures nothing, and ends its 
     CHECK(c.sync() == next);
     CHECK(c.session->outbox.tail()->last.kind == RecordKind::batch);
   }
+}
+
+TEST_CASE("what came unseen before a file lost its name is not gone on with") {
+  Captured c;
+  c.insert(10);
+  c.close_cleanly();
+  c.open();
+  UniqueFd wal;
+  Source source = c.db->source(wal);
+  source.opened = identify(c.path);
+  {
+    Sqlite stock(c.path);
+    stock.run("INSERT INTO t(x) VALUES (randomblob(300))");
+    stock.run("PRAGMA wal_checkpoint(RESTART)");
+    stock.run("INSERT INTO t(x) VALUES (randomblob(300))");
+  }
+  const auto sequence = [&] {
+    const auto lock = c.session->outbox.lock(1s);
+    c.session->outbox.refresh();
+    return c.session->outbox.tail()->last.sequence;
+  };
+  const std::uint64_t before = sequence();
+  source = c.db->source(wal);
+  source.opened = identify(c.path);
+  std::filesystem::rename(c.path, c.folder.file("aside.db"));
+  // As it was when it was opened: so says whoever opened it.
+  source.opened->size = c.session->outbox.tail()->last.identity.size;
+  source.opened->mtime = c.session->outbox.tail()->last.identity.mtime;
+  source.opened->ctime = c.session->outbox.tail()->last.identity.ctime;
+  CHECK(c.session->capturer.capture(source, 1s) == Outcome::moved);
+  CHECK(sequence() == before);
+  CHECK_FALSE(c.session->outbox.generation_alive());
 }
 
 TEST_CASE("a torn outbox tail is captured again from the WAL") {
