@@ -5,6 +5,7 @@
 #include <cerrno>
 #include <cstring>
 #include <fcntl.h>
+#include <string_view>
 #include <sys/stat.h>
 #include <sys/types.h>
 #include <system_error>
@@ -78,6 +79,13 @@ DiskFileNote to_disk(const FileNote& note, std::uint32_t boot) {
   return disk;
 }
 
+// Files that stay, and have the database's mode: not what is there for a moment.
+bool is_kept(std::string_view name) {
+  constexpr std::array<std::string_view, 4> kNames{"lock", "control", "wake", "old-pages"};
+  return name.ends_with(".log") || name.starts_with("replica-") ||
+         std::find(kNames.begin(), kNames.end(), name) != kNames.end();
+}
+
 std::string reason() {
   return std::generic_category().message(errno);
 }
@@ -94,6 +102,7 @@ OutboxPlace OutboxPlace::of(const std::string& database_path, const std::string&
   place.file_mode = st.st_mode & 0666;
   place.owner = st.st_uid;
   place.group = st.st_gid;
+  place.beside_database = directory.empty();
   return place;
 }
 
@@ -111,6 +120,14 @@ void OutboxPlace::own(int fd, mode_t mode) const {
   }
 }
 
+mode_t OutboxPlace::folder_mode() const {
+  mode_t mode = file_mode;
+  for (const mode_t read : {0400U, 0040U, 0004U}) {
+    if ((mode & read) != 0) mode |= read >> 2;
+  }
+  return mode;
+}
+
 Outbox::Outbox(OutboxPlace place, std::uint64_t rotate_size)
     : place_(std::move(place)), rotate_size_(rotate_size) {
   make_folder();
@@ -121,18 +138,48 @@ Outbox::Outbox(OutboxPlace place, std::uint64_t rotate_size)
 
 void Outbox::make_folder() const {
   const std::string& dir = place_.directory;
-  // Whoever may read (write) the database may read (write) in the folder, and so search it.
-  mode_t mode = place_.file_mode;
-  for (const mode_t read : {0400U, 0040U, 0004U}) {
-    if ((mode & read) != 0) mode |= read >> 2;
-  }
+  const mode_t mode = place_.folder_mode();
   if (::mkdir(dir.c_str(), mode) == 0) {
     const UniqueFd fd(::open(dir.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW));
     if (fd) place_.own(fd.get(), mode);
   } else if (errno != EEXIST) {
     throw Error("cannot create the outbox directory " + dir + ": " + reason() +
                 "; make its parent writable for this user or set outbox-dir");
+  } else if (place_.beside_database) {
+    follow_database();
   }
+}
+
+// The database's mode and owner may have been changed since. Only what this project keeps there,
+// of whoever has the folder, and with no other name: root must not give away what somebody else put
+// or linked there. The folder last, so that the next one does what was left.
+void Outbox::follow_database() const {
+  const uid_t self = ::geteuid();
+  const auto differs = [&](const struct stat& st, mode_t mode) {
+    const bool others = self == 0 && (st.st_uid != place_.owner || st.st_gid != place_.group);
+    return (st.st_mode & 0777) != mode || others;
+  };
+  const std::string& dir = place_.directory;
+  const UniqueFd folder(
+      above_standard(::open(dir.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW)));
+  struct stat of_folder {};
+  if (!folder || ::fstat(folder.get(), &of_folder) != 0) return;
+  if (self != 0 && self != of_folder.st_uid) return;
+  for (const std::string& name : names_in(dir)) {
+    if (!is_kept(name)) continue;
+    struct stat st {};
+    if (::fstatat(folder.get(), name.c_str(), &st, AT_SYMLINK_NOFOLLOW) != 0) continue;
+    if (!(S_ISREG(st.st_mode) || S_ISFIFO(st.st_mode)) || !differs(st, place_.file_mode)) continue;
+    const UniqueFd fd(above_standard(
+        ::openat(folder.get(), name.c_str(), O_RDONLY | O_NONBLOCK | O_CLOEXEC | O_NOFOLLOW)));
+    struct stat opened {};
+    if (!fd || ::fstat(fd.get(), &opened) != 0 || opened.st_dev != st.st_dev ||
+        opened.st_ino != st.st_ino || opened.st_nlink != 1 || opened.st_uid != of_folder.st_uid) {
+      continue;
+    }
+    place_.own(fd.get(), place_.file_mode);
+  }
+  if (differs(of_folder, place_.folder_mode())) place_.own(folder.get(), place_.folder_mode());
 }
 
 void Outbox::make_wake() const {

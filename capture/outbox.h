@@ -22,6 +22,7 @@ struct OutboxPlace {
   mode_t file_mode = 0600;
   uid_t owner = 0;
   gid_t group = 0;
+  bool beside_database = false;  ///< the folder is this project's alone
 
   /// `directory` empty: ".<name>-sqlstream" beside the database. The database file must exist.
   static OutboxPlace of(const std::string& database_path, const std::string& directory);
@@ -33,6 +34,10 @@ struct OutboxPlace {
   /// owner. By a descriptor: the owner may put something else in a name's place meanwhile. Never
   /// fails: root may be without these powers in a container, and then it stays root's.
   void own(int fd, mode_t mode) const;
+
+  /// For the folder: whoever may read (write) the database may read (write) in it, and so search
+  /// it.
+  mode_t folder_mode() const;
 };
 
 /// What is shared by all processes beside the log, and not part of any history.
@@ -190,6 +195,7 @@ class Outbox {
   std::uint64_t size_on_disk() const;
   std::uint64_t size_if_known() const noexcept;
   void make_folder() const;
+  void follow_database() const;
   void make_wake() const;
   int open_file(const char* name, int flags) const;
   void open_closed_by_fork(ForkClosedFd& fd, const char* name, int flags) const;

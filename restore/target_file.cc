@@ -99,6 +99,10 @@ void remove_abandoned(const std::string& folder, const std::string& prefix) {
 }  // namespace
 
 void refuse_existing_output(const std::string& output) {
+  if (output.ends_with('/')) {
+    throw Error("cannot restore to " + output +
+                ": it names a folder, not a file; append the file's name");
+  }
   if (exists(output)) {
     throw Error("cannot restore, output path already exists: " + output +
                 "; move it away or choose another path with -o");
@@ -122,7 +126,6 @@ TargetFile::TargetFile(std::string output, std::optional<mode_t> mode)
   refuse_existing_output(output_);
   const auto slash = output_.rfind('/');
   const std::string name = slash == std::string::npos ? output_ : output_.substr(slash + 1);
-  if (name.empty()) throw Error("cannot restore to " + output_ + ": it names a folder, not a file");
   const std::string prefix = '.' + name + ".sqlstream-restore-";
   remove_abandoned(folder_, prefix);
   do {

@@ -64,15 +64,19 @@ void Compaction::shipped(Generation generation, const replica::Segment& segment)
     looked_ = false;
     last_.reset();
     covered_.clear();
+    meanwhile_.clear();
   }
   // Behind an answer that was lost, there is one more than it was told of.
   if (last_ && segment.position.offset != 0 && !follows(segment, *last_)) looked_ = false;
   plan_.add(segment);
+  if (looking_) meanwhile_.push_back(segment);
   last_ = segment;
 }
 
-// What was there before this process shipped, or while the plan was not told of it.
+// What was there before this process shipped, or while the plan was not told of it. What is shipped
+// during the look comes behind what it finds: there may always be something.
 asio::awaitable<void> Compaction::look() {
+  looked_ = true;  // unless shipped() finds out meanwhile that it must be done again
   const replica::Segment last = *last_;
   const Generation generation = generation_;
   const std::uint32_t index = last.position.index;
@@ -87,7 +91,7 @@ asio::awaitable<void> Compaction::look() {
     after = Position{index - 1, UINT32_MAX};
   }
   auto segments = co_await replica::list_segments(store_, generation, after);
-  if (generation != generation_ || last_->position != last.position) co_return;  // next time
+  if (!looked_) co_return;
 
   plan_ = {};
   covered_.clear();
@@ -107,18 +111,24 @@ asio::awaitable<void> Compaction::look() {
                           : last.end;
     plan_.add(segments[i]);
   }
-  looked_ = true;
+  for (const auto& segment : meanwhile_) plan_.add(segment);
 }
 
 asio::awaitable<std::uint64_t> Compaction::run(const std::function<bool()>& wanted) {
   std::exception_ptr failure;
   std::uint64_t written = 0;
   try {
-    if (!looked_) co_await look();
+    if (!looked_) {
+      looking_ = true;
+      meanwhile_.clear();
+      co_await look();
+    }
+    looking_ = false;
     if (looked_) written = co_await fold_next(wanted);
   } catch (...) {
     failure = std::current_exception();
   }
+  looking_ = false;
   if (!failure) co_return written;
   // Nothing waits for it: another look shows it again.
   if (due()) plan_.pop();

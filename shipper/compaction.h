@@ -69,6 +69,8 @@ class Compaction {
   CompactionPlan plan_;
   std::optional<replica::Segment> last_;  // shipped
   bool looked_ = false;                   // the plan knows what others shipped before
+  bool looking_ = false;
+  std::vector<replica::Segment> meanwhile_;  // shipped
   // Folded into others, but perhaps being read by a restore: deleted after the next fold.
   std::vector<std::string> covered_;
 };

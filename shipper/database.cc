@@ -785,7 +785,8 @@ asio::awaitable<void> Database::capture_loop(Self self) {
   const auto interval = shortest_interval(self->settings_);
   steady_clock::time_point last{};
   self->capture_signal_.notify();
-  while (true) {
+  // Any of the waits may be the one that hears of the end.
+  while (!self->closed_) {
     co_await self->capture_signal_.wait();
     if (self->closed_) co_return;
     Pieces pieces;

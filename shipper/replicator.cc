@@ -717,6 +717,7 @@ void Replicator::settle(std::uint64_t sequence) {
 
 // Once per change of state: an outage is two lines in the log, however long.
 void Replicator::report(const std::string& error) {
+  note_.error = error;  // of a process before this one, too
   if (status_.error == error) return;
   if (error.empty()) {
     log::info("replica takes data again", {{"db", database_.path()}, {"replica", settings_.name}});
@@ -724,7 +725,7 @@ void Replicator::report(const std::string& error) {
     log::error(error, {{"db", database_.path()}, {"replica", settings_.name}});
     if (status_.error.empty()) status_.error_since = now();
   }
-  status_.error = note_.error = error;
+  status_.error = error;
   note_.error_since = status_.error_since;
   database_.set_status(number_, status_);
 }

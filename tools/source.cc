@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cctype>
 #include <filesystem>
+#include <optional>
 #include <system_error>
 
 #include "base/log.h"
@@ -93,14 +94,22 @@ Source resolve_source(const ParsedFlags& flags) {
   }
 
   const std::string path = canonical_database(argument);
-  for (const DatabaseSettings& database : load_config(flags).databases) {
-    if (database.path != path) continue;
-    Source source{database.replicas, path};
-    if (const auto name = flags.text("replica")) source.replicas = named_only(database, *name);
-    if (source.replicas.empty()) throw Error("the database " + path + " has no replica");
-    return source;
+  const bool has_default = !environment("SQLSTREAM_REPLICA_URL").value_or("").empty();
+  const config::Config config = has_default ? load_config_if_any(flags) : load_config(flags);
+  std::optional<DatabaseSettings> database;
+  for (const DatabaseSettings& each : config.databases) {
+    if (each.path == path) database = each;
   }
-  throw Error("database not found in config: " + path);
+  // As for a database that is opened.
+  if (has_default && (!database || database->replicas.empty())) {
+    const ConfigSource source(flags);
+    database = config::settings_for(path, {}, source.environment, source.reading);
+  }
+  if (!database) throw Error("database not found in config: " + path);
+  Source source{database->replicas, path};
+  if (const auto name = flags.text("replica")) source.replicas = named_only(*database, *name);
+  if (source.replicas.empty()) throw Error("the database " + path + " has no replica");
+  return source;
 }
 
 std::string canonical_database(const std::string& path) {

@@ -31,7 +31,8 @@ struct Source {
 };
 
 /// The only argument: a replica URL, or the path of a database of the configuration file, whose
-/// replicas -replica filters. Sets up the log. Throws Error.
+/// replicas -replica filters; without any there the one of SQLSTREAM_REPLICA_URL. Sets up the log.
+/// Throws Error.
 Source resolve_source(const ParsedFlags& flags);
 
 /// The canonical path of a database that a user named.

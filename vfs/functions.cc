@@ -11,6 +11,7 @@
 #include <utility>
 #include <vector>
 
+#include "vfs/schemas.h"
 #include "vfs/shim.h"
 
 namespace sqlstream {
@@ -28,21 +29,12 @@ void status(const Api& api, sqlite3_context* context, int count, sqlite3_value**
   const char* schema =
       count > 0 ? reinterpret_cast<const char*>(api.value_text(values[0])) : "main";
   if (!schema) return;
-  const OpenDatabase* database = find_open_database(api, api.context_db_handle(context), schema);
+  sqlite3* db = api.context_db_handle(context);
+  const OpenDatabase* database = find_open_database(api, db, schema);
   if (!database) return;
+  read_once(api, db, schema, *database);
   const std::string json = database->status_json();
   api.result_text(context, json.data(), static_cast<int>(json.size()), SQLITE_TRANSIENT);
-}
-
-std::vector<std::string> schemas_of(const Api& api, sqlite3* db) {
-  sqlite3_stmt* raw = nullptr;
-  api.prepare_v2(db, "PRAGMA database_list", -1, &raw, nullptr);
-  const std::unique_ptr<sqlite3_stmt, int (*)(sqlite3_stmt*)> statement(raw, api.finalize);
-  std::vector<std::string> schemas;
-  while (raw && api.step(raw) == SQLITE_ROW) {
-    schemas.emplace_back(reinterpret_cast<const char*>(api.column_text(raw, 1)));
-  }
-  return schemas;
 }
 
 void wait(const Api& api, sqlite3_context* context, int, sqlite3_value** values) {
@@ -59,6 +51,7 @@ void wait(const Api& api, sqlite3_context* context, int, sqlite3_value** values)
     const OpenDatabase* database = find_open_database(api, db, schema.c_str());
     if (!database || !database->connection) continue;
     replicated = true;
+    read_once(api, db, schema, *database);
     const auto left = std::chrono::ceil<milliseconds>(end - Clock::now());
     if (!database->connection->wait_shipped(std::max(left, milliseconds(0)))) shipped = false;
   }

@@ -21,6 +21,7 @@
 #include "shipper/first_restore.h"
 #include "shipper/source_file.h"
 #include "vfs/log_relay.h"
+#include "vfs/schemas.h"
 
 namespace sqlstream {
 namespace {
@@ -269,6 +270,8 @@ int database_pragma(DatabaseFile& self, char** argument) noexcept {
   const char* name = argument[1];
   try {
     if (api.stricmp(name, "sqlstream_status") == 0) {
+      sqlite3* db = self.wait ? self.wait->db() : nullptr;
+      if (db != nullptr) read_once(api, db, self.database);
       argument[0] = sqlite_string(api, self.database.status_json());
     } else if (api.stricmp(name, "sqlstream_version") == 0) {
       argument[0] = sqlite_string(api, SQLSTREAM_VERSION);

@@ -291,6 +291,25 @@ def test_restores_to_the_databases_own_path(build, world, tmp_path):
     harness.run([*arguments[:2], "-if-db-not-exists", *arguments[2:]])
 
 
+def test_restores_a_database_of_the_environment(build, tmp_path):
+    """Named as where it is replicated: no configuration file is needed."""
+    database, pattern = tmp_path / "app.db", f"file://{tmp_path}/replicas/{{name}}"
+    env = harness.clean_environment(SQLSTREAM_REPLICA_URL=pattern)
+    build.shell(database, "", "create table t(x); insert into t values (1); select sqlstream_wait(30000);", env=env)
+    database.rename(tmp_path / "lost")
+    said = harness.run([build.sqlstream, "restore", database], env=env)
+    assert said.returncode == 0
+    assert harness.run(["sqlite3", database, "select x from t"]).stdout == "1\n"
+    listed = harness.run([build.sqlstream, "generations", database], env=env).stdout
+    assert len(listed.splitlines()) == 2
+    other = tmp_path / "other.db"
+    refused = harness.run([build.sqlstream, "restore", other], env=env, check=False)
+    assert refused.returncode == 1 and "other.db" in refused.stderr
+    refused = harness.run([build.sqlstream, "restore", "-o", f"{tmp_path}/new/", database], env=env, check=False)
+    assert refused.returncode == 1 and "names a folder, not a file" in refused.stderr
+    assert not (tmp_path / "new").exists()
+
+
 @pytest.mark.parametrize("order", [1, -1])
 def test_takes_the_replica_with_the_latest_data_and_names_it(build, tmp_path, order):
     database = tmp_path / "app.db"

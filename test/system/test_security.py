@@ -180,6 +180,53 @@ def test_local_files_are_as_open_as_the_database(build, tmp_path, mode, folder_m
             app.kill()
 
 
+def test_local_files_follow_the_database_later_too(build, tmp_path):
+    database, outbox = tmp_path / "app.db", tmp_path / ".app.db-sqlstream"
+    empty_database(database, 0o640)
+    modes = [(0o640, 0o750), (0o664, 0o775), (0o600, 0o700)]
+    for mode, folder_mode in modes:
+        database.chmod(mode)
+        with Session(build, database, f"file://{tmp_path}/replica") as app:
+            app.do("create table if not exists t(x)")
+            app.do("insert into t values (1)")
+            assert app.shipped() == 1
+            seen = below(outbox)
+            assert len(seen) > 4
+            for path, status in seen.items():
+                assert status.st_mode & 0o777 == (folder_mode if path == outbox else mode), path
+            app.kill()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may become somebody else")
+def test_root_gives_the_outbox_to_a_new_owner_and_nothing_that_was_put_there(build, tmp_path):
+    database, outbox = tmp_path / "app.db", tmp_path / ".app.db-sqlstream"
+    empty_database(database, 0o600, NOBODY)
+    with Session(build, database, f"file://{tmp_path}/replica") as app:
+        app.do("create table t(x)")
+        assert app.shipped() == 1
+        app.kill()
+    roots = [outbox / "replica-moved", tmp_path / "linked", tmp_path / "pointed-to"]
+    for path in roots:
+        path.write_text("root's")
+        path.chmod(0o600)
+    os.chown(tmp_path / "linked", NOBODY, NOBODY)
+    os.link(tmp_path / "linked", outbox / "0123456789abcdef.log")
+    os.symlink(tmp_path / "pointed-to", outbox / "old-pages")
+    before = [path.stat() for path in roots]
+    os.chown(database, NOBODY - 1, NOBODY - 1)
+    database.chmod(0o640)
+    with Session(build, database, f"file://{tmp_path}/replica") as app:
+        app.do("insert into t values (1)")
+        app.kill()
+    for path, was in zip(roots, before, strict=True):
+        now = path.stat()
+        assert (now.st_uid, now.st_gid, now.st_mode) == (was.st_uid, was.st_gid, was.st_mode), path
+    for name in ("", "lock", "control", "wake"):
+        status = (outbox / name).stat()
+        assert (status.st_uid, status.st_gid) == (NOBODY - 1, NOBODY - 1), name
+        assert status.st_mode & 0o777 == (0o640 if name else 0o750)
+
+
 @pytest.mark.parametrize("mask", [0, 0o027, 0o077], ids=oct)
 def test_restored_files(build, tmp_path, mask):
     plain(tmp_path / "app.db", "create table t(x)")

@@ -54,6 +54,50 @@ def place(build, tmp_path):
     return Place(build, tmp_path, f"file://{tmp_path}/r0", f"file://{tmp_path}/r1")
 
 
+@pytest.mark.parametrize("ask", ["function", "pragma", "wait"])
+def test_a_connection_that_has_read_nothing_knows_what_others_committed(place, ask):
+    """It has no wal-index before SQLite reads for the first time."""
+    with place.session() as first:
+        first.do("create table t(x)")
+        assert first.shipped() == 1
+        first.do("close")
+        first.end()
+    with place.session() as session, closing(sqlite3.connect(place.database, isolation_level=None)) as stock:
+        stock.execute("insert into t values (1)")
+        if ask == "wait":
+            assert session.shipped() == 1
+        else:
+            said = session.status() if ask == "pragma" else json.loads(session.do("select sqlstream_status()")[0][0])
+            assert not all(replica["in_sync"] for replica in said["replicas"])
+            harness.wait_until(
+                lambda: all(replica["in_sync"] for replica in session.status()["replicas"]), "the shipping"
+            )
+        output = place.folder / "restored.db"
+        place.build.restore(output, f"file://{place.folder}/r0")
+        with closing(sqlite3.connect(output)) as db:
+            assert db.execute("select count(*) from t").fetchone() == (1,)
+        session.do("close")
+        session.end()
+
+
+def test_an_error_that_another_process_saw_is_gone_once_it_is_mended(place):
+    (place.folder / "r0").write_text("no folder")
+    with place.session() as session:
+        session.do("create table t(x)")
+        harness.wait_until(
+            lambda: "Not a directory" in place.status()[0].get("error", ""), "the error to be noted"
+        )
+        session.kill()
+    (place.folder / "r0").unlink()
+    with place.session() as session:
+        session.do("select * from t")
+        assert session.shipped() == 1
+        harness.wait_until(lambda: "error" not in place.status()[0], "the note of the success")
+        assert "error_since" not in place.status()[0]
+        session.do("close")
+        session.end()
+
+
 def test_in_sync(place):
     with place.session() as session:
         session.do("create table t(x)")

@@ -7,7 +7,11 @@
 #include <filesystem>
 #include <set>
 
+#include <boost/asio/co_spawn.hpp>
+#include <boost/asio/detached.hpp>
 #include <boost/asio/io_context.hpp>
+#include <boost/asio/steady_timer.hpp>
+#include <boost/asio/use_awaitable.hpp>
 #include <doctest/doctest.h>
 
 #include "format/names.h"
@@ -76,6 +80,27 @@ class Replica {
 
   void run(const std::function<bool()>& wanted = kAlways) {
     test::run(io_, compaction_->run(wanted));
+  }
+
+  // Meanwhile more is shipped, faster than the store answers.
+  void run_while_shipping(test::Random& random) {
+    faults_->set_latency(std::chrono::milliseconds(10));
+    bool done = false;
+    const auto ship_on = [&]() -> asio::awaitable<void> {
+      asio::steady_timer timer(io_);
+      while (!done) {
+        ship(random);
+        timer.expires_after(std::chrono::milliseconds(1));
+        co_await timer.async_wait(asio::use_awaitable);
+      }
+    };
+    const auto compact = [&]() -> asio::awaitable<void> {
+      co_await compaction_->run(kAlways);
+      done = true;
+    };
+    asio::co_spawn(io_, ship_on(), asio::detached);
+    test::run(io_, compact());
+    faults_->set_latency(std::chrono::milliseconds(0));
   }
 
   std::vector<replica::Segment> compacted() {
@@ -191,6 +216,19 @@ TEST_CASE("every state is restored while its segments are folded, from few objec
   replica.check(13);
   CHECK(replica.objects_read() < 200);
   CHECK(!replica.compacted().empty());
+}
+
+TEST_CASE("what others shipped is folded although more is shipped all the time") {
+  test::Random random("compaction meanwhile");
+  Replica replica;
+  for (int n = 0; n < 50; ++n) replica.ship(random);
+  replica.begin_process();
+  while (!replica.compaction().due()) replica.ship(random);
+  replica.run_while_shipping(random);
+  CHECK(!replica.compacted().empty());
+  while (replica.compaction().due()) replica.run();
+  replica.check(17);
+  CHECK(replica.objects_read() < 60);
 }
 
 TEST_CASE("a process goes on folding where another ended, whatever failed in between") {

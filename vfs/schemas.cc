@@ -1,0 +1,51 @@
+#include "vfs/schemas.h"
+
+#include <memory>
+
+namespace sqlstream {
+namespace {
+
+using Statement = std::unique_ptr<sqlite3_stmt, int (*)(sqlite3_stmt*)>;
+
+Statement prepare(const sqlite3_api_routines& api, sqlite3* db, const char* sql) {
+  sqlite3_stmt* statement = nullptr;
+  api.prepare_v2(db, sql, -1, &statement, nullptr);
+  return {statement, api.finalize};
+}
+
+bool can_be_read(const sqlite3_api_routines& api, sqlite3* db, const OpenDatabase& database) {
+  return database.connection && database.connection->wal_index() == nullptr &&
+         api.get_autocommit(db) != 0;
+}
+
+}  // namespace
+
+std::vector<std::string> schemas_of(const sqlite3_api_routines& api, sqlite3* db) {
+  const Statement statement = prepare(api, db, "PRAGMA database_list");
+  std::vector<std::string> schemas;
+  while (statement && api.step(statement.get()) == SQLITE_ROW) {
+    schemas.emplace_back(reinterpret_cast<const char*>(api.column_text(statement.get(), 1)));
+  }
+  return schemas;
+}
+
+void read_once(const sqlite3_api_routines& api, sqlite3* db, const std::string& schema,
+               const OpenDatabase& database) {
+  if (!can_be_read(api, db, database)) return;
+  const std::unique_ptr<char, void (*)(void*)> sql(
+      api.mprintf("SELECT 1 FROM \"%w\".sqlite_master LIMIT 1", schema.c_str()), api.free);
+  if (!sql) return;
+  const Statement statement = prepare(api, db, sql.get());
+  if (statement) api.step(statement.get());
+}
+
+void read_once(const sqlite3_api_routines& api, sqlite3* db, const OpenDatabase& database) {
+  if (!can_be_read(api, db, database)) return;
+  for (const std::string& schema : schemas_of(api, db)) {
+    if (find_open_database(api, db, schema.c_str()) == &database) {
+      read_once(api, db, schema, database);
+    }
+  }
+}
+
+}  // namespace sqlstream
