@@ -61,6 +61,9 @@ void DatabaseImage::write_snapshot(ByteView data) {
     }
   }
   window_moved_.notify_all();
+  if (frontier_ - handed_over_ < kHandedOver) return;
+  file_.begin_writeback(handed_over_, frontier_ - handed_over_);
+  handed_over_ = frontier_;
 }
 
 void DatabaseImage::end_snapshot() {

@@ -45,6 +45,7 @@ class DatabaseImage {
 
  private:
   static constexpr std::uint32_t kChunkPages = 4096;
+  static constexpr std::uint64_t kHandedOver = 8 << 20;  // at once: a large write
   using Chunk = std::array<std::uint64_t, kChunkPages / 64>;
 
   bool claimed(std::uint64_t page) const;
@@ -57,6 +58,7 @@ class DatabaseImage {
   // The snapshot is written up to frontier_; [frontier_, window_end_) is being written.
   std::uint64_t frontier_ = 0;
   std::uint64_t window_end_ = 0;
+  std::uint64_t handed_over_ = 0;  // of that, to the disk; the snapshot's side alone
   bool snapshot_done_ = false;
   // Bytes of the snapshot from here on do not count.
   std::uint64_t limit_ = std::numeric_limits<std::uint64_t>::max();

@@ -149,6 +149,11 @@ void TargetFile::set_size(std::uint64_t size) {
   if (::ftruncate(fd_.get(), static_cast<off_t>(size)) != 0) fail(output_, "set its size", errno);
 }
 
+void TargetFile::begin_writeback(std::uint64_t offset, std::uint64_t size) noexcept {
+  ::sync_file_range(fd_.get(), static_cast<off_t>(offset), static_cast<off_t>(size),
+                    SYNC_FILE_RANGE_WRITE);
+}
+
 ScratchFile TargetFile::scratch() const {
   const std::string path = temporary_ + ".frames";
   UniqueFd fd(above_standard(

@@ -51,6 +51,8 @@ class TargetFile {
 
   void write(std::uint64_t offset, ByteView data);
   void set_size(std::uint64_t size);
+  /// The disk may begin with what was written there: publish() then waits for less. A hint.
+  void begin_writeback(std::uint64_t offset, std::uint64_t size) noexcept;
 
   /// An unnamed file in the same folder, for what does not fit in memory.
   ScratchFile scratch() const;

@@ -26,4 +26,9 @@ void prepare_process() {
   ::mallopt(M_MMAP_THRESHOLD, 256 * 1024);
 }
 
+void keep_freed_memory() {
+  ::mallopt(M_MMAP_THRESHOLD, 16 << 20);
+  ::mallopt(M_TRIM_THRESHOLD, 64 << 20);
+}
+
 }  // namespace sqlstream::tools

@@ -10,6 +10,7 @@
 #include "base/log.h"
 #include "restore/plan.h"
 #include "restore/restore.h"
+#include "tools/process.h"
 #include "tools/progress.h"
 #include "tools/session.h"
 #include "tools/source.h"
@@ -128,6 +129,7 @@ void print_text(const RestoreResult& result, const std::string& replica) {
 }  // namespace
 
 int restore_command(const ParsedFlags& flags) {
+  keep_freed_memory();
   RestoreOptions options = read_options(flags);
   options.make_folder = true;
   const Source source = resolve_source(flags);
