@@ -114,10 +114,14 @@ std::string OutboxPlace::directory_of(const std::string& database_path,
 }
 
 void OutboxPlace::own(int fd, mode_t mode) const {
-  ::fchmod(fd, mode);
-  if (::geteuid() == 0 && ::fchown(fd, owner, group) != 0) {
-    // As the header says.
-  }
+  struct stat st {};
+  if (::fstat(fd, &st) != 0) return;
+  const bool root = ::geteuid() == 0;
+  const bool others = (root && st.st_uid != owner) || st.st_gid != group;
+  if (others && ::fchown(fd, root ? owner : static_cast<uid_t>(-1), group) == 0) st.st_gid = group;
+  // To another group's members it is as open as to anybody.
+  if (st.st_gid != group) mode = (mode & ~mode_t{0070}) | (mode & 0007) << 3;
+  if ((st.st_mode & 0777) != mode) ::fchmod(fd, mode);
 }
 
 mode_t OutboxPlace::folder_mode() const {
@@ -156,8 +160,8 @@ void Outbox::make_folder() const {
 void Outbox::follow_database() const {
   const uid_t self = ::geteuid();
   const auto differs = [&](const struct stat& st, mode_t mode) {
-    const bool others = self == 0 && (st.st_uid != place_.owner || st.st_gid != place_.group);
-    return (st.st_mode & 0777) != mode || others;
+    const bool others = self == 0 && st.st_uid != place_.owner;
+    return (st.st_mode & 0777) != mode || st.st_gid != place_.group || others;
   };
   const std::string& dir = place_.directory;
   const UniqueFd folder(

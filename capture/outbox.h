@@ -30,9 +30,10 @@ struct OutboxPlace {
   /// The folder alone, also of a database that was deleted.
   static std::string directory_of(const std::string& database_path, const std::string& directory);
 
-  /// Gives what this process has just created that mode, whatever the umask, and as root that
-  /// owner. By a descriptor: the owner may put something else in a name's place meanwhile. Never
-  /// fails: root may be without these powers in a container, and then it stays root's.
+  /// Gives what this process has just created, or may change, that mode, whatever the umask, that
+  /// group where it may, and as root that owner. By a descriptor: the owner may put something else
+  /// in a name's place meanwhile. Never fails: root may be without these powers in a container, and
+  /// then it stays root's. What stays of another group is open to that only as to everybody.
   void own(int fd, mode_t mode) const;
 
   /// For the folder: whoever may read (write) the database may read (write) in it, and so search

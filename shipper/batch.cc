@@ -97,6 +97,18 @@ std::optional<Generation> OutboxReader::next_generation(std::uint64_t last) {
   return entry->file->header().generation;
 }
 
+std::optional<Time> first_commit_behind(const std::string& directory,
+                                        const std::vector<std::uint64_t>& files,
+                                        std::uint64_t sequence, std::uint64_t last) {
+  OutboxReader reader(directory);
+  // What is gone from the outbox is in a replica; then its oldest batch is the first one.
+  const std::uint64_t oldest = files.front() - 1;
+  if (!reader.seek(std::max(sequence, oldest), files)) reader.seek(oldest, files);
+  const auto entry = reader.next(last);
+  if (!entry) return std::nullopt;
+  return Time(std::chrono::nanoseconds(entry->found.record.first_commit));
+}
+
 void Batch::add(const OutboxReader::Entry& entry) {
   const auto& record = entry.found.record;
   if (entries_.empty()) {

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "base/clock.h"
 #include "capture/outbox.h"
 #include "format/lz4_frame.h"
 #include "format/merged_pages.h"
@@ -54,6 +55,13 @@ class OutboxReader {
   std::uint64_t batch_chain_ = 0;
   std::uint64_t sequence_ = 0;  // of the last batch passed
 };
+
+/// When the first commit behind `sequence` was made of those that the outbox in `directory` holds,
+/// to its batch `last` in its log files `files` (ascending, at least one); empty: none is there.
+/// Throws as OutboxReader.
+std::optional<Time> first_commit_behind(const std::string& directory,
+                                        const std::vector<std::uint64_t>& files,
+                                        std::uint64_t sequence, std::uint64_t last);
 
 /// Records folded into one: the newest image of each page, by its place in the outbox.
 class Batch {

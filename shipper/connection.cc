@@ -305,12 +305,12 @@ class OpenConnection final : public Connection {
     return refused;
   }
 
-  std::string status_json() noexcept override {
+  std::string status_json(bool seen) noexcept override {
     std::string json = "{}";
     guarded("status", [&] {
       if (!database_->ours()) return;
       map_the_rest();
-      json = database_->status_json(sync_limit(), is_moved());
+      json = database_->status_json(sync_limit(), is_moved(), seen);
     });
     return json;
   }

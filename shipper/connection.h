@@ -122,7 +122,9 @@ class Connection {
   virtual bool refuses_writes() noexcept = 0;
 
   /// The state of this database as JSON, for PRAGMA sqlstream_status and sqlstream_status().
-  virtual std::string status_json() noexcept = 0;
+  /// `seen`: false where SQLite could not read the database just now, so that nothing tells what
+  /// others committed.
+  virtual std::string status_json(bool seen) noexcept = 0;
 
   /// Waits until everything this process has seen committed is in every replica; false on time-out
   /// or when replication is paused. Takes no SQLite lock. *waits*

@@ -31,6 +31,7 @@ using std::chrono::steady_clock;
 
 constexpr auto kLongestWait = std::chrono::seconds(2);  // for a capture that must not be missed
 constexpr auto kLinger = std::chrono::seconds(2);  // without connections, before the role is left
+constexpr int kMostUnused = 32;                    // databases that linger
 constexpr auto kRetry = std::chrono::seconds(1);   // after a capture that could not be made
 constexpr auto kRefusedPatience = std::chrono::milliseconds(1500);
 constexpr auto kSoon = std::chrono::milliseconds(5);
@@ -639,6 +640,11 @@ bool Database::has_mapping() {
   return !mappings_.empty() && !moved_.load();
 }
 
+void Database::cannot_see() {
+  blind_ = true;
+  role_signal_.notify();
+}
+
 std::optional<Database::InPlace> Database::begin_in_place() {
   const std::lock_guard lock(capture_mutex_);
   if (making_in_place_.load() || !open_outbox()) return std::nullopt;
@@ -839,18 +845,21 @@ void Database::set_role_error(const std::string& error) {
   }
 }
 
+asio::awaitable<void> Database::leave_role_to_others() {
+  set_role(Role::watching);
+  const auto until = steady_clock::now() + kRetry;
+  while (steady_clock::now() < until && !closed_) co_await role_signal_.wait_until(until);
+}
+
 asio::awaitable<void> Database::role_loop(Self self) {
   while (!self->closed_) {
     // Who has the file that is there now can do all that is to be done, so he comes first.
     if (self->moved_.load() && self->connections_.load() > 0) {
-      self->set_role(Role::watching);
       self->turn_ = std::min<steady_clock::duration>(self->turn_ * 2, kLongestTurn);
-      const auto others = steady_clock::now() + kRetry;
-      while (steady_clock::now() < others && !self->closed_) {
-        co_await self->role_signal_.wait_until(others);
-      }
+      co_await self->leave_role_to_others();
     } else {
       self->turn_ = kTurn;
+      if (std::exchange(self->blind_, false)) co_await self->leave_role_to_others();
     }
     std::string error;
     bool taken = false;
@@ -909,11 +918,21 @@ asio::awaitable<void> Database::prepare_role() {
   }
 }
 
+// A program that opens them in turn, again and again, need not be slow; but each takes descriptors
+// of the program's.
+std::chrono::nanoseconds Database::linger() {
+  Registry& all = registry();
+  const std::lock_guard lock(all.mutex);
+  const auto unused = std::count_if(all.databases.begin(), all.databases.end(),
+                                    [](const auto& one) { return one->connections_.load() == 0; });
+  return unused > kMostUnused ? std::chrono::nanoseconds(0) : std::chrono::nanoseconds(kLinger);
+}
+
 asio::awaitable<void> Database::hold_role() {
   const auto self = shared_from_this();
   const auto executor = Engine::get().executor();
   std::optional<steady_clock::time_point> turn_ends;
-  role_over_ = role_wanted_ = false;
+  role_over_ = role_wanted_ = poked_ = blind_ = false;
   std::size_t running = replicators_.size() + 2;
   const auto ended = [this, self, &running](const std::exception_ptr&) {
     --running;
@@ -931,9 +950,11 @@ asio::awaitable<void> Database::hold_role() {
       if (!turn_ends) turn_ends = steady_clock::now() + turn_;
       if (!role_wanted_) co_await role_signal_.wait_until(*turn_ends);
       role_over_ = moved_.load() && (role_wanted_ || steady_clock::now() >= *turn_ends);
+    } else if (blind_ && poked_ && !has_mapping()) {
+      role_over_ = true;
     } else if (connections_.load() > 0 || !drained()) {
       co_await role_signal_.wait();
-    } else if (!co_await role_signal_.wait_until(steady_clock::now() + kLinger)) {
+    } else if (!co_await role_signal_.wait_until(steady_clock::now() + linger())) {
       if (connections_.load() == 0 && drained()) closed_ = close_if_unused();
     }
   }
@@ -970,11 +991,10 @@ asio::awaitable<void> Database::read_wakes(Self self) {
       self->look_anew();
       self->notice_moved();
     });
-    // Whoever captures has the file that is there.
-    if (self->moved_.load()) {
-      self->role_wanted_ = true;
-      self->role_signal_.notify();
-    }
+    // Whoever captures has the file that is there, and has read it.
+    self->poked_ = true;
+    if (self->moved_.load()) self->role_wanted_ = true;
+    if (self->role_wanted_ || self->blind_) self->role_signal_.notify();
     const auto known = self->tail();
     if (at_once && known) raise_to(self->hurry_, known->last.sequence);
     for (const auto& replicator : self->replicators_) replicator->notify();
@@ -1411,7 +1431,7 @@ void Database::mark_behind(Time since) noexcept {
   }
 }
 
-std::string Database::status_json(std::chrono::milliseconds sync, bool moved) {
+std::string Database::status_json(std::chrono::milliseconds sync, bool moved, bool seen) {
   // What is found here was committed without this process, or before its background looked.
   auto found = capture_in_background();
   for (int i = 0; i < 2 && !seen_through(found) && !capture::tells_moved(found); ++i) {
@@ -1430,6 +1450,11 @@ std::string Database::status_json(std::chrono::milliseconds sync, bool moved) {
     }
   }
   const std::string outbox = outbox_directory();
+  std::vector<std::optional<Time>> since;
+  const auto files = log_files();
+  for (std::size_t i = 0; i < settings_.replicas.size(); ++i) {
+    since.push_back(missing_since(i, outbox, files));
+  }
   const std::lock_guard lock(status_mutex_);
   JsonObject json;
   json.add("db", path());
@@ -1472,14 +1497,40 @@ std::string Database::status_json(std::chrono::milliseconds sync, bool moved) {
   }
   std::string replicas;
   for (std::size_t i = 0; i < replica_status_.size(); ++i) {
-    replicas += (i == 0 ? "" : ",") + replica_json(i, outbox, moved, seen_through(found));
+    replicas +=
+        (i == 0 ? "" : ",") + replica_json(i, outbox, moved, seen && seen_through(found), since[i]);
   }
   return json.add_json("replicas", '[' + replicas + ']').text();
 }
 
+// When the first commit was made that the replica has not, as far as the outbox tells.
+std::optional<Time> Database::missing_since(std::size_t number, const std::string& outbox,
+                                            const std::vector<std::uint64_t>& files) const noexcept
+    try {
+  std::uint64_t sequence = 0;
+  std::uint64_t last = 0;
+  bool noted_by_others = false;
+  {
+    const std::lock_guard lock(status_mutex_);
+    if (!tail_) return std::nullopt;
+    sequence = replica_status_[number].sequence;
+    last = tail_->last.sequence;
+    noted_by_others = role_ != Role::shipping;
+  }
+  if (noted_by_others) {
+    const std::string url = settings_.replicas[number].store.url();
+    const auto noted = load_replica_note(replica_note_path(outbox, url));
+    if (noted && noted->end) sequence = noted->end->sequence;
+  }
+  if (sequence >= last || files.empty()) return std::nullopt;
+  return first_commit_behind(outbox, files, sequence, last);
+} catch (const std::exception&) {
+  return std::nullopt;
+}
+
 // Precondition: status_mutex_ is held.
 std::string Database::replica_json(std::size_t number, const std::string& outbox, bool moved,
-                                   bool seen) const {
+                                   bool seen, std::optional<Time> since) const {
   ReplicaStatus status = replica_status_[number];
   const std::string url = settings_.replicas[number].store.url();
   if (role_ != Role::shipping) {
@@ -1516,7 +1567,8 @@ std::string Database::replica_json(std::size_t number, const std::string& outbox
        (alive_.load() && durability_.end_of(number) >= tail_->last.sequence));
   json.add("in_sync", in_sync);
   if (tail_ && !in_sync && !moved) {
-    const std::int64_t lag = (now_ns() - tail_->last.first_commit) / 1'000'000;
+    const Time first = since.value_or(to_time(tail_->last.first_commit));
+    const auto lag = std::chrono::duration_cast<std::chrono::milliseconds>(now() - first).count();
     json.add("lag_ms", std::max<std::int64_t>(0, lag));
   }
   if (status.snapshot_time != Time{}) json.add("snapshot", format_rfc3339(status.snapshot_time));

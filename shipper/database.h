@@ -137,7 +137,7 @@ class Database : public std::enable_shared_from_this<Database> {
   void stop_waiting() { durability_.stop(); }
 
   /// `sync`: how long the asking connection's commits wait. `moved`: what it has open is.
-  std::string status_json(std::chrono::milliseconds sync, bool moved = false);
+  std::string status_json(std::chrono::milliseconds sync, bool moved = false, bool seen = true);
   /// Waits until all that is committed now is in every replica, over the end of a generation too.
   bool wait_shipped(std::chrono::milliseconds limit);
   /// Captures and ships what is left without pacing; returns when nothing is left for this process
@@ -153,6 +153,9 @@ class Database : public std::enable_shared_from_this<Database> {
   std::optional<capture::Tail> tail() const;
   bool generation_alive() const { return alive_.load(); }
   bool has_mapping();
+  /// On the engine's thread: a snapshot is wanted, and no connection here has read the database, so
+  /// this process cannot make one. Whoever can may ship then.
+  void cannot_see();
 
   // --- For snapshots in place; on workers.
   /// Announces one of the state that was captured last, which must be of a generation that goes on.
@@ -244,11 +247,13 @@ class Database : public std::enable_shared_from_this<Database> {
   static asio::awaitable<void> role_loop(Self self);
   void set_role_error(const std::string& error);
   static asio::awaitable<void> read_wakes(Self self);
+  asio::awaitable<void> leave_role_to_others();
   static asio::awaitable<void> bound_outbox(Self self);
   void tell(unsigned news) noexcept;
   void told();
   asio::awaitable<void> prepare_role();
   asio::awaitable<void> hold_role();
+  static std::chrono::nanoseconds linger();
   asio::awaitable<void> watch_role();
   bool open_outbox();
   std::uint64_t outbox_size();
@@ -297,8 +302,10 @@ class Database : public std::enable_shared_from_this<Database> {
   bool caught_up(const Durability::Behind& behind);
   void fall_behind(std::uint64_t ticket, std::chrono::milliseconds limit);
   void mark_behind(Time since) noexcept;
-  std::string replica_json(std::size_t number, const std::string& outbox, bool moved,
-                           bool seen) const;
+  std::optional<Time> missing_since(std::size_t number, const std::string& outbox,
+                                    const std::vector<std::uint64_t>& files) const noexcept;
+  std::string replica_json(std::size_t number, const std::string& outbox, bool moved, bool seen,
+                           std::optional<Time> since) const;
   Role role() const;
   void set_role(Role role);
   void validating(int more);
@@ -374,6 +381,8 @@ class Database : public std::enable_shared_from_this<Database> {
   bool closed_ = false;
   bool role_over_ = false;    // or closed
   bool role_wanted_ = false;  // by a process that can do more with it
+  bool poked_ = false;        // by another process, since it is held
+  bool blind_ = false;        // cannot_see()
   std::chrono::steady_clock::duration turn_ = std::chrono::seconds(10);  // until others may have it
 };
 

@@ -143,6 +143,7 @@ asio::awaitable<void> Maintenance::write_snapshot() {
   const auto image = co_await begin_image(*generation);
   if (image == nullptr) {
     impossible_ = true;
+    if (database.generation_alive() && !database.has_mapping()) database.cannot_see();
     co_return;
   }
   // A snapshot that lands when another generation has begun would pass for newer than that one.

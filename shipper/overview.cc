@@ -29,18 +29,6 @@ bool is_empty(const std::string& database) {
          (::stat((database + "-wal").c_str(), &st) != 0 || st.st_size == 0);
 }
 
-// The first commit behind `sequence` that the outbox holds.
-Time first_commit_behind(const std::string& outbox, const Glance& glance, std::uint64_t sequence) {
-  OutboxReader reader(outbox);
-  // What is gone from the outbox is in a replica; then its oldest batch is the first one.
-  const std::uint64_t oldest = glance.log_files.front() - 1;
-  if (!reader.seek(std::max(sequence, oldest), glance.log_files)) {
-    reader.seek(oldest, glance.log_files);
-  }
-  const auto entry = reader.next(glance.tail->last.sequence);
-  return to_time(entry ? entry->found.record.first_commit : glance.tail->last.first_commit);
-}
-
 // What the outbox says now, and whether the database has more.
 struct Look {
   std::optional<Glance> glance;
@@ -68,7 +56,9 @@ std::optional<nanoseconds> lag_of(const ReplicaOverview& replica, const Look& lo
   const capture::Tail& tail = *look.glance->tail;
   Time since = to_time(tail.last.last_commit);
   if (replica.generation != tail.generation || replica.sequence < tail.last.sequence) {
-    since = first_commit_behind(outbox, *look.glance, replica.sequence);
+    const auto& tail = look.glance->tail->last;
+    since = first_commit_behind(outbox, look.glance->log_files, replica.sequence, tail.sequence)
+                .value_or(to_time(tail.first_commit));
   } else if (!look.more) {
     return nanoseconds(0);
   }

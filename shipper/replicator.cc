@@ -242,6 +242,7 @@ asio::awaitable<void> Replicator::step() {
   }
   if (!located_ && !co_await locate(*tail)) {
     if (!co_await write_snapshot(*tail)) {
+      if (database_.generation_alive() && !database_.has_mapping()) database_.cannot_see();
       // Not possible now: the generation ended, or nobody here has the database open.
       if (!database_.generation_alive() || database_.connections() == 0) {
         settle(tail->last.sequence);

@@ -32,8 +32,8 @@ void status(const Api& api, sqlite3_context* context, int count, sqlite3_value**
   sqlite3* db = api.context_db_handle(context);
   const OpenDatabase* database = find_open_database(api, db, schema);
   if (!database) return;
-  read_once(api, db, schema, *database);
-  const std::string json = database->status_json();
+  const bool seen = read_once(api, db, schema, *database);
+  const std::string json = database->status_json(seen);
   api.result_text(context, json.data(), static_cast<int>(json.size()), SQLITE_TRANSIENT);
 }
 
@@ -51,7 +51,10 @@ void wait(const Api& api, sqlite3_context* context, int, sqlite3_value** values)
     const OpenDatabase* database = find_open_database(api, db, schema.c_str());
     if (!database || !database->connection) continue;
     replicated = true;
-    read_once(api, db, schema, *database);
+    if (!read_once(api, db, schema, *database)) {
+      shipped = false;
+      continue;
+    }
     const auto left = std::chrono::ceil<milliseconds>(end - Clock::now());
     if (!database->connection->wait_shipped(std::max(left, milliseconds(0)))) shipped = false;
   }

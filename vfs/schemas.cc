@@ -13,9 +13,9 @@ Statement prepare(const sqlite3_api_routines& api, sqlite3* db, const char* sql)
   return {statement, api.finalize};
 }
 
-bool can_be_read(const sqlite3_api_routines& api, sqlite3* db, const OpenDatabase& database) {
+bool is_to_be_read(const sqlite3_api_routines& api, sqlite3* db, const OpenDatabase& database) {
   return database.connection && database.connection->wal_index() == nullptr &&
-         api.get_autocommit(db) != 0;
+         !database.connection->keeps_locks() && api.get_autocommit(db) != 0;
 }
 
 }  // namespace
@@ -29,23 +29,25 @@ std::vector<std::string> schemas_of(const sqlite3_api_routines& api, sqlite3* db
   return schemas;
 }
 
-void read_once(const sqlite3_api_routines& api, sqlite3* db, const std::string& schema,
+bool read_once(const sqlite3_api_routines& api, sqlite3* db, const std::string& schema,
                const OpenDatabase& database) {
-  if (!can_be_read(api, db, database)) return;
+  if (!is_to_be_read(api, db, database)) return true;
   const std::unique_ptr<char, void (*)(void*)> sql(
       api.mprintf("SELECT 1 FROM \"%w\".sqlite_master LIMIT 1", schema.c_str()), api.free);
-  if (!sql) return;
-  const Statement statement = prepare(api, db, sql.get());
-  if (statement) api.step(statement.get());
+  const Statement statement = sql ? prepare(api, db, sql.get()) : Statement(nullptr, api.finalize);
+  if (!statement) return false;
+  const int rc = api.step(statement.get());
+  return rc == SQLITE_ROW || rc == SQLITE_DONE;
 }
 
-void read_once(const sqlite3_api_routines& api, sqlite3* db, const OpenDatabase& database) {
-  if (!can_be_read(api, db, database)) return;
+bool read_once(const sqlite3_api_routines& api, sqlite3* db, const OpenDatabase& database) {
+  if (!is_to_be_read(api, db, database)) return true;
   for (const std::string& schema : schemas_of(api, db)) {
     if (find_open_database(api, db, schema.c_str()) == &database) {
-      read_once(api, db, schema, database);
+      return read_once(api, db, schema, database);
     }
   }
+  return false;
 }
 
 }  // namespace sqlstream

@@ -271,8 +271,8 @@ int database_pragma(DatabaseFile& self, char** argument) noexcept {
   try {
     if (api.stricmp(name, "sqlstream_status") == 0) {
       sqlite3* db = self.wait ? self.wait->db() : nullptr;
-      if (db != nullptr) read_once(api, db, self.database);
-      argument[0] = sqlite_string(api, self.database.status_json());
+      const bool seen = db == nullptr || read_once(api, db, self.database);
+      argument[0] = sqlite_string(api, self.database.status_json(seen));
     } else if (api.stricmp(name, "sqlstream_version") == 0) {
       argument[0] = sqlite_string(api, SQLSTREAM_VERSION);
     } else if (api.stricmp(name, "sqlstream_sync") == 0) {
@@ -833,8 +833,8 @@ void use_settings(SettingsSource source) {
   settings_source() = std::move(source);
 }
 
-std::string OpenDatabase::status_json() const {
-  if (connection) return connection->status_json();
+std::string OpenDatabase::status_json(bool seen) const {
+  if (connection) return connection->status_json(seen);
   return JsonObject()
       .add("db", path)
       .add("state", "not replicated")

@@ -43,8 +43,8 @@ struct OpenDatabase {
   std::unique_ptr<Connection> connection;  ///< null: not replicated, for this reason:
   std::string unreplicated_reason;
 
-  /// The state as JSON.
-  std::string status_json() const;
+  /// The state as JSON. `seen`: see Connection::status_json().
+  std::string status_json(bool seen) const;
 };
 
 /// Answered by the shim only: writes an OpenDatabase*. A file control (and not

@@ -261,6 +261,66 @@ def test_two_processes_closing_last(build, litestream, place, tmp_path):
     check_restores(build, litestream, database, url, replica, tmp_path)
 
 
+OPEN_ONLY = """
+import sqlite3, sys
+extension, uri = sys.argv[1:]
+loader = sqlite3.connect(":memory:")
+loader.enable_load_extension(True)
+loader.load_extension(extension.removesuffix(".so"))
+db = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=0)
+print("ready", flush=True)
+for line in sys.stdin:
+    print(db.execute(line).fetchone()[0], flush=True)
+"""
+
+
+class Unread:
+    """An application that has the database open, and has read nothing yet."""
+
+    def __init__(self, build, database, url="", env=None):
+        self.process = subprocess.Popen(
+            [PYTHON, "-c", OPEN_ONLY, build.extension, build.uri(database, url)],
+            env=env or harness.clean_environment(), text=True,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        )  # fmt: skip
+        assert self.process.stdout.readline() == "ready\n"
+
+    def ask(self, line):
+        self.process.stdin.write(line + "\n")
+        self.process.stdin.flush()
+        return self.process.stdout.readline().rstrip()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.process.stdin.close()
+        assert self.process.wait(60) == 0
+
+
+@pytest.mark.parametrize("holder", ["has closed it", "has read nothing"])
+def test_who_cannot_make_a_snapshot_leaves_the_shipping_to_who_can(build, litestream, place, tmp_path, holder):
+    """The process with the role has no wal-index, and a new generation begins in another one."""
+    database, replica, url = place
+    shell(build, database, url, "create table t(x);")
+    kind = Session if holder == "has closed it" else Unread
+    with kind(build, database, url) as first, Session(build, database, url) as second:
+        second.do("insert into t values (-1)")
+        harness.wait_until(lambda: second.status()["shipping"] == "another process", "the first's role")
+        if holder == "has closed it":
+            first.do("close")
+        os.utime(database)  # as after a copy over it
+        for i in range(100):
+            second.do(f"insert into t values ({i})")
+            time.sleep(0.02)
+        assert second.shipped(20000) == 1
+        assert len(generations(replica)) == 2
+        assert second.status()["shipping"] == "this process"
+        second.do("close")
+        second.end()
+    check_restores(build, litestream, database, url, replica, tmp_path)
+
+
 @pytest.mark.parametrize("where", ["file", "s3"])
 @pytest.mark.parametrize("forked", [False, True])
 def test_another_process_takes_over_when_the_shipping_one_is_killed(

@@ -198,6 +198,38 @@ def test_local_files_follow_the_database_later_too(build, tmp_path):
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may become somebody else")
+@pytest.mark.parametrize("member", [True, False], ids=["member", "no member"])
+def test_no_other_group_gets_what_the_databases_may(build, tmp_path, member):
+    """Of an owner whose files are of another group than the database's."""
+    for parent in tmp_path.parents:
+        if parent != parent.parent and not os.stat(parent).st_mode & 0o001:
+            os.chmod(parent, os.stat(parent).st_mode | 0o011)
+    os.chmod(tmp_path, 0o755)
+    folder, own, team = tmp_path / "app", NOBODY - 2, NOBODY - 3
+    folder.mkdir()
+    os.chown(folder, NOBODY, own)
+    database = folder / "app.db"
+    empty_database(database, 0o600, NOBODY)
+    groups = f"--groups={team}" if member else "--clear-groups"
+    run = ["setpriv", f"--reuid={NOBODY}", f"--regid={own}", groups, "sqlite3", "-bail"]
+    script = (
+        f".load {build.extension.with_suffix('')}\n.open {build.uri(database, f'file://{folder}/replica')}\n"
+        "create table if not exists t(x); insert into t values (1); select sqlstream_wait(30000);\n"
+    )
+    for mode in (0o600, 0o664):
+        os.chown(database, NOBODY, team)
+        database.chmod(mode)
+        assert harness.run(run, input=script).stdout == "1\n"
+        found = below(folder / ".app.db-sqlstream")
+        assert len(found) > 4
+        for path, status in found.items():
+            if member:
+                assert status.st_gid == team and status.st_mode & 0o060 == mode & 0o060, path
+            else:
+                assert status.st_gid == own and status.st_mode & 0o060 == (mode & 0o006) << 3, path
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may become somebody else")
 def test_root_gives_the_outbox_to_a_new_owner_and_nothing_that_was_put_there(build, tmp_path):
     database, outbox = tmp_path / "app.db", tmp_path / ".app.db-sqlstream"
     empty_database(database, 0o600, NOBODY)

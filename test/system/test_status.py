@@ -11,7 +11,7 @@ from contextlib import closing
 import pytest
 
 import harness
-from test_lifecycle import Session
+from test_lifecycle import Session, Unread
 from test_sync_verify import plain, write_config
 
 
@@ -26,6 +26,10 @@ class Place:
     def session(self):
         env = {**self.env, "SQLSTREAM_CONFIG": str(self.config)}
         return Session(self.build, self.database, "", env=env)
+
+    def unread(self):
+        env = {**self.env, "SQLSTREAM_CONFIG": str(self.config)}
+        return Unread(self.build, self.database, env=env)
 
     def tool(self, *words, check=True):
         return harness.run(
@@ -62,22 +66,49 @@ def test_a_connection_that_has_read_nothing_knows_what_others_committed(place, a
         assert first.shipped() == 1
         first.do("close")
         first.end()
-    with place.session() as session, closing(sqlite3.connect(place.database, isolation_level=None)) as stock:
+    with place.unread() as app, closing(sqlite3.connect(place.database, isolation_level=None)) as stock:
         stock.execute("insert into t values (1)")
         if ask == "wait":
-            assert session.shipped() == 1
+            assert app.ask("select sqlstream_wait(30000)") == "1"
         else:
-            said = session.status() if ask == "pragma" else json.loads(session.do("select sqlstream_status()")[0][0])
-            assert not all(replica["in_sync"] for replica in said["replicas"])
-            harness.wait_until(
-                lambda: all(replica["in_sync"] for replica in session.status()["replicas"]), "the shipping"
-            )
+            question = "pragma sqlstream_status" if ask == "pragma" else "select sqlstream_status()"
+            in_sync = lambda: [one["in_sync"] for one in json.loads(app.ask(question))["replicas"]]  # noqa: E731
+            assert in_sync() != [True, True]
+            harness.wait_until(lambda: in_sync() == [True, True], "the shipping")
         output = place.folder / "restored.db"
         place.build.restore(output, f"file://{place.folder}/r0")
         with closing(sqlite3.connect(output)) as db:
             assert db.execute("select count(*) from t").fetchone() == (1,)
-        session.do("close")
-        session.end()
+
+
+def test_what_cannot_be_read_is_not_said_to_be_in_the_replica(place):
+    with place.session() as first:
+        first.do("create table t(x)")
+        assert first.shipped() == 1
+        first.do("close")
+        first.end()
+    with closing(sqlite3.connect(place.database, isolation_level=None)) as stock:
+        stock.execute("pragma locking_mode=exclusive")
+        stock.execute("insert into t values (1)")
+        with place.unread() as app:
+            assert app.ask("select sqlstream_wait(10)") == "0"
+            for question in ("pragma sqlstream_status", "select sqlstream_status()"):
+                assert not any(one["in_sync"] for one in json.loads(app.ask(question))["replicas"])
+            stock.close()
+            assert app.ask("select sqlstream_wait(30000)") == "1"
+
+
+def test_the_status_inside_a_program_tells_the_whole_lag(place):
+    (place.folder / "r0").write_text("no folder")
+    with place.session() as session:
+        session.do("create table t(x)")
+        begun = time.monotonic()
+        while time.monotonic() < begun + 3:
+            session.do("insert into t values (1)")
+            time.sleep(0.02)
+        lag = session.status()["replicas"][0]["lag_ms"]
+        assert 3000 <= lag <= (time.monotonic() - begun + 1) * 1000
+        session.kill()
 
 
 def test_an_error_that_another_process_saw_is_gone_once_it_is_mended(place):

@@ -165,12 +165,18 @@ TEST_CASE("sqlstream_wait waits for every replicated database of the connection"
   const TempFolder folder;
   Sqlite db(replicated(folder.file("a.db")));
   db.must("ATTACH '" + replicated(folder.file("b.db")) + "' AS b; ATTACH ':memory:' AS c");
-  take_events();
+  // Beside those of what it reads once, to see what others committed.
+  const auto waits = [] {
+    auto events = take_events();
+    std::erase_if(events, [](const auto& event) { return !event.starts_with("wait_shipped"); });
+    return events;
+  };
+  waits();
   CHECK(db.must("SELECT sqlstream_wait(60000)") == "1\n");
-  CHECK(take_events() == std::vector<std::string>{"wait_shipped a.db 1", "wait_shipped b.db 1"});
+  CHECK(waits() == std::vector<std::string>{"wait_shipped a.db 1", "wait_shipped b.db 1"});
   set_shipped(false);
   CHECK(db.must("SELECT sqlstream_wait(-1)") == "0\n");
-  CHECK(take_events() == std::vector<std::string>{"wait_shipped a.db 0", "wait_shipped b.db 0"});
+  CHECK(waits() == std::vector<std::string>{"wait_shipped a.db 0", "wait_shipped b.db 0"});
   set_shipped(true);
 }
 
