@@ -95,7 +95,7 @@ std::optional<Time> parse_rfc3339(std::string_view text) {
   // 60 is a leap second.
   if (!date.ok() || *hour > 23 || *minute > 59 || *second > 60) return std::nullopt;
   // Nanoseconds in 64 bits reach so far; what means "for ever" is often behind that.
-  if (*year < 1678) return Time{std::chrono::sys_days{std::chrono::year{1678} / 1 / 1}};
+  if (*year < 1678) return std::nullopt;
   if (*year > 2261) return Time{std::chrono::sys_days{std::chrono::year{2262} / 1 / 1}};
   return Time{std::chrono::sys_days{date}} + std::chrono::hours{*hour} +
          std::chrono::minutes{*minute - offset_minutes} + std::chrono::seconds{*second} +

@@ -13,6 +13,7 @@
 
 #include "base/error.h"
 #include "base/folder.h"
+#include "base/fork.h"
 #include "base/signals.h"
 #include "base/unique_fd.h"
 #include "capture/outbox_files.h"
@@ -174,14 +175,16 @@ void Outbox::follow_database() const {
     struct stat st {};
     if (::fstatat(folder.get(), name.c_str(), &st, AT_SYMLINK_NOFOLLOW) != 0) continue;
     if (!(S_ISREG(st.st_mode) || S_ISFIFO(st.st_mode)) || !differs(st, place_.file_mode)) continue;
-    const UniqueFd fd(above_standard(
-        ::openat(folder.get(), name.c_str(), O_RDONLY | O_NONBLOCK | O_CLOEXEC | O_NOFOLLOW)));
-    struct stat opened {};
-    if (!fd || ::fstat(fd.get(), &opened) != 0 || opened.st_dev != st.st_dev ||
-        opened.st_ino != st.st_ino || opened.st_nlink != 1 || opened.st_uid != of_folder.st_uid) {
-      continue;
-    }
-    place_.own(fd.get(), place_.file_mode);
+    // A child that kept the pipe open would hide from others that its shipper has died.
+    hold_off_forks([&] {
+      const UniqueFd fd(above_standard(
+          ::openat(folder.get(), name.c_str(), O_RDONLY | O_NONBLOCK | O_CLOEXEC | O_NOFOLLOW)));
+      struct stat opened {};
+      if (!fd || ::fstat(fd.get(), &opened) != 0) return;
+      const bool same = opened.st_dev == st.st_dev && opened.st_ino == st.st_ino;
+      if (!same || opened.st_nlink != 1 || opened.st_uid != of_folder.st_uid) return;
+      place_.own(fd.get(), place_.file_mode);
+    });
   }
   if (differs(of_folder, place_.folder_mode())) place_.own(folder.get(), place_.folder_mode());
 }

@@ -199,21 +199,24 @@ void Database::opened() {
   const std::string directory = outbox_directory();
   if (::access(directory.c_str(), F_OK) != 0) return;
   start();
-  if (settings_.sync_fail && !learned_.exchange(true)) learn_behind();
+  if (settings_.sync_fail && !learned_.load()) learned_.store(learn_behind());
 }
 
 // What other processes waited for in vain forbids this one's writes as well. Only where it has not
-// waited itself: its own commits tell it later.
-void Database::learn_behind() noexcept try {
+// waited itself: its own commits tell it later. False: it could not be found out.
+bool Database::learn_behind() noexcept try {
   std::unique_lock lock(capture_mutex_, std::defer_lock);
-  if (durability_.behind() || !lock.try_lock_for(kLongestWait) || !look()) return;
+  if (durability_.behind()) return true;
+  if (!lock.try_lock_for(kLongestWait) || !look()) return false;
   const std::int64_t since = outbox_->behind();
   const auto known = tail();
-  if (since == 0 || !known) return;
+  if (since == 0 || !known) return true;
   durability_.fall_behind({to_time(since), 0, kOthersLimit, known->last.sequence});
   lock.unlock();
   is_behind();
-} catch (const std::exception&) {  // then its own commits tell
+  return true;
+} catch (const std::exception&) {
+  return false;
 }
 
 void Database::closed() {
@@ -624,6 +627,7 @@ void Database::mapped(Mapping& mapping) {
     seen_change.store(kNoChange);
   }
   mappings_.push_back(&mapping);
+  blind_.store(false);
 }
 
 void Database::unmapped(Mapping& mapping) {
@@ -641,7 +645,7 @@ bool Database::has_mapping() {
 }
 
 void Database::cannot_see() {
-  blind_ = true;
+  blind_.store(true);
   role_signal_.notify();
 }
 
@@ -846,7 +850,7 @@ void Database::set_role_error(const std::string& error) {
 }
 
 asio::awaitable<void> Database::leave_role_to_others() {
-  set_role(Role::watching);
+  set_role(Role::none);  // an exit waits until somebody has it
   const auto until = steady_clock::now() + kRetry;
   while (steady_clock::now() < until && !closed_) co_await role_signal_.wait_until(until);
 }
@@ -859,7 +863,7 @@ asio::awaitable<void> Database::role_loop(Self self) {
       co_await self->leave_role_to_others();
     } else {
       self->turn_ = kTurn;
-      if (std::exchange(self->blind_, false)) co_await self->leave_role_to_others();
+      if (self->blind_.exchange(false)) co_await self->leave_role_to_others();
     }
     std::string error;
     bool taken = false;
@@ -932,7 +936,8 @@ asio::awaitable<void> Database::hold_role() {
   const auto self = shared_from_this();
   const auto executor = Engine::get().executor();
   std::optional<steady_clock::time_point> turn_ends;
-  role_over_ = role_wanted_ = poked_ = blind_ = false;
+  role_over_ = role_wanted_ = false;
+  blind_.store(false);
   std::size_t running = replicators_.size() + 2;
   const auto ended = [this, self, &running](const std::exception_ptr&) {
     --running;
@@ -950,7 +955,7 @@ asio::awaitable<void> Database::hold_role() {
       if (!turn_ends) turn_ends = steady_clock::now() + turn_;
       if (!role_wanted_) co_await role_signal_.wait_until(*turn_ends);
       role_over_ = moved_.load() && (role_wanted_ || steady_clock::now() >= *turn_ends);
-    } else if (blind_ && poked_ && !has_mapping()) {
+    } else if (blind_.load() && steady_clock::now() < poked_at_ + kTurn && !has_mapping()) {
       role_over_ = true;
     } else if (connections_.load() > 0 || !drained()) {
       co_await role_signal_.wait();
@@ -991,10 +996,10 @@ asio::awaitable<void> Database::read_wakes(Self self) {
       self->look_anew();
       self->notice_moved();
     });
-    // Whoever captures has the file that is there, and has read it.
-    self->poked_ = true;
+    // Whoever captures has the file that is there, and most likely a wal-index.
+    self->poked_at_ = steady_clock::now();
     if (self->moved_.load()) self->role_wanted_ = true;
-    if (self->role_wanted_ || self->blind_) self->role_signal_.notify();
+    if (self->role_wanted_ || self->blind_.load()) self->role_signal_.notify();
     const auto known = self->tail();
     if (at_once && known) raise_to(self->hurry_, known->last.sequence);
     for (const auto& replicator : self->replicators_) replicator->notify();
@@ -1434,24 +1439,25 @@ void Database::mark_behind(Time since) noexcept {
 std::string Database::status_json(std::chrono::milliseconds sync, bool moved, bool seen) {
   // What is found here was committed without this process, or before its background looked.
   auto found = capture_in_background();
-  for (int i = 0; i < 2 && !seen_through(found) && !capture::tells_moved(found); ++i) {
-    found = capture_in_background();
-  }
+  if (found == capture::Outcome::try_again) found = capture_in_background();
   if (found == capture::Outcome::captured) wake();
   moved |= moved_.load();
   is_behind();
   std::uint64_t outbox_bytes = 0;
   bool left = false;
+  std::vector<std::uint64_t> files;
   {
     std::unique_lock lock(capture_mutex_, std::defer_lock);
     if (lock.try_lock_for(kLongestWait)) {
-      if (outbox_) outbox_bytes = outbox_->size();
+      if (outbox_) {
+        outbox_bytes = outbox_->size();
+        files = outbox_->log_files();
+      }
       left = has_left_wal();
     }
   }
   const std::string outbox = outbox_directory();
   std::vector<std::optional<Time>> since;
-  const auto files = log_files();
   for (std::size_t i = 0; i < settings_.replicas.size(); ++i) {
     since.push_back(missing_since(i, outbox, files));
   }
@@ -1515,7 +1521,7 @@ std::optional<Time> Database::missing_since(std::size_t number, const std::strin
     if (!tail_) return std::nullopt;
     sequence = replica_status_[number].sequence;
     last = tail_->last.sequence;
-    noted_by_others = role_ != Role::shipping;
+    noted_by_others = role_ != Role::shipping || sequence == 0;
   }
   if (noted_by_others) {
     const std::string url = settings_.replicas[number].store.url();

@@ -291,7 +291,7 @@ class Database : public std::enable_shared_from_this<Database> {
   void tidy_up_snapshot();
   bool paused();
   bool can_refuse() const;
-  void learn_behind() noexcept;
+  bool learn_behind() noexcept;
   std::uint64_t sequence_of(std::uint64_t ticket, std::chrono::steady_clock::time_point deadline,
                             const CaptureNow& capture);
   bool wait_with_others(std::uint64_t ticket, std::chrono::steady_clock::time_point deadline);
@@ -348,6 +348,7 @@ class Database : public std::enable_shared_from_this<Database> {
   std::atomic<bool> copy_next_{false};
   std::atomic<bool> alive_{false};
   std::atomic<bool> moved_{false};  // all that is open here is
+  std::atomic<bool> blind_{false};  // cannot_see(), and nothing was mapped since
   std::atomic<bool> started_{false};
   // The beginning of a generation that was announced last when this one's long wait was spent.
   static constexpr std::int64_t kNotWaited = -1;
@@ -379,10 +380,9 @@ class Database : public std::enable_shared_from_this<Database> {
   Signal role_signal_;
   std::function<void()> stop_watching_;
   bool closed_ = false;
-  bool role_over_ = false;    // or closed
-  bool role_wanted_ = false;  // by a process that can do more with it
-  bool poked_ = false;        // by another process, since it is held
-  bool blind_ = false;        // cannot_see()
+  bool role_over_ = false;                          // or closed
+  bool role_wanted_ = false;                        // by a process that can do more with it
+  std::chrono::steady_clock::time_point poked_at_;  // by another process
   std::chrono::steady_clock::duration turn_ = std::chrono::seconds(10);  // until others may have it
 };
 

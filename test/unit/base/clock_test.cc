@@ -74,12 +74,12 @@ TEST_CASE("printing and reading agree, to the ends of the range") {
   }
 }
 
-TEST_CASE("times that 64 bits of nanoseconds cannot hold are the nearest that they can") {
+TEST_CASE("times that 64 bits of nanoseconds cannot hold") {
   // The range ends at 1677-09-21T00:12:43.145… and 2262-04-11T23:47:16.854….
   CHECK(parse_rfc3339("1678-01-01T00:00:00Z").has_value());
   CHECK(parse_rfc3339("2261-12-31T23:59:59Z").has_value());
   // Credentials that hold for ever, a restore of all there is.
-  CHECK(parse_rfc3339("0001-01-01T00:00:00Z") == parse_rfc3339("1678-01-01T00:00:00Z"));
+  CHECK(!parse_rfc3339("0001-01-01T00:00:00Z"));  // what some take for no time at all
   CHECK(parse_rfc3339("9999-12-31T23:59:59.999Z") == parse_rfc3339("2262-01-01T00:00:00Z"));
   CHECK(format_rfc3339(*parse_rfc3339("9999-12-31T23:59:59Z")) == "2262-01-01T00:00:00Z");
 }
