@@ -679,7 +679,7 @@ Database::Proof Database::prove_in_place(const capture::OldPages& pages, const c
   const capture::Record& last = known->last;
   if (!look) {
     const bool closed = last.identity.inode != 0 && capture::identify(path()) == last.identity;
-    return closed && announced.covers(last.source) ? Proof::exact : Proof::not_yet;
+    return closed && announced.covers(last.source) ? Proof::exact : Proof::unseen;
   }
   const auto& [header, progress] = *look;
   // A WAL that began anew and has no commit yet is no record's.

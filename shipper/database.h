@@ -166,8 +166,9 @@ class Database : public std::enable_shared_from_this<Database> {
   };
   std::optional<InPlace> begin_in_place();
   /// After the pages were read: whether all that was overwritten since was saved. `unannounced`:
-  /// somebody goes further than he said; if he is to say so, he does soon.
-  enum class Proof { exact, not_yet, unannounced, not_exact };
+  /// somebody goes further than he said; if he is to say so, he does soon. `unseen`: no connection
+  /// here has the wal-index mapped now.
+  enum class Proof { exact, not_yet, unannounced, unseen, not_exact };
   Proof prove_in_place(const capture::OldPages& pages, const capture::Tail& at);
   /// Nothing need be saved any more. Does not wait; trim() tidies up behind it.
   void end_in_place() noexcept;

@@ -1,5 +1,6 @@
 #include "shipper/snapshot_upload.h"
 
+#include <algorithm>
 #include <chrono>
 
 #include "base/log.h"
@@ -17,6 +18,7 @@ using Proof = Database::Proof;
 // comes after a capture.
 constexpr auto kProofPatience = std::chrono::seconds(30);
 constexpr auto kAnnouncementPatience = std::chrono::seconds(3);
+constexpr auto kLeastSightPatience = std::chrono::seconds(1);
 constexpr auto kBetweenProofs = std::chrono::milliseconds(10);
 
 }  // namespace
@@ -53,18 +55,27 @@ asio::awaitable<std::unique_ptr<SnapshotCopy>> begin_snapshot(Database& database
 
 namespace {
 
-// False when it is not, or cannot be told for too long.
-asio::awaitable<bool> proven(SnapshotImage& image, const std::function<bool()>& wanted) {
+// False when it is not, or cannot be told for too long. `begun`: the upload, which is in vain then:
+// the longer it took, the longer a connection is waited for that sees the wal-index.
+asio::awaitable<bool> proven(SnapshotImage& image, std::chrono::steady_clock::time_point begun,
+                             const std::function<bool()>& wanted) {
   using std::chrono::steady_clock;
   const auto until = steady_clock::now() + kProofPatience;
+  const auto sight_patience =
+      std::max<steady_clock::duration>(kLeastSightPatience, (steady_clock::now() - begun) / 10);
   auto announced = steady_clock::now();
+  auto seen = announced;
   asio::steady_timer timer(Engine::get().executor());
   while (wanted()) {
     const auto proof = co_await on_worker([&] { return image.prove(); });
     if (proof == Proof::exact || proof == Proof::not_exact) co_return proof == Proof::exact;
     const auto time = steady_clock::now();
     if (proof != Proof::unannounced) announced = time;
-    if (time >= until || time >= announced + kAnnouncementPatience) break;
+    if (proof != Proof::unseen) seen = time;
+    if (time >= until || time >= announced + kAnnouncementPatience ||
+        time >= seen + sight_patience) {
+      break;
+    }
     timer.expires_after(kBetweenProofs);
     co_await timer.async_wait(asio::use_awaitable);
   }
@@ -107,9 +118,9 @@ asio::awaitable<std::optional<std::uint64_t>> upload_snapshot(Store& store, Snap
     stored += out.size();
     co_await upload->write(std::exchange(out, {}));
   }
-  if (!co_await proven(image, wanted)) {
+  if (!co_await proven(image, begun, wanted)) {
     image.explain();
-    log::info("snapshot given up: what it was to be of was overwritten unseen",
+    log::info("snapshot given up: it cannot be told whether all of what it is of was seen",
               {{"db", metadata.database}, {"replica", replica}, {"position", position}});
     co_return std::nullopt;
   }
