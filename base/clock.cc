@@ -94,12 +94,16 @@ std::optional<Time> parse_rfc3339(std::string_view text) {
                                          std::chrono::day{static_cast<unsigned>(*day)}};
   // 60 is a leap second.
   if (!date.ok() || *hour > 23 || *minute > 59 || *second > 60) return std::nullopt;
-  // Nanoseconds in 64 bits reach so far; what means "for ever" is often behind that.
   if (*year < 1678) return std::nullopt;
-  if (*year > 2261) return Time{std::chrono::sys_days{std::chrono::year{2262} / 1 / 1}};
-  return Time{std::chrono::sys_days{date}} + std::chrono::hours{*hour} +
-         std::chrono::minutes{*minute - offset_minutes} + std::chrono::seconds{*second} +
-         std::chrono::nanoseconds{nanos};
+  const std::chrono::seconds whole =
+      std::chrono::sys_days{date}.time_since_epoch() + std::chrono::hours{*hour} +
+      std::chrono::minutes{*minute - offset_minutes} + std::chrono::seconds{*second};
+  // Nanoseconds in 64 bits reach so far; what means "for ever" is often behind that.
+  constexpr auto kLast = std::chrono::floor<std::chrono::seconds>(Time::max());
+  const std::chrono::nanoseconds rest{nanos};
+  const bool behind = whole > kLast.time_since_epoch() ||
+                      (whole == kLast.time_since_epoch() && rest > Time::max() - kLast);
+  return behind ? Time{kLast} : Time{whole} + rest;
 }
 
 std::string elapsed_since(std::chrono::steady_clock::time_point begun) {

@@ -17,8 +17,8 @@ Time now();
 std::string format_rfc3339(Time time);
 
 /// RFC 3339 with any offset and any fraction (digits past nanoseconds are cut); 'T' may be lower
-/// case or a space. What is later than a Time can be gives the beginning of 2262. Empty when the
-/// text is not one, or earlier than 1678.
+/// case or a space. What is later than a Time can be gives the last second that one can. Empty when
+/// the text is not one, or earlier than 1678.
 std::optional<Time> parse_rfc3339(std::string_view text);
 
 /// The whole milliseconds since `begun`, as "12ms": for log lines.
