@@ -15,18 +15,22 @@
 //   spread N RATE     N commits of one new row, to one of these after the other
 //   waitall MS        sqlstream_wait(MS) on each of them
 //   segments N        N segments, each an update of one of these rows
-//   writers N SECONDS N threads with a connection each commit rows of their own, as fast as it
-//   goes;
-//                     counted from the second second on, when all of them are under way
+//   writers N SECONDS [MS]
+//                     N threads with a connection each commit rows of their own, as fast as it
+//                     goes; counted from the second second on, when all of them are under way.
+//                     MS: each commits one, then all wait so long, as for a store that takes no
+//                     work and has no spread
 // It ends, closing the database, at the end of its input.
 
 #define _GNU_SOURCE
 #include <inttypes.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -130,8 +134,14 @@ static void commit_with(const char* sql, long count, double rate) {
 }
 
 // One of many writers. A commit is timed once the write lock is there: how long SQLite lets others
-// wait for that is its busy handler's affair. Where 64 look more often than that, they keep the two
-// cores from the one that has it.
+// wait for that is its busy handler's affair. The fewer wait, the more often each of them looks: 64
+// would keep the two cores from the one that has it, and it must not be free for long either.
+static atomic_long waiting_for_lock;
+
+static unsigned pause_us;
+static pthread_barrier_t round_ends;
+static int rounds_over;  // changes while all wait
+
 struct writer {
   pthread_t thread;
   int64_t from;
@@ -144,8 +154,16 @@ struct writer {
 static int wait_for_lock(void* unused, int calls) {
   (void)unused;
   (void)calls;
-  usleep(500);
+  usleep((unsigned)(8 * atomic_load(&waiting_for_lock)));
   return 1;
+}
+
+static void pause_together(int64_t until) {
+  if (pthread_barrier_wait(&round_ends) == PTHREAD_BARRIER_SERIAL_THREAD) {
+    usleep(pause_us);
+    rounds_over = clock_ns(CLOCK_MONOTONIC) >= until;
+  }
+  pthread_barrier_wait(&round_ends);
 }
 
 static void* write_rows(void* argument) {
@@ -154,16 +172,23 @@ static void* write_rows(void* argument) {
   const int flags = SQLITE_OPEN_READWRITE | SQLITE_OPEN_URI;
   if (sqlite3_open_v2(database, &own, flags, NULL) != SQLITE_OK) return "opening";
   sqlite3_busy_handler(own, wait_for_lock, NULL);
+  prctl(PR_SET_TIMERSLACK, 1UL);
   if (sqlite3_exec(own, "PRAGMA synchronous=NORMAL", NULL, NULL, NULL) != SQLITE_OK)
     return "PRAGMA";
   const long most = sizeof self->took / sizeof *self->took;
-  while (self->commits < most && clock_ns(CLOCK_MONOTONIC) < self->until) {
-    if (sqlite3_exec(own, "BEGIN IMMEDIATE; INSERT INTO row(data) VALUES(randomblob(100))", NULL,
-                     NULL, NULL) != SQLITE_OK) {
+  while (self->commits < most &&
+         (pause_us > 0 ? !rounds_over : clock_ns(CLOCK_MONOTONIC) < self->until)) {
+    atomic_fetch_add(&waiting_for_lock, 1);
+    const int begun = sqlite3_exec(own, "BEGIN IMMEDIATE", NULL, NULL, NULL);
+    atomic_fetch_sub(&waiting_for_lock, 1);
+    if (begun != SQLITE_OK) return "beginning";
+    if (sqlite3_exec(own, "INSERT INTO row(data) VALUES(randomblob(100))", NULL, NULL, NULL) !=
+        SQLITE_OK) {
       return "inserting";
     }
     const int64_t before = clock_ns(CLOCK_MONOTONIC);
     if (sqlite3_exec(own, "COMMIT", NULL, NULL, NULL) != SQLITE_OK) return "committing";
+    if (pause_us > 0) pause_together(self->until);
     ++self->rows;
     if (before < self->from) continue;
     const int64_t took = clock_ns(CLOCK_MONOTONIC) - before;
@@ -173,7 +198,10 @@ static void* write_rows(void* argument) {
   return NULL;
 }
 
-static void many_writers(long count, double seconds) {
+static void many_writers(long count, double seconds, double pause_ms) {
+  pause_us = (unsigned)(pause_ms * 1000);
+  rounds_over = 0;
+  pthread_barrier_init(&round_ends, NULL, (unsigned)count);
   struct writer* all = calloc((size_t)count, sizeof *all);
   if (!all) fail("out of memory");
   const int64_t begun = clock_ns(CLOCK_MONOTONIC);
@@ -205,6 +233,7 @@ static void many_writers(long count, double seconds) {
       "\"worst_us\":%.1f}\n",
       rows, commits, (double)(ended - all[0].from) / 1e9, took[commits / 2] / 1e3,
       took[commits - 1 - commits / 100] / 1e3, took[commits - 1] / 1e3);
+  pthread_barrier_destroy(&round_ends);
   free(took);
   free(all);
 }
@@ -346,8 +375,8 @@ int main(int argc, char** argv) {
   char line[128];
   while (fgets(line, sizeof line, stdin)) {
     char command[16] = "";
-    double amount = 0, rate = 0;
-    sscanf(line, "%15s %lf %lf", command, &amount, &rate);
+    double amount = 0, rate = 0, more = 0;
+    sscanf(line, "%15s %lf %lf %lf", command, &amount, &rate, &more);
     if (strcmp(command, "setup") == 0) {
       run("CREATE TABLE IF NOT EXISTS row(id INTEGER PRIMARY KEY, data BLOB);"
           "CREATE TABLE IF NOT EXISTS hot(id INTEGER PRIMARY KEY, data BLOB);"
@@ -378,7 +407,7 @@ int main(int argc, char** argv) {
     } else if (strcmp(command, "segments") == 0 && amount >= 1) {
       segments((long)amount);
     } else if (strcmp(command, "writers") == 0 && amount >= 1 && rate > 0) {
-      many_writers((long)amount, rate);
+      many_writers((long)amount, rate, more);
     } else {
       fprintf(stderr, "commits: unknown command: %s", line);
       return 2;

@@ -438,24 +438,24 @@ def measure_sync(bench):
     would hide what a commit adds to a PUT."""
     with Minio(bench.minio.binary, bench.ram / "minio").running() as minio:
         bench = bench.with_store(minio)
-        plain = {writers: plain_commits(bench, writers) for writers in SYNC_WRITERS}
         return [
             result
             for milliseconds in SYNC_DELAYS_MS
-            for result in commits_that_wait(bench, milliseconds, plain)
+            for result in commits_that_wait(bench, milliseconds)
         ]
 
 
-def plain_commits(bench, writers):
-    """Commits per second of so many writers that wait for nothing but each other."""
+def plain_rounds(bench, writers, pause):
+    """So many writers of plain SQLite that commit one after the other, then wait for `pause`."""
     with bench.fresh_database() as database:
         with bench.application("plain", database, "") as application:
             application.ask("setup")
-            timing = application.ask(f"writers {writers} {bench.arguments.sync_seconds / 2}")
-    return timing["commits"] / timing["seconds"]
+            seconds = bench.arguments.sync_seconds / 2
+            timing = application.ask(f"writers {writers} {seconds} {pause * 1000}")
+    return {"commits_per_second": timing["commits"] / timing["seconds"], **timing}
 
 
-def commits_that_wait(bench, milliseconds, plain):
+def commits_that_wait(bench, milliseconds):
     with FarStore(bench, milliseconds) as store:
         put, put_p99 = bench.minio.put_seconds(store.port)
         for writers in SYNC_WRITERS:
@@ -471,12 +471,10 @@ def commits_that_wait(bench, milliseconds, plain):
                 bench.check_restore(prefix, database.parent, timing["rows"])
             rate = timing["commits"] / timing["seconds"]
             say(f"  {milliseconds} ms, {writers} writers: {rate:,.0f} commits/s")
-            # One after the other through SQLite's write lock, then all in one PUT.
-            limit = writers / (put + writers / plain[writers])
+            plain = plain_rounds(bench, writers, put)
             yield {"delay_ms": milliseconds, "put_ms": put * 1000, "put_p99_ms": put_p99 * 1000,
                    "writers": writers, "commits_per_second": rate, "uploads": uploads,
-                   "plain_commits_per_second": plain[writers], "limit_per_second": limit,
-                   **timing}  # fmt: skip
+                   "plain": plain, **timing}  # fmt: skip
 
 
 class FarStore:

@@ -442,9 +442,12 @@ Outcome Capturer::begin_with(const Source& source, const WalIndexHeader& header)
   if (!database) return Outcome::waiting;
   if (source.opened && !database->same_file(*source.opened)) return Outcome::moved;
   // What checkpoints brought into the file is there, but for a power failure: so all of the WAL is
-  // taken, unless the file has come from elsewhere since.
+  // taken, unless the file has come from elsewhere since; also when a generation before this one
+  // began with that.
   std::uint32_t in_file = 0;
-  if (outbox_.file_note().overwritten && header.frames > 0) {
+  const FileNote& known = outbox_.file_note();
+  const bool left_out = known.left_out != 0 && known.left_out_of == header.salt;
+  if ((known.overwritten || left_out) && header.frames > 0) {
     in_file = std::min(read_checkpoint_progress(source.regions[0]).done, header.frames);
   }
 

@@ -100,7 +100,8 @@ OutboxPlace OutboxPlace::of(const std::string& database_path, const std::string&
   }
   OutboxPlace place;
   place.directory = directory_of(database_path, directory);
-  place.file_mode = st.st_mode & 0666;
+  // The owner may change that at any time, but what was made meanwhile would keep him out.
+  place.file_mode = (st.st_mode & 0666) | 0600;
   place.owner = st.st_uid;
   place.group = st.st_gid;
   place.beside_database = directory.empty();
@@ -144,7 +145,7 @@ Outbox::Outbox(OutboxPlace place, std::uint64_t rotate_size)
 void Outbox::make_folder() const {
   const std::string& dir = place_.directory;
   const mode_t mode = place_.folder_mode();
-  if (::mkdir(dir.c_str(), mode) == 0) {
+  if (::mkdir(dir.c_str(), mode & 0700) == 0) {
     const UniqueFd fd(::open(dir.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW));
     if (fd) place_.own(fd.get(), mode);
   } else if (errno != EEXIST) {
@@ -191,7 +192,7 @@ void Outbox::follow_database() const {
 
 void Outbox::make_wake() const {
   const std::string path = place_.directory + "/wake";
-  if (::mkfifo(path.c_str(), place_.file_mode) != 0) return;
+  if (::mkfifo(path.c_str(), place_.first_mode()) != 0) return;
   const UniqueFd fd(::open(path.c_str(), O_RDWR | O_NONBLOCK | O_CLOEXEC | O_NOFOLLOW));
   struct stat st {};
   if (fd && ::fstat(fd.get(), &st) == 0 && S_ISFIFO(st.st_mode)) {
@@ -204,7 +205,7 @@ int Outbox::open_file(const char* name, int flags) const {
   const int others = (flags & ~O_CREAT) | O_CLOEXEC | O_NOFOLLOW;
   if ((flags & O_CREAT) != 0) {
     const int fd =
-        above_standard(::open(path.c_str(), others | O_CREAT | O_EXCL, place_.file_mode));
+        above_standard(::open(path.c_str(), others | O_CREAT | O_EXCL, place_.first_mode()));
     if (fd >= 0) {
       place_.own(fd, place_.file_mode);
       return fd;
@@ -427,7 +428,7 @@ std::optional<OldPages> Outbox::begin_snapshot() {
   const Record& last = tail_->last;
   Control control = control_;
   control.snapshot = Generation::random().id;
-  auto pages = OldPages::create(directory(), place_.file_mode,
+  auto pages = OldPages::create(directory(), place_.first_mode(),
                                 {control.snapshot, last.page_size, last.database_size},
                                 {last.source.salt, last.source.frame});
   place_.own(pages.fd(), place_.file_mode);
@@ -521,7 +522,7 @@ bool Outbox::start_log(const LogHeader& header, Record& record,
   const std::string path = log_path(header.first);
   // Not the current one: what a process left that died while it began the file.
   ::unlink(path.c_str());
-  LogFile log = LogFile::create(path, header, place_.file_mode);
+  LogFile log = LogFile::create(path, header, place_.first_mode());
   place_.own(log.fd(), place_.file_mode);
   try {
     const std::uint64_t end =

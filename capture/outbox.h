@@ -30,6 +30,9 @@ struct OutboxPlace {
   /// The folder alone, also of a database that was deleted.
   static std::string directory_of(const std::string& database_path, const std::string& directory);
 
+  /// To create something with: own() opens it to others.
+  mode_t first_mode() const { return file_mode & 0700; }
+
   /// Gives what this process has just created, or may change, that mode, whatever the umask, that
   /// group where it may, and as root that owner. By a descriptor: the owner may put something else
   /// in a name's place meanwhile. Never fails: root may be without these powers in a container, and

@@ -179,7 +179,6 @@ LogFile LogFile::create(const std::string& path, const LogHeader& header, mode_t
   UniqueFd fd(above_standard(
       ::open(path.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, mode)));
   if (!fd) fail("cannot create", path);
-  ::fchmod(fd.get(), mode);  // the umask does not decide: who may write the database can capture
   DiskHeader disk{};
   disk.magic = kLogMagic;
   disk.generation = header.generation.id;

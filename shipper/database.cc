@@ -39,6 +39,7 @@ constexpr auto kNoteDue = std::chrono::seconds(5);  // who ships has a note of e
 constexpr auto kNoteInterval = std::chrono::milliseconds(2);    // another process's progress
 constexpr auto kOthersLimit = std::chrono::milliseconds(5000);  // the default of sync: on
 constexpr int kLooks = 5;  // behind a checkpoint whose end nothing tells of
+constexpr auto kBlindPause = std::chrono::milliseconds(150);
 constexpr auto kLongestTurn = std::chrono::minutes(10);
 constexpr auto kTurn = std::chrono::seconds(10);  // of who ships, and has no longer the file open
 constexpr auto kTakeOverPause = std::chrono::milliseconds(20);
@@ -666,6 +667,7 @@ std::optional<Database::InPlace> Database::begin_in_place() {
 // Each look comes after what it is to prove: the pages were read, then this.
 Database::Proof Database::prove_in_place(const capture::OldPages& pages, const capture::Tail& at) {
   std::atomic_thread_fence(std::memory_order_seq_cst);
+  const bool mapped = has_mapping();  // else the look may see a wal-index that the capture did not
   const bool seen = seen_through(capture_in_background());
   const auto known = tail();
   if (!generation_alive() || !known || known->generation != at.generation ||
@@ -681,6 +683,7 @@ Database::Proof Database::prove_in_place(const capture::OldPages& pages, const c
     const bool closed = last.identity.inode != 0 && capture::identify(path()) == last.identity;
     return closed && announced.covers(last.source) ? Proof::exact : Proof::unseen;
   }
+  if (!mapped) return Proof::not_yet;
   const auto& [header, progress] = *look;
   // A WAL that began anew and has no commit yet is no record's.
   const bool same_wal = header.salt == last.source.salt;
@@ -849,6 +852,11 @@ void Database::set_role_error(const std::string& error) {
   }
 }
 
+// Who has another file open than the one that is there, or no wal-index where one is needed.
+bool Database::others_first() {
+  return connections_.load() > 0 && (moved_.load() || (blind_.load() && !has_mapping()));
+}
+
 asio::awaitable<void> Database::leave_role_to_others() {
   set_role(Role::none);  // an exit waits until somebody has it
   const auto until = steady_clock::now() + kRetry;
@@ -858,12 +866,12 @@ asio::awaitable<void> Database::leave_role_to_others() {
 asio::awaitable<void> Database::role_loop(Self self) {
   while (!self->closed_) {
     // Who has the file that is there now can do all that is to be done, so he comes first.
-    if (self->moved_.load() && self->connections_.load() > 0) {
+    if (self->others_first()) {
       self->turn_ = std::min<steady_clock::duration>(self->turn_ * 2, kLongestTurn);
+      self->blind_.store(false);
       co_await self->leave_role_to_others();
     } else {
       self->turn_ = kTurn;
-      if (self->blind_.exchange(false)) co_await self->leave_role_to_others();
     }
     std::string error;
     bool taken = false;
@@ -950,13 +958,14 @@ asio::awaitable<void> Database::hold_role() {
   asio::co_spawn(executor, despite_memory([self] { return bound_outbox(self); }), ended);
 
   while (!closed_ && !role_over_) {
-    if (!moved_.load()) turn_ends.reset();
-    if (moved_.load() && connections_.load() > 0) {
+    if (!others_first()) turn_ends.reset();
+    if (others_first()) {
       if (!turn_ends) turn_ends = steady_clock::now() + turn_;
-      if (!role_wanted_) co_await role_signal_.wait_until(*turn_ends);
-      role_over_ = moved_.load() && (role_wanted_ || steady_clock::now() >= *turn_ends);
-    } else if (blind_.load() && steady_clock::now() < poked_at_ + kTurn && !has_mapping()) {
-      role_over_ = true;
+      const auto wanted = [&] {
+        return moved_.load() ? role_wanted_ : steady_clock::now() < poked_at_ + kTurn;
+      };
+      if (!wanted()) co_await role_signal_.wait_until(*turn_ends);
+      role_over_ = others_first() && (wanted() || steady_clock::now() >= *turn_ends);
     } else if (connections_.load() > 0 || !drained()) {
       co_await role_signal_.wait();
     } else if (!co_await role_signal_.wait_until(steady_clock::now() + linger())) {
@@ -1066,7 +1075,7 @@ void Database::fold_outbox(const std::vector<OutboxUse>& uses) {
   const std::uint64_t current = known_log_.load();
   std::erase_if(files, [&](std::uint64_t first) { return first > current; });
   for (const auto& run : plan_folds(files, uses)) {
-    fold(place.directory, run, place.file_mode);
+    fold(place, run);
   }
 }
 
@@ -1086,8 +1095,16 @@ asio::awaitable<void> Database::watch_role() {
                                  asio::as_tuple(asio::use_awaitable));
     }
     stop_watching_ = nullptr;
+    // All that watch hear of it at once: who sees the wal-index comes first.
+    if (connections_.load() > 0 && !has_mapping()) {
+      co_await role_signal_.wait_until(steady_clock::now() + kBlindPause);
+    }
   }
-  if (connections_.load() == 0) closed_ = close_if_unused();
+  if (connections_.load() == 0) {
+    // Here and not later: an exit tells for itself as long as the database is known.
+    co_await on_worker([&] { tell_who_ships(kLongestWait); });
+    closed_ = close_if_unused();
+  }
 }
 
 bool Database::drained() const {
@@ -1180,6 +1197,12 @@ void Database::hurry() {
   if (lock.try_lock_for(kLongestWait) && capturer_) capturer_->hurry();
 }
 
+void Database::tell_who_ships(std::chrono::nanoseconds patience) {
+  std::unique_lock lock(capture_mutex_, std::defer_lock);
+  const bool another = lock.try_lock_for(patience) && outbox_ && !outbox_->has_role();
+  if (another && !moved_.load()) outbox_->poke();
+}
+
 void Database::flush(steady_clock::time_point deadline) {
   if (capture_in_background() == capture::Outcome::waiting) {
     const std::lock_guard lock(status_mutex_);
@@ -1187,12 +1210,7 @@ void Database::flush(steady_clock::time_point deadline) {
       log::warn("what was committed last is not shipped: " + capture_error_, {{"db", path()}});
     }
   }
-  {
-    // Another process may be shipping, and this one will not live to tell it later.
-    std::unique_lock outbox_lock(capture_mutex_, std::defer_lock);
-    const bool another = outbox_lock.try_lock_for(kSoon) && outbox_ && !outbox_->has_role();
-    if (another && !moved_.load()) outbox_->poke();
-  }
+  tell_who_ships(kLongestWait);  // this process will not live to do it later
   Engine* engine = Engine::running();
   if (!started_.load() || engine == nullptr || !engine->start()) return;
   const Flushing flushing(*this, kEnd);
@@ -1202,6 +1220,7 @@ void Database::flush(steady_clock::time_point deadline) {
     if (validations_ > 0) return false;
     if (!tail_ || role_ == Role::watching || role_ == Role::left) return true;
     if (role_ != Role::shipping) return false;
+    if (moved_.load()) return true;  // nothing that was committed here is to be shipped
     return std::all_of(replica_status_.begin(), replica_status_.end(), [&](const auto& status) {
       return status.settled >= tail_->last.sequence || (refused_counts && !status.error.empty());
     });

@@ -248,6 +248,7 @@ class Database : public std::enable_shared_from_this<Database> {
   static asio::awaitable<void> role_loop(Self self);
   void set_role_error(const std::string& error);
   static asio::awaitable<void> read_wakes(Self self);
+  bool others_first();
   asio::awaitable<void> leave_role_to_others();
   static asio::awaitable<void> bound_outbox(Self self);
   void tell(unsigned news) noexcept;
@@ -257,6 +258,7 @@ class Database : public std::enable_shared_from_this<Database> {
   static std::chrono::nanoseconds linger();
   asio::awaitable<void> watch_role();
   bool open_outbox();
+  void tell_who_ships(std::chrono::nanoseconds patience);
   std::uint64_t outbox_size();
   void fold_outbox(const std::vector<OutboxUse>& uses);
   void open_wal();

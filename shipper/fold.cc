@@ -4,7 +4,6 @@
 #include <cerrno>
 #include <limits>
 #include <optional>
-#include <sys/stat.h>
 #include <system_error>
 #include <unistd.h>
 
@@ -51,7 +50,8 @@ std::vector<OutboxReader::Entry> batches_of(OutboxReader& reader, std::uint64_t 
   return entries;
 }
 
-void write(const std::string& directory, const Fold& fold, mode_t mode) {
+void write(const capture::OutboxPlace& place, const Fold& fold) {
+  const std::string& directory = place.directory;
   Batch batch;
   for (const auto& entry : fold.entries) batch.add(entry);
   const auto& images = batch.pages();
@@ -68,13 +68,9 @@ void write(const std::string& directory, const Fold& fold, mode_t mode) {
   const std::string temporary = directory + kTemporary;
   const std::string target = path_of(directory, fold.files.front());
   ::unlink(temporary.c_str());
-  struct stat st {};
-  if (::stat(target.c_str(), &st) != 0) fail("cannot stat", target);
-  auto log = LogFile::create(temporary, fold.header, mode);
+  auto log = LogFile::create(temporary, fold.header, place.first_mode());
   try {
-    if (::geteuid() == 0 && ::fchown(log.fd(), st.st_uid, st.st_gid) != 0) {
-      // In a container root may be without this power; then the file stays root's.
-    }
+    place.own(log.fd(), place.file_mode);
     const std::size_t page_size = batch.page_size();
     log.append(LogFile::kHeaderSize, record, fold.header.state.chain, pages,
                [&](std::size_t first, std::size_t count, std::span<std::uint8_t> out) {
@@ -124,11 +120,11 @@ std::vector<FoldRun> plan_folds(const std::vector<std::uint64_t>& files,
   return runs;
 }
 
-void fold(const std::string& directory, const FoldRun& run, mode_t mode) {
-  OutboxReader reader(directory);
+void fold(const capture::OutboxPlace& place, const FoldRun& run) {
+  OutboxReader reader(place.directory);
   Fold fold;
   const auto finish = [&] {
-    if (fold.files.size() > 1) write(directory, fold, mode);
+    if (fold.files.size() > 1) write(place, fold);
     fold = {};
   };
   for (std::size_t i = 0; i < run.files.size(); ++i) {

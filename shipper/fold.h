@@ -2,8 +2,9 @@
 
 #include <cstdint>
 #include <string>
-#include <sys/types.h>
 #include <vector>
+
+#include "capture/outbox.h"
 
 /// Keeping an outbox small while the store is away: batches that nobody has begun to ship become
 /// one, with the newest image of each page. That costs points in time to restore to, never data.
@@ -35,7 +36,7 @@ std::vector<FoldRun> plan_folds(const std::vector<std::uint64_t>& files,
 /// next. Nobody reads the files meanwhile but through descriptors opened before. Throws
 /// std::system_error, or Error for a damaged file; the files are then as they were, or some of the
 /// folds are done.
-void fold(const std::string& directory, const FoldRun& run, mode_t mode);
+void fold(const capture::OutboxPlace& place, const FoldRun& run);
 
 /// Deletes what a fold() that was ended in between left: files whose batches were folded into an
 /// earlier one, and the unfinished one. For the process that ships, before it reads. `files` as

@@ -109,7 +109,8 @@ bool save_replica_note(const std::string& path, const std::string& database,
   UniqueFd fd(above_standard(::open(path.c_str(), kFlags)));
   if (!fd) {
     const auto place = capture::OutboxPlace::of(database, "");
-    fd = UniqueFd(above_standard(::open(path.c_str(), kFlags | O_CREAT | O_EXCL, place.file_mode)));
+    fd = UniqueFd(
+        above_standard(::open(path.c_str(), kFlags | O_CREAT | O_EXCL, place.first_mode())));
     if (!fd) return false;
     place.own(fd.get(), place.file_mode);
   }

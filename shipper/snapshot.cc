@@ -28,10 +28,12 @@ void write_all(int fd, std::span<const std::uint8_t> data, std::uint64_t offset,
   }
 }
 
-// Exact only while nobody can change the database unseen.
-bool watched_or_closed(Database& database, const capture::Tail& tail) {
-  return database.has_mapping() || (tail.last.identity.inode != 0 &&
-                                    capture::identify(database.path()) == tail.last.identity);
+// Exact only while nobody can change the database unseen. `mapped`: before the last capture, which
+// else may have seen no wal-index.
+bool watched_or_closed(bool mapped, Database& database, const capture::Tail& tail) {
+  return (mapped && database.has_mapping()) ||
+         (tail.last.identity.inode != 0 &&
+          capture::identify(database.path()) == tail.last.identity);
 }
 
 }  // namespace
@@ -40,8 +42,8 @@ SnapshotCopy::SnapshotCopy(Database& database, std::string file)
     : database_(database), file_(std::move(file)) {
   ::unlink(file_.c_str());
   const auto place = capture::OutboxPlace::of(database.path(), database.settings().outbox_dir);
-  fd_ = UniqueFd(above_standard(
-      ::open(file_.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, place.file_mode)));
+  fd_ = UniqueFd(above_standard(::open(
+      file_.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, place.first_mode())));
   if (!fd_) fail("cannot create", file_);
   // Deleted at once: whatever ends this process, nothing stays.
   ::unlink(file_.c_str());
@@ -50,9 +52,12 @@ SnapshotCopy::SnapshotCopy(Database& database, std::string file)
 SnapshotCopy::~SnapshotCopy() = default;
 
 bool SnapshotCopy::begin() {
+  const bool mapped = database_.has_mapping();
   if (!seen_through(database_.capture_in_background())) return false;
   const auto tail = database_.tail();
-  if (!tail || !database_.generation_alive() || !watched_or_closed(database_, *tail)) return false;
+  if (!tail || !database_.generation_alive() || !watched_or_closed(mapped, database_, *tail)) {
+    return false;
+  }
   generation_ = tail->generation;
   first_ = tail->wal_first;
   source_ = std::make_unique<SourceFile>(database_.host(), database_.path());
@@ -72,10 +77,11 @@ bool SnapshotCopy::copy_piece() {
 bool SnapshotCopy::end() {
   source_.reset();
   // A batch that a checkpoint put into the file must be known before the copy counts.
+  const bool mapped = database_.has_mapping();
   if (!seen_through(database_.capture_in_background())) return false;
   const auto tail = database_.tail();
   if (!tail || tail->generation != generation_ || !database_.generation_alive() ||
-      !watched_or_closed(database_, *tail)) {
+      !watched_or_closed(mapped, database_, *tail)) {
     return false;
   }
   at_ = tail->last;

@@ -8,6 +8,7 @@
 #include <limits>
 #include <memory>
 #include <string>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -40,6 +41,7 @@ void status(const Api& api, sqlite3_context* context, int count, sqlite3_value**
 void wait(const Api& api, sqlite3_context* context, int, sqlite3_value** values) {
   using std::chrono::milliseconds;
   using Clock = std::chrono::steady_clock;
+  constexpr milliseconds kPause(5);
   constexpr sqlite3_int64 kLongest = std::numeric_limits<int>::max();
   const milliseconds limit(std::clamp<sqlite3_int64>(api.value_int64(values[0]), 0, kLongest));
   const Clock::time_point end = Clock::now() + limit;
@@ -51,7 +53,12 @@ void wait(const Api& api, sqlite3_context* context, int, sqlite3_value** values)
     const OpenDatabase* database = find_open_database(api, db, schema.c_str());
     if (!database || !database->connection) continue;
     replicated = true;
-    if (!read_once(api, db, schema, *database)) {
+    bool seen = read_once(api, db, schema, *database);
+    while (!seen && (api.errcode(db) & 0xff) == SQLITE_BUSY && Clock::now() < end) {
+      std::this_thread::sleep_for(kPause);  // another process closes the database, or vacuums it
+      seen = read_once(api, db, schema, *database);
+    }
+    if (!seen) {
       shipped = false;
       continue;
     }

@@ -259,21 +259,39 @@ def test_a_backup_copied_over_the_file(build, litestream, place, when):
     whole(build, litestream, place)
 
 
+FILL = (
+    "insert into t with recursive n(i) as (select 1 union all select i + 1 from n where i < 500)"
+    " select i, randomblob(300) from n"
+)
+
+
+def copy_over_another(place):
+    """Of the same size, in which each row is another."""
+    backup = shutil.copyfile(place.database, place.folder / "backup.db")
+    with closing(sqlite3.connect(backup)) as db:
+        db.execute("update t set i = -i")
+        db.commit()
+    copy_over(backup, place.database)
+
+
+def check_another(build, litestream, place):
+    """It is what the program goes on with, and what its second generation restores to."""
+    assert len(generations(place.replica)) == 2
+    whole(build, litestream, place)
+    with closing(sqlite3.connect(place.database)) as db:
+        assert db.execute("select count(*) from t where i < 0").fetchone()[0] == 500
+
+
 @pytest.mark.parametrize("mode", ["passive", "truncate"])
 @pytest.mark.parametrize("who", ["this process", "another process"])
 def test_a_backup_copied_over_the_file_while_it_is_open(build, litestream, place, mode, who):
     """SQLite does not notice, and neither the WAL nor its index tells."""
-    rows = "with n(i) as (select 1 union all select i + 1 from n where i < 500) select "
     with place.session() as app:
         app.do("create table t(i, x)")
-        app.do(f"insert into t {rows.replace('with', 'with recursive')} i, randomblob(300) from n")
+        app.do(FILL)
         assert app.do(f"pragma wal_checkpoint({mode})")[0][0] == 0
         assert app.shipped() == 1
-        backup = shutil.copyfile(place.database, place.folder / "backup.db")
-        with closing(sqlite3.connect(backup)) as db:
-            db.execute("update t set i = -i")
-            db.commit()
-        copy_over(backup, place.database)
+        copy_over_another(place)
         commit = "insert into t values (501, 'behind it')"
         if who == "this process":
             app.do("pragma shrink_memory")
@@ -284,10 +302,7 @@ def test_a_backup_copied_over_the_file_while_it_is_open(build, litestream, place
         assert app.shipped(60000) == 1
         app.do("close")
         app.end()
-    assert len(generations(place.replica)) == 2
-    whole(build, litestream, place)
-    with closing(sqlite3.connect(place.database)) as db:
-        assert db.execute("select count(*) from t where i < 0").fetchone()[0] == 500
+    check_another(build, litestream, place)
 
 
 def test_a_backup_copied_over_the_file_of_an_exclusive_program(build, litestream, place):
@@ -295,28 +310,18 @@ def test_a_backup_copied_over_the_file_of_an_exclusive_program(build, litestream
     with place.session() as app:
         app.do("create table t(i, x)")
         app.do("create table later(x)")
-        app.do(
-            "insert into t with recursive n(i) as (select 1 union all select i + 1 from n"
-            " where i < 500) select i, randomblob(300) from n"
-        )
+        app.do(FILL)
         app.do("pragma locking_mode=exclusive")
         assert app.do("pragma wal_checkpoint")[0][0] == 0
         app.do("insert into later values ('behind the checkpoint')")
         assert app.shipped() == 1
-        backup = shutil.copyfile(place.database, place.folder / "backup.db")
-        with closing(sqlite3.connect(backup)) as db:
-            db.execute("update t set i = -i")
-            db.commit()
-        copy_over(backup, place.database)
+        copy_over_another(place)
         app.do("pragma shrink_memory")
         app.do("insert into later values ('behind the copy')")
         assert app.shipped(60000) == 1
         app.do("close")
         app.end()
-    assert len(generations(place.replica)) == 2
-    whole(build, litestream, place)
-    with closing(sqlite3.connect(place.database)) as db:
-        assert db.execute("select count(*) from t where i < 0").fetchone()[0] == 500
+    check_another(build, litestream, place)
 
 
 def test_a_program_that_still_has_the_old_file_open(build, litestream, place):

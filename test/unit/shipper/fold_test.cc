@@ -7,6 +7,8 @@
 #include <map>
 #include <random>
 #include <string>
+#include <sys/stat.h>
+#include <unistd.h>
 #include <vector>
 
 #include <doctest/doctest.h>
@@ -40,6 +42,14 @@ class TempFolder {
   std::string path_;
 };
 
+capture::OutboxPlace place_of(const std::string& folder) {
+  capture::OutboxPlace place;
+  place.directory = folder;
+  place.owner = ::geteuid();
+  place.group = ::getegid();
+  return place;
+}
+
 // A database as the plain model: the first byte of each page.
 using Model = std::vector<std::uint8_t>;
 
@@ -61,7 +71,7 @@ class History {
     header.state = state_;
     header.batch_chain = batch_chain_;
     LogFile log =
-        LogFile::create(directory_ + '/' + log_file_name(header.first), header, fs_mode());
+        LogFile::create(directory_ + '/' + log_file_name(header.first), header, 0600);
     std::uint64_t end = LogFile::kHeaderSize;
     for (int i = 0; i < batches; ++i) end = add_batch(log, end);
     if (mark) {
@@ -75,7 +85,6 @@ class History {
     files.push_back(header.first);
   }
 
-  static mode_t fs_mode() { return 0600; }
   std::uint64_t last() const { return sequence_; }
   const Model& model_after(std::uint64_t sequence) const { return models_.at(sequence); }
   std::uint64_t chain_after(std::uint64_t sequence) const { return chains_.at(sequence); }
@@ -221,7 +230,7 @@ TEST_CASE("a folded outbox continues every replica as the one before did, and fo
     for (int times = 0; times < 3; ++times) {
       const auto files = files_in(folder.path());
       for (const auto& run : plan_folds(files, {{end}})) {
-        fold(folder.path(), run, History::fs_mode());
+        fold(place_of(folder.path()), run);
       }
       expect_continues(folder.path(), history, end);
       grow();
@@ -241,7 +250,7 @@ TEST_CASE("a fold ends at a generation's end") {
   history.add_file(1, false, Generation{2});
   const auto runs = plan_folds(history.files, {});
   REQUIRE(runs.size() == 1);
-  fold(folder.path(), runs[0], History::fs_mode());
+  fold(place_of(folder.path()), runs[0]);
   CHECK(files_in(folder.path()) == std::vector<std::uint64_t>{1, 5, 9});
   OutboxReader reader(folder.path());
   REQUIRE(reader.seek(0, files_in(folder.path())));
@@ -260,7 +269,14 @@ TEST_CASE("ended between any two of its steps, a fold leaves each batch once") {
   fs::copy(outbox, before);
   const auto runs = plan_folds(history.files, {});
   REQUIRE(runs.size() == 1);
-  fold(outbox, runs[0], History::fs_mode());
+  auto place = place_of(outbox);
+  place.file_mode = 0640;
+  if (::geteuid() == 0) place.group = 4321;
+  fold(place, runs[0]);
+  struct stat st {};
+  REQUIRE(::stat((outbox + '/' + log_file_name(1)).c_str(), &st) == 0);
+  CHECK(st.st_gid == place.group);
+  CHECK((st.st_mode & 0777) == 0640);
   const auto folded = files_in(outbox);
   REQUIRE(folded == std::vector<std::uint64_t>{1, 13});
 
@@ -283,7 +299,7 @@ TEST_CASE("ended between any two of its steps, a fold leaves each batch once") {
   fs::copy(outbox + '/' + log_file_name(1), begun + "/fold.tmp");
   fs::resize_file(begun + "/fold.tmp", 1000);
   expect_continues(begun, history, 0);
-  fold(begun, runs[0], History::fs_mode());
+  fold(place_of(begun), runs[0]);
   expect_continues(begun, history, 0);
   CHECK(files_in(begun) == folded);
   fs::copy(outbox + '/' + log_file_name(1), begun + "/fold.tmp");
@@ -300,6 +316,6 @@ TEST_CASE("a damaged file is left as it is") {
                   LogFile::kHeaderSize + 100);
   const auto runs = plan_folds(history.files, {});
   REQUIRE(runs.size() == 1);
-  CHECK_THROWS_AS(fold(folder.path(), runs[0], History::fs_mode()), Error);
+  CHECK_THROWS_AS(fold(place_of(folder.path()), runs[0]), Error);
   CHECK(files_in(folder.path()) == history.files);
 }
