@@ -5,6 +5,8 @@
 // reads commands from standard input and answers each with one line of JSON:
 //   setup             WAL mode, synchronous=NORMAL, the tables
 //   full              synchronous=FULL
+//   thread            starts a thread that does nothing
+//   eager             writers that wait for the write lock look the more often the fewer they are
 //   insert N RATE     N commits of one new row; RATE per second, 0 for as fast as it goes
 //   update N RATE     N commits that change the same row
 //   random N RATE     N commits that change one of the rows
@@ -134,8 +136,11 @@ static void commit_with(const char* sql, long count, double rate) {
 }
 
 // One of many writers. A commit is timed once the write lock is there: how long SQLite lets others
-// wait for that is its busy handler's affair. The fewer wait, the more often each of them looks: 64
-// would keep the two cores from the one that has it, and it must not be free for long either.
+// wait for that is its busy handler's affair. Where 64 look more often than that, they keep the two
+// cores from the one that has it.
+enum { kLookEvery = 500, kLookEveryEach = 8 };  // microseconds
+
+static int eager;  // the lock must not be free for long when the last of them wait for it either
 static atomic_long waiting_for_lock;
 
 static unsigned pause_us;
@@ -154,7 +159,7 @@ struct writer {
 static int wait_for_lock(void* unused, int calls) {
   (void)unused;
   (void)calls;
-  usleep((unsigned)(8 * atomic_load(&waiting_for_lock)));
+  usleep(eager ? (unsigned)(kLookEveryEach * atomic_load(&waiting_for_lock)) : kLookEvery);
   return 1;
 }
 
@@ -172,7 +177,7 @@ static void* write_rows(void* argument) {
   const int flags = SQLITE_OPEN_READWRITE | SQLITE_OPEN_URI;
   if (sqlite3_open_v2(database, &own, flags, NULL) != SQLITE_OK) return "opening";
   sqlite3_busy_handler(own, wait_for_lock, NULL);
-  prctl(PR_SET_TIMERSLACK, 1UL);
+  if (eager) prctl(PR_SET_TIMERSLACK, 1UL);
   if (sqlite3_exec(own, "PRAGMA synchronous=NORMAL", NULL, NULL, NULL) != SQLITE_OK)
     return "PRAGMA";
   const long most = sizeof self->took / sizeof *self->took;
@@ -236,6 +241,16 @@ static void many_writers(long count, double seconds, double pause_ms) {
   pthread_barrier_destroy(&round_ends);
   free(took);
   free(all);
+}
+
+static void* sleep_forever(void* unused) {
+  while (1) pause();
+  return unused;
+}
+
+static void start_thread(void) {
+  pthread_t thread;
+  if (pthread_create(&thread, NULL, sleep_forever, NULL) != 0) fail("starting a thread");
 }
 
 static void fill(long mebibytes) {
@@ -391,6 +406,12 @@ int main(int argc, char** argv) {
       commit_random((long)amount, rate);
     } else if (strcmp(command, "full") == 0) {
       run("PRAGMA synchronous=FULL");
+      printf("{}\n");
+    } else if (strcmp(command, "thread") == 0) {
+      start_thread();
+      printf("{}\n");
+    } else if (strcmp(command, "eager") == 0) {
+      eager = 1;
       printf("{}\n");
     } else if (strcmp(command, "databases") == 0 && amount >= 1 && many == 0) {
       open_databases((long)amount);

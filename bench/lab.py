@@ -25,8 +25,9 @@ import xml.etree.ElementTree
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-SYSTEMS = ("plain", "pass-through", "sqlstream", "litestream", "litestream-0.5")
-NAMES = {"plain": "plain SQLite", "litestream": "Litestream 0.3.13",
+SYSTEMS = ("plain", "threaded", "pass-through", "sqlstream", "litestream", "litestream-0.5")
+COMMITTING_ALONE = ("plain", "threaded", "pass-through")
+NAMES = {"plain": "plain SQLite", "threaded": "with a thread", "litestream": "Litestream 0.3.13",
          "litestream-0.5": "Litestream 0.5.16"}  # fmt: skip
 LONGEST_ANSWER = 900  # seconds; for a hang only
 
@@ -341,7 +342,7 @@ class Bench:
 
     def replicators(self):
         """What is compared where plain SQLite has nothing to show."""
-        return [name for name in self.arguments.systems if name not in ("plain", "pass-through")]
+        return [name for name in self.arguments.systems if name not in COMMITTING_ALONE]
 
     @contextlib.contextmanager
     def fresh_database(self, place=None):
@@ -375,6 +376,8 @@ class Bench:
         with contextlib.ExitStack() as stack:
             application = Application([*under, *command], env, self.folder / "application.log")
             stack.callback(application.end)
+            if system == "threaded":
+                application.ask("thread")
             if system.startswith("litestream") and not by_environment:
                 # Its log is nothing to measure; its configuration is the documented one.
                 application.ask("setup")

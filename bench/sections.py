@@ -450,6 +450,7 @@ def plain_rounds(bench, writers, pause):
     with bench.fresh_database() as database:
         with bench.application("plain", database, "") as application:
             application.ask("setup")
+            application.ask("eager")
             seconds = bench.arguments.sync_seconds / 2
             timing = application.ask(f"writers {writers} {seconds} {pause * 1000}")
     return {"commits_per_second": timing["commits"] / timing["seconds"], **timing}
@@ -465,6 +466,7 @@ def commits_that_wait(bench, milliseconds):
                     "sqlstream", database, prefix, store.port, sync="60000"
                 ) as application:
                     application.ask("setup")
+                    application.ask("eager")
                     before = len(bench.minio.listing(prefix))
                     timing = application.ask(f"writers {writers} {bench.arguments.sync_seconds}")
                     uploads = len(bench.minio.listing(prefix)) - before
