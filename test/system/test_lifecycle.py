@@ -321,6 +321,39 @@ def test_who_cannot_make_a_snapshot_leaves_the_shipping_to_who_can(build, litest
     check_restores(build, litestream, database, url, replica, tmp_path)
 
 
+def test_who_cannot_make_a_snapshot_leaves_the_shipping_when_nobody_commits(build, litestream, place, tmp_path):
+    """A new generation begins while the store is away, which comes back when nobody tells of commits
+    any more; of those that wait for the role another one has read nothing either."""
+    database, replica, url = place
+    shell(build, database, url, "create table t(x);")
+    with (
+        Unread(build, database, url),
+        Session(build, database, url) as second,
+        Unread(build, database, url),
+    ):
+        second.do("insert into t values (-1)")
+        harness.wait_until(lambda: second.status()["shipping"] == "another process", "the first's role")
+        assert second.shipped(20000) == 1
+        away = replica.rename(tmp_path / "away")
+        replica.touch()
+        os.utime(database)  # as after a copy over it
+        second.do("insert into t values (1)")
+        second.do("insert into t values (2)")
+        time.sleep(12)
+        replica.unlink()
+        away.rename(replica)
+
+        def snapshots():
+            return len(list(replica.glob("generations/*/snapshots/*.lz4"))) == 2
+
+        harness.wait_until(snapshots, "the new generation's snapshot", 60)
+        assert second.status()["shipping"] == "this process"
+        assert second.shipped(20000) == 1
+        second.do("close")
+        second.end()
+    check_restores(build, litestream, database, url, replica, tmp_path)
+
+
 @pytest.mark.parametrize("where", ["file", "s3"])
 @pytest.mark.parametrize("forked", [False, True])
 def test_another_process_takes_over_when_the_shipping_one_is_killed(

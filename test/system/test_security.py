@@ -197,6 +197,24 @@ def test_local_files_follow_the_database_later_too(build, tmp_path):
             app.kill()
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may write what nobody may")
+def test_a_database_that_nobody_may_use_for_a_while(build, tmp_path):
+    """What is made meanwhile, by root, does not keep its owner out later."""
+    database, outbox = tmp_path / "app.db", tmp_path / ".app.db-sqlstream"
+    empty_database(database, 0o640)
+    for mode in (0o640, 0, 0o444):
+        database.chmod(mode)
+        with Session(build, database, f"file://{tmp_path}/replica") as app:
+            app.do("create table if not exists t(x)")
+            app.do("insert into t values (1)")
+            assert app.shipped() == 1
+            for path, status in below(outbox).items():
+                others = (mode | (mode & 0o044) >> 2 if path == outbox else mode) & 0o077
+                assert status.st_mode & 0o700 == (0o700 if path == outbox else 0o600), path
+                assert status.st_mode & 0o077 == others, path
+            app.kill()
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may become somebody else")
 @pytest.mark.parametrize("member", [True, False], ids=["member", "no member"])
 def test_no_other_group_gets_what_the_databases_may(build, tmp_path, member):
