@@ -296,9 +296,9 @@ bool Capturer::is_this_file(const Source& source, const FileLook& file,
   }
   if (!known.mark || known.mark->same_content(*file.identity)) return true;
   const bool stamped = tail.last.identity.inode != 0 && file.mark->same_content(tail.last.identity);
-  if (stamped || !is_same_rest(*known.mark, *file.mark, tail.last, source.recovered, now_ns())) {
-    return true;
-  }
+  // Where one of ours begins it has the lock, and no other one is under way.
+  const Moment moment{source.recovered, source.checkpoint_begins.has_value(), now_ns()};
+  if (stamped || !is_same_rest(*known.mark, *file.mark, tail.last, moment)) return true;
   // A writer without this project may have done it, and be noticed by what it left out.
   const char* why = "";
   if (!alive_ || !is_readable(source, header) || prove(source, header, *file.identity, why)) {
@@ -329,14 +329,14 @@ void Capturer::withdraw_mark() {
 }
 
 // Behind a capture, or a checkpoint's end, which comes behind one; not where one begins.
-void Capturer::mark_file(const Source& source, const FileLook& file,
-                         const WalIndexHeader& header) noexcept {
+void Capturer::mark_file(const Source& source, const FileLook& file, const WalIndexHeader& header,
+                         bool locked) noexcept {
   if (!file.mark || source.checkpoint_begins) return;
   FileNote note = outbox_.file_note();
   FileMark mark = *file.mark;
   const bool same =
       note.mark && note.mark->same_content(mark.file) && note.mark->same_progress(mark);
-  if (!same && !is_at_rest(mark, source.recovered)) return;
+  if (!same && !is_at_rest(mark, {source.recovered, locked, now_ns()})) return;
   const Record& last = outbox_.tail()->last;
   const bool seen_through =
       header.frames == 0 || (last.source.salt == header.salt && last.source.frame == header.frames);
@@ -361,7 +361,8 @@ void Capturer::checkpoint_ended(const Source& source) noexcept {
     if (!header || !outbox_.tail()) return;
     alive_ = outbox_.generation_alive();
     const FileLook file = look_at_file(source, *header);
-    if (!is_moved(source, file)) mark_file(source, file, *header);
+    // The lock is still held. It may have failed, and what it wrote is there.
+    if (!is_moved(source, file)) mark_file(source, file, *header, true);
   } catch (const std::exception&) {  // the next capture looks, too
   }
 }

@@ -151,7 +151,8 @@ class Capturer {
   bool is_this_file(const Source& source, const FileLook& file, const WalIndexHeader& header);
   void doubt_file(std::string_view why, const std::optional<FileMark>& mark);
   void withdraw_mark();
-  void mark_file(const Source& source, const FileLook& file, const WalIndexHeader& header) noexcept;
+  void mark_file(const Source& source, const FileLook& file, const WalIndexHeader& header,
+                 bool locked = false) noexcept;
   std::optional<FileIdentity> stamp();
   void fail(const std::exception& error) noexcept;
   void recovered();

@@ -16,20 +16,21 @@ bool is_as_recovered(const FileMark& now) {
 
 }  // namespace
 
-bool is_same_rest(const FileMark& known, const FileMark& now, const Record& last, bool recovered,
-                  std::int64_t time) {
-  const bool none_done = recovered && is_as_recovered(now);
+bool is_at_rest(const FileMark& now, const Moment& moment) {
+  return now.progress.begun == now.progress.done || moment.locked ||
+         (moment.recovered && is_as_recovered(now)) ||
+         std::abs(moment.time - now.file.mtime) > kRested;
+}
+
+bool is_same_rest(const FileMark& known, const FileMark& now, const Record& last,
+                  const Moment& moment) {
+  const bool none_done = moment.recovered && is_as_recovered(now);
   if (known.salt == now.salt) {
-    if (known.progress != now.progress) return none_done;
-    return none_done || !is_as_recovered(now) || std::abs(time - now.file.mtime) > kRested;
+    return known.progress == now.progress ? is_at_rest(now, moment) : none_done;
   }
   // The next WAL, of which nothing is in the file, after one that was in it as a whole.
   const bool whole = known.whole_at != 0 && known.whole_at == last.sequence;
   return whole && now.progress.done == 0 && (now.progress.begun == 0 || none_done);
-}
-
-bool is_at_rest(const FileMark& now, bool recovered) {
-  return now.progress.begun == now.progress.done || (recovered && is_as_recovered(now));
 }
 
 }  // namespace sqlstream::capture

@@ -40,21 +40,25 @@ struct FileNote {
   wal::Salt left_out_of{};
 };
 
+/// What a look knows of checkpoints, beside how far they have come.
+struct Moment {
+  bool recovered = false;  ///< the wal-index was, since the look before, which forgets how far
+  bool locked = false;     ///< this connection has the lock that checkpoints take
+  std::int64_t time = 0;   ///< now, ns
+};
+
+/// True when no checkpoint is under way, as far as can be told: a look is worth being remembered.
+/// A recovery leaves all frames begun with and none done, as the first checkpoint of a WAL does
+/// meanwhile; a checkpoint that failed leaves some. Without the lock, what looks like that must
+/// have rested for a while.
+bool is_at_rest(const FileMark& now, const Moment& moment);
+
 /// True when no checkpoint can have written to the file between two looks. `last`: the outbox's
-/// last record. `recovered`: the wal-index was recovered since the first look, which forgets how
-/// far checkpoints had come.
+/// last record.
 ///
 /// Checkpoints of this project's connections withdraw the mark before they write (or end the
 /// generation), so only the others' need be told by how far they have come.
-///
-/// What a recovery leaves looks like the first checkpoint of a WAL while it writes, so where only
-/// that is known, the file must have rested since: `time` is now, ns.
-bool is_same_rest(const FileMark& known, const FileMark& now, const Record& last, bool recovered,
-                  std::int64_t time);
-
-/// True when no checkpoint is under way, as far as the wal-index tells: a look is worth being
-/// remembered. Also after a recovery, which leaves all frames begun with and none done, as the
-/// first checkpoint of a WAL does meanwhile.
-bool is_at_rest(const FileMark& now, bool recovered);
+bool is_same_rest(const FileMark& known, const FileMark& now, const Record& last,
+                  const Moment& moment);
 
 }  // namespace sqlstream::capture

@@ -324,6 +324,84 @@ def test_a_backup_copied_over_the_file_of_an_exclusive_program(build, litestream
     check_another(build, litestream, place)
 
 
+@pytest.mark.parametrize("who", ["this process", "another process"])
+def test_a_backup_copied_over_the_file_soon_after_a_recovery(build, litestream, place, who):
+    """Which leaves the WAL's index as the first checkpoint of a stock program has it meanwhile; then
+    one of ours begins at once."""
+    with place.session() as app:
+        app.do("create table t(i, x)")
+        app.do(FILL)
+        assert app.do("pragma wal_checkpoint(truncate)") == [[0, 0, 0]]
+        app.do("insert into t values (501, 'behind it')")
+        assert app.shipped() == 1
+        app.kill()
+    with place.session() as app:
+        app.do("insert into t values (502, 'recovered')")
+        assert app.shipped() == 1
+        app.do("insert into t values (503, 'the recovery is known')")
+        assert app.shipped() == 1
+        copy_over_another(place)
+        commands = ["insert into t values (504, 'behind it')", "pragma wal_checkpoint(passive)"]
+        if who == "this process":
+            app.do("pragma shrink_memory")
+            for command in commands:
+                app.do(command)
+        else:
+            with place.session() as other:
+                for command in commands:
+                    other.do(command)
+                other.end()
+        assert app.shipped(60000) == 1
+        app.do("close")
+        app.end()
+    assert len(generations(place.replica)) == 2
+    whole(build, litestream, place)
+
+
+def test_a_backup_copied_over_the_file_after_a_checkpoint_that_failed(build, litestream, place):
+    """Of a disk that was full: it wrote some pages, and the file has them."""
+    with place.session() as app:
+        app.do("create table t(i, x)")
+        app.do(FILL)
+        assert app.do("pragma wal_checkpoint(truncate)") == [[0, 0, 0]]
+        app.do("insert into t values (501, 'behind it')")
+        assert app.shipped() == 1
+        place.fail(f"ENOSPC write {place.database}")
+        assert "error" in app.do("pragma wal_checkpoint(passive)")
+        place.fail()
+        copy_over_another(place)
+        app.do("pragma shrink_memory")
+        app.do("insert into t values (502, 'behind the copy')")
+        assert app.do("pragma wal_checkpoint(passive)")[0][0] == 0
+        assert app.shipped(60000) == 1
+        app.do("close")
+        app.end()
+    assert len(generations(place.replica)) == 2
+    whole(build, litestream, place)
+
+
+def test_a_last_checkpoint_that_fails_leaves_a_wal_that_counts(build, litestream, place):
+    """The database is closed, but not all of it is in its file; the first snapshot comes later."""
+    place.replica.touch()  # the store is away
+    with place.session() as app:
+        app.do("create table t(i, x)")
+        app.do(FILL)
+        place.fail(f"ENOSPC write {place.database}")
+        app.do("close")
+        place.fail()
+        assert (place.under / "app.db-wal").stat().st_size > 100000
+        app.kill()
+    place.replica.unlink()
+    with place.session() as app:
+        assert app.do("select count(*) from t") == [[500]]
+        assert app.shipped(60000) == 1
+        app.do("insert into t values (501, 'later')")
+        assert app.shipped(60000) == 1
+        app.do("close")
+        app.end()
+    whole(build, litestream, place)
+
+
 def test_a_program_that_still_has_the_old_file_open(build, litestream, place):
     """It is told, and is not in the way of those that have the new one."""
     with place.session() as old, closing(sqlite3.connect(place.folder / "next.db")) as next_one:

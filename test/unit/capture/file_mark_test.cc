@@ -24,7 +24,7 @@ constexpr std::int64_t kLater = 60'000'000'000;
 
 bool same_rest(const FileMark& known, const FileMark& now, const Record& last,
                bool recovered = false, std::int64_t time = kLater) {
-  return is_same_rest(known, now, last, recovered, time);
+  return is_same_rest(known, now, last, {recovered, false, time});
 }
 
 }  // namespace
@@ -65,6 +65,19 @@ TEST_CASE("what is known since a recovery may be another's checkpoint, until the
   CHECK(same_rest(mark(kSalt, 0, 20), mark(kSalt, 0, 20), last));
   CHECK_FALSE(same_rest(mark(kSalt, 0, 20), mark(kSalt, 0, 20), last, false, 1'000'000'000));
   CHECK(same_rest(mark(kSalt, 0, 20), mark(kSalt, 0, 20), last, true, 1'000'000'000));
+  // Who has the lock for checkpoints knows that it is not.
+  const Moment locked{false, true, 1'000'000'000};
+  CHECK(is_same_rest(mark(kSalt, 0, 20), mark(kSalt, 0, 20), last, locked));
+}
+
+TEST_CASE("a checkpoint that failed may be tried again, until the file has rested") {
+  const Record last = captured(kSalt, 20);
+  for (const std::uint32_t done : {0U, 5U}) {
+    const FileMark failed = mark(kSalt, done, 20);
+    CHECK(same_rest(failed, failed, last));
+    CHECK_FALSE(same_rest(failed, failed, last, false, 1'000'000'000));
+    CHECK(is_same_rest(failed, failed, last, {false, true, 1'000'000'000}));
+  }
 }
 
 TEST_CASE("the next WAL proves as much only after one that was in the file as a whole") {
@@ -84,10 +97,16 @@ TEST_CASE("the next WAL proves as much only after one that was in the file as a 
 }
 
 TEST_CASE("a look is remembered while no checkpoint is under way") {
-  CHECK(is_at_rest(mark(kSalt, 0, 0), false));
-  CHECK(is_at_rest(mark(kSalt, 10, 10), false));
-  CHECK_FALSE(is_at_rest(mark(kSalt, 10, 20), false));
-  CHECK_FALSE(is_at_rest(mark(kSalt, 10, 20), true));
-  CHECK_FALSE(is_at_rest(mark(kSalt, 0, 20), false));
-  CHECK(is_at_rest(mark(kSalt, 0, 20), true));
+  const auto at_rest = [](std::uint32_t done, std::uint32_t begun, bool recovered, bool locked,
+                          std::int64_t time = 1'000'000'000) {
+    return is_at_rest(mark(kSalt, done, begun), {recovered, locked, time});
+  };
+  CHECK(at_rest(0, 0, false, false));
+  CHECK(at_rest(10, 10, false, false));
+  CHECK_FALSE(at_rest(10, 20, false, false));
+  CHECK_FALSE(at_rest(10, 20, true, false));
+  CHECK_FALSE(at_rest(0, 20, false, false));
+  CHECK(at_rest(0, 20, true, false));
+  CHECK(at_rest(10, 20, false, true));
+  CHECK(at_rest(10, 20, false, false, kLater));
 }
