@@ -301,17 +301,19 @@ int Outbox::watch_role() const {
       ::open((place_.directory + "/wake").c_str(), O_WRONLY | O_NONBLOCK | O_CLOEXEC | O_NOFOLLOW));
 }
 
-void Outbox::poke(char wake) {
-  if (has_role()) return;
+bool Outbox::poke(char wake) {
+  if (has_role()) return true;
   if (!wake_writer_) wake_writer_.open([this] { return watch_role(); });
-  if (!wake_writer_) return;
+  if (!wake_writer_) return false;
   // A full pipe is a wake-up already; EPIPE tells that the shipper is gone, which its watcher sees
   // as well.
   WriteSignalHeld pipe(SIGPIPE);
   if (::write(wake_writer_.get(), &wake, 1) < 0 && errno == EPIPE) {
     pipe.take();
     wake_writer_.reset();
+    return false;
   }
+  return true;
 }
 
 void Outbox::read_control() {

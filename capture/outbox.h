@@ -176,11 +176,11 @@ class Outbox {
   /// Bytes in log files.
   std::uint64_t size() const;
 
-  /// Wakes the process that ships, with one of these bytes; without effect when none does, or this
-  /// one.
+  /// Wakes the process that ships, with one of these bytes, if it is not this one. False: there is
+  /// none, or it has no ear for it yet, or no longer.
   static constexpr char kCaptured = 0;    ///< there is something new
   static constexpr char kShipAtOnce = 1;  ///< … and a commit waits for it
-  void poke(char wake = kCaptured);
+  bool poke(char wake = kCaptured);
   /// For the process that ships: the descriptor that becomes readable when poked.
   int wake_reader() const { return wake_reader_.get(); }
   /// For the others: an own descriptor (the caller's to close) that reports an error condition when

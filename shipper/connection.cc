@@ -91,7 +91,10 @@ class OpenConnection final : public Connection {
       if (mapping_.regions.empty()) return;
       saver_.end(mapping_.regions[0]);
       const auto outcome = capture(true);
-      closed_whole_ = exclusive_ && seen_through(outcome);
+      // The program may end at once, without a word from the engine.
+      if (outcome == capture::Outcome::captured)
+        database_->tell_who_ships(std::chrono::milliseconds(5));
+      closed_whole_ = exclusive_ && seen_through(outcome) && is_in_file();
       drop_mapping();
     });
   }
@@ -415,6 +418,12 @@ class OpenConnection final : public Connection {
     mapping_.regions.clear();
   }
 
+  // The last checkpoint may have failed; then the WAL stays.
+  bool is_in_file() const noexcept {
+    const auto header = capture::read_wal_index_header(mapping_.regions[0]);
+    return header && capture::read_checkpoint_progress(mapping_.regions[0]).done >= header->frames;
+  }
+
   // Still EXCLUSIVE, and the WAL is closed: if it left nothing, the file is the whole state.
   void note_if_clean() {
     if (!exclusive_) return;
@@ -432,12 +441,13 @@ class OpenConnection final : public Connection {
   capture::PageSaver saver_;
   capture::CheckpointProgress before_;  // of checkpoints, when the lock for this one was obtained
   std::uint32_t piece_ = 0;             // of the WAL, that the last commit seen was in
-  bool exclusive_ = false;     // this handle holds EXCLUSIVE, taken while its wal-index was mapped
-  bool closed_whole_ = false;  // … and the mapping was given back then, with everything captured
-  bool checkpoints_ = false;   // this connection, between the beginning and the lock's release
-  bool moved_ = false;         // as last seen: what it has open is no longer the database's file
-  bool written_ = false;       // written outside WAL mode since the last unlock
-  bool keeps_locks_ = false;   // locking_mode=EXCLUSIVE, chosen, or seen by the missing unlock
+  bool exclusive_ = false;  // this handle holds EXCLUSIVE, taken while its wal-index was mapped
+  bool closed_whole_ =
+      false;  // … and the mapping was given back then, with everything captured and in the file
+  bool checkpoints_ = false;  // this connection, between the beginning and the lock's release
+  bool moved_ = false;        // as last seen: what it has open is no longer the database's file
+  bool written_ = false;      // written outside WAL mode since the last unlock
+  bool keeps_locks_ = false;  // locking_mode=EXCLUSIVE, chosen, or seen by the missing unlock
   bool committed_outside_wal_ = false;  // since the last unlock
   bool wal_in_memory_ = false;          // the wal-index is, of a WAL that was committed to
   bool had_wal_ = false;

@@ -39,6 +39,7 @@ constexpr auto kNoteDue = std::chrono::seconds(5);  // who ships has a note of e
 constexpr auto kNoteInterval = std::chrono::milliseconds(2);    // another process's progress
 constexpr auto kOthersLimit = std::chrono::milliseconds(5000);  // the default of sync: on
 constexpr int kLooks = 5;  // behind a checkpoint whose end nothing tells of
+constexpr auto kLeavePatience = std::chrono::milliseconds(250);
 constexpr auto kBlindPause = std::chrono::milliseconds(150);
 constexpr auto kLongestTurn = std::chrono::minutes(10);
 constexpr auto kTurn = std::chrono::seconds(10);  // of who ships, and has no longer the file open
@@ -518,6 +519,11 @@ capture::Outcome Database::capture_in_background() noexcept try {
   return capture::Outcome::failed;
 }
 
+bool Database::see() {
+  const auto outcome = capture_in_background();
+  return seen_through(outcome) || (outcome == capture::Outcome::moved && look_anew());
+}
+
 // Precondition: capture_mutex_ is held. False: the outbox could not be looked at now.
 bool Database::look() {
   if (!open_outbox()) return false;
@@ -668,7 +674,7 @@ std::optional<Database::InPlace> Database::begin_in_place() {
 Database::Proof Database::prove_in_place(const capture::OldPages& pages, const capture::Tail& at) {
   std::atomic_thread_fence(std::memory_order_seq_cst);
   const bool mapped = has_mapping();  // else the look may see a wal-index that the capture did not
-  const bool seen = seen_through(capture_in_background());
+  const bool seen = see();
   const auto known = tail();
   if (!generation_alive() || !known || known->generation != at.generation ||
       snapshot_in_place() != pages.shape().id) {
@@ -815,17 +821,20 @@ asio::awaitable<void> Database::capture_loop(Self self) {
       over = self->checkpointing_.load() == 0 || self->is_checkpoint_over();
       return self->capture_in_background();
     });
-    last = steady_clock::now();
+    const auto looked = steady_clock::now();
+    // The first commit after a look that found nothing comes after a quiet time.
+    if (outcome != capture::Outcome::up_to_date) last = looked;
     const bool again = outcome == capture::Outcome::try_again;
     if ((again || outcome == capture::Outcome::waiting || outcome == capture::Outcome::failed ||
          outcome == capture::Outcome::busy) &&
         self->has_mapping()) {
-      co_await self->capture_signal_.wait_until(
-          last + (again ? std::chrono::nanoseconds(kSoon * 10) : std::chrono::nanoseconds(kRetry)));
+      co_await self->capture_signal_.wait_until(looked + (again
+                                                              ? std::chrono::nanoseconds(kSoon * 10)
+                                                              : std::chrono::nanoseconds(kRetry)));
       self->capture_signal_.notify();
     }
     if (!over) {
-      co_await self->capture_signal_.wait_until(last + kRetry);
+      co_await self->capture_signal_.wait_until(looked + kRetry);
       self->capture_signal_.notify();
     }
     if (self->replicators_.empty() && outcome != capture::Outcome::moved) {
@@ -865,6 +874,11 @@ asio::awaitable<void> Database::leave_role_to_others() {
 
 asio::awaitable<void> Database::role_loop(Self self) {
   while (!self->closed_) {
+    if (self->leaving_.load()) {
+      self->set_role(Role::left);
+      co_await self->role_signal_.wait();
+      continue;
+    }
     // Who has the file that is there now can do all that is to be done, so he comes first.
     if (self->others_first()) {
       self->turn_ = std::min<steady_clock::duration>(self->turn_ * 2, kLongestTurn);
@@ -888,7 +902,10 @@ asio::awaitable<void> Database::role_loop(Self self) {
     if (taken) {
       self->set_role(Role::shipping);
       co_await self->prepare_role();
-      co_await self->hold_role();
+      const auto shipped = co_await self->hold_role();
+      if (shipped && !co_await on_worker([&] { return self->has_more_than(*shipped); })) {
+        self->closed_ = self->close_if_unused();
+      }
     } else if (error.empty()) {
       self->set_role(Role::watching);
       co_await self->watch_role();
@@ -940,8 +957,17 @@ std::chrono::nanoseconds Database::linger() {
   return unused > kMostUnused ? std::chrono::nanoseconds(0) : std::chrono::nanoseconds(kLinger);
 }
 
-asio::awaitable<void> Database::hold_role() {
+// Who captured something while the role was held here may have told of it in vain. Who does from
+// now on cannot tell, and waits for the role.
+bool Database::has_more_than(std::uint64_t shipped) {
+  if (!look_anew()) return true;
+  const auto known = tail();
+  return known && known->last.sequence != shipped;
+}
+
+asio::awaitable<std::optional<std::uint64_t>> Database::hold_role() {
   const auto self = shared_from_this();
+  std::optional<std::uint64_t> shipped;
   const auto executor = Engine::get().executor();
   std::optional<steady_clock::time_point> turn_ends;
   role_over_ = role_wanted_ = false;
@@ -957,7 +983,7 @@ asio::awaitable<void> Database::hold_role() {
   asio::co_spawn(executor, despite_memory([self] { return read_wakes(self); }), ended);
   asio::co_spawn(executor, despite_memory([self] { return bound_outbox(self); }), ended);
 
-  while (!closed_ && !role_over_) {
+  while (!role_over_ && !leaving_.load()) {
     if (!others_first()) turn_ends.reset();
     if (others_first()) {
       if (!turn_ends) turn_ends = steady_clock::now() + turn_;
@@ -969,7 +995,11 @@ asio::awaitable<void> Database::hold_role() {
     } else if (connections_.load() > 0 || !drained()) {
       co_await role_signal_.wait();
     } else if (!co_await role_signal_.wait_until(steady_clock::now() + linger())) {
-      if (connections_.load() == 0 && drained()) closed_ = close_if_unused();
+      const auto known = tail();
+      if (connections_.load() == 0 && drained()) {
+        role_over_ = true;
+        shipped = known ? known->last.sequence : 0;
+      }
     }
   }
   role_over_ = true;
@@ -982,6 +1012,7 @@ asio::awaitable<void> Database::hold_role() {
     const std::lock_guard lock(capture_mutex_);
     outbox_->release_role();
   });
+  co_return shipped;
 }
 
 asio::awaitable<void> Database::read_wakes(Self self) {
@@ -1088,9 +1119,9 @@ asio::awaitable<void> Database::watch_role() {
   } else {
     asio::posix::stream_descriptor holder(executor, fd);
     stop_watching_ = [&] {
-      if (connections_.load() == 0) holder.cancel();
+      if (connections_.load() == 0 || leaving_.load()) holder.cancel();
     };
-    if (connections_.load() > 0) {
+    if (connections_.load() > 0 && !leaving_.load()) {
       co_await holder.async_wait(asio::posix::descriptor_base::wait_error,
                                  asio::as_tuple(asio::use_awaitable));
     }
@@ -1102,8 +1133,9 @@ asio::awaitable<void> Database::watch_role() {
   }
   if (connections_.load() == 0) {
     // Here and not later: an exit tells for itself as long as the database is known.
-    co_await on_worker([&] { tell_who_ships(kLongestWait); });
-    closed_ = close_if_unused();
+    if (co_await on_worker([&] { return tell_who_ships(kLongestWait); })) {
+      closed_ = close_if_unused();
+    }
   }
 }
 
@@ -1197,14 +1229,39 @@ void Database::hurry() {
   if (lock.try_lock_for(kLongestWait) && capturer_) capturer_->hurry();
 }
 
-void Database::tell_who_ships(std::chrono::nanoseconds patience) {
+bool Database::tell_who_ships(std::chrono::nanoseconds patience) {
   std::unique_lock lock(capture_mutex_, std::defer_lock);
-  const bool another = lock.try_lock_for(patience) && outbox_ && !outbox_->has_role();
-  if (another && !moved_.load()) outbox_->poke();
+  if (!lock.try_lock_for(patience)) return false;
+  return !outbox_ || moved_.load() || outbox_->poke();
+}
+
+// Gives the role up and takes it no more. What a maintenance has under way may take its time, and
+// is not waited for.
+void Database::step_aside(steady_clock::time_point deadline) {
+  leaving_.store(true);
+  tell(kRole);
+  std::unique_lock lock(status_mutex_);
+  const auto until = std::min(deadline, steady_clock::now() + kLeavePatience);
+  status_changed_.wait_until(lock, until, [this] { return role_ == Role::left; });
+}
+
+// In the shipping again.
+void Database::take_part() {
+  if (!leaving_.exchange(false)) return;
+  set_role(Role::none);
+  tell(kRole);
 }
 
 void Database::flush(steady_clock::time_point deadline) {
-  if (capture_in_background() == capture::Outcome::waiting) {
+  auto outcome = capture_in_background();
+  // Another process captures, or commits: it takes moments.
+  const auto soon = std::min(deadline, steady_clock::now() + kLongestWait);
+  while ((outcome == capture::Outcome::busy || outcome == capture::Outcome::try_again) &&
+         steady_clock::now() < soon) {
+    std::this_thread::sleep_for(kSoon);
+    outcome = capture_in_background();
+  }
+  if (outcome == capture::Outcome::waiting) {
     const std::lock_guard lock(status_mutex_);
     if (!capture_error_.empty()) {
       log::warn("what was committed last is not shipped: " + capture_error_, {{"db", path()}});
@@ -1213,21 +1270,43 @@ void Database::flush(steady_clock::time_point deadline) {
   tell_who_ships(kLongestWait);  // this process will not live to do it later
   Engine* engine = Engine::running();
   if (!started_.load() || engine == nullptr || !engine->start()) return;
+  take_part();
   const Flushing flushing(*this, kEnd);
   // A store that says no gets a second chance, not the whole time: the outbox keeps what is left.
   const auto patience = std::min(deadline, steady_clock::now() + kRefusedPatience);
-  const auto done = [this](bool refused_counts) {
-    if (validations_ > 0) return false;
-    if (!tail_ || role_ == Role::watching || role_ == Role::left) return true;
-    if (role_ != Role::shipping) return false;
-    if (moved_.load()) return true;  // nothing that was committed here is to be shipped
+  const auto settled = [this](bool refused_counts) {
     return std::all_of(replica_status_.begin(), replica_status_.end(), [&](const auto& status) {
       return status.settled >= tail_->last.sequence || (refused_counts && !status.error.empty());
     });
   };
-  std::unique_lock lock(status_mutex_);
-  if (!status_changed_.wait_until(lock, patience, [&] { return done(false); })) {
-    status_changed_.wait_until(lock, deadline, [&] { return done(true); });
+  const auto done = [&](bool refused_counts) {
+    if (validations_ > 0) return false;
+    if (!tail_ || role_ == Role::watching || role_ == Role::left) return true;
+    if (role_ != Role::shipping) return false;
+    if (moved_.load()) return true;  // nothing that was committed here is to be shipped
+    return settled(refused_counts);
+  };
+  while (steady_clock::now() < deadline) {
+    std::optional<std::uint64_t> shipped;
+    {
+      std::unique_lock lock(status_mutex_);
+      if (!status_changed_.wait_until(lock, patience, [&] { return done(false); })) {
+        status_changed_.wait_until(lock, deadline, [&] { return done(true); });
+      }
+      if (role_ == Role::shipping) {
+        if (moved_.load() || !tail_ || !settled(false)) return;
+        shipped = tail_->last.sequence;
+      } else if (role_ != Role::watching) {
+        return;
+      }
+    }
+    // First aside, then the look: who told this process something before is seen, and who comes
+    // later finds nobody that hears, and takes the role himself.
+    step_aside(deadline);
+    if (closed_.load() || (shipped && !has_more_than(*shipped))) return;
+    if (tell_who_ships(kLongestWait)) return;
+    take_part();
+    std::this_thread::sleep_for(kSoon);  // somebody may just be taking the role
   }
 }
 

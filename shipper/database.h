@@ -143,10 +143,16 @@ class Database : public std::enable_shared_from_this<Database> {
   /// Captures and ships what is left without pacing; returns when nothing is left for this process
   /// to do, or at the deadline.
   void flush(std::chrono::steady_clock::time_point deadline);
+  /// Tells the process that ships that there is something. False: there is none, or it is not known
+  /// in that time.
+  bool tell_who_ships(std::chrono::nanoseconds patience);
   /// A new generation begins without a pause from now on.
   void hurry();
 
   // --- For coroutines (the engine's thread) and what they run on workers.
+  /// All that is committed is known: captured, or where what connections here have open is no
+  /// longer the database's file, at least what others captured. False: not now.
+  bool see();
   /// Captures through any mapped connection, or only looks what others appended.
   capture::Outcome capture_in_background() noexcept;
   /// The outbox as last looked at; empty before anything was captured.
@@ -254,11 +260,13 @@ class Database : public std::enable_shared_from_this<Database> {
   void tell(unsigned news) noexcept;
   void told();
   asio::awaitable<void> prepare_role();
-  asio::awaitable<void> hold_role();
+  asio::awaitable<std::optional<std::uint64_t>> hold_role();
+  bool has_more_than(std::uint64_t shipped);
+  void step_aside(std::chrono::steady_clock::time_point deadline);
+  void take_part();
   static std::chrono::nanoseconds linger();
   asio::awaitable<void> watch_role();
   bool open_outbox();
-  void tell_who_ships(std::chrono::nanoseconds patience);
   std::uint64_t outbox_size();
   void fold_outbox(const std::vector<OutboxUse>& uses);
   void open_wal();
@@ -340,6 +348,7 @@ class Database : public std::enable_shared_from_this<Database> {
   std::atomic<std::int64_t> first_commit_time_{0};
   std::atomic<std::uint64_t> connections_{0};
   std::atomic<int> flushing_{0};
+  std::atomic<bool> leaving_{false};  // the role is for others, since the program ends
   Durability durability_;
   std::mutex looking_at_notes_;
   std::atomic<std::uint64_t> hurry_{0};    // is to be shipped at once, up to this sequence
@@ -382,7 +391,7 @@ class Database : public std::enable_shared_from_this<Database> {
   Signal capture_signal_;
   Signal role_signal_;
   std::function<void()> stop_watching_;
-  bool closed_ = false;
+  std::atomic<bool> closed_{false};
   bool role_over_ = false;                          // or closed
   bool role_wanted_ = false;                        // by a process that can do more with it
   std::chrono::steady_clock::time_point poked_at_;  // by another process

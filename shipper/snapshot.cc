@@ -53,7 +53,7 @@ SnapshotCopy::~SnapshotCopy() = default;
 
 bool SnapshotCopy::begin() {
   const bool mapped = database_.has_mapping();
-  if (!seen_through(database_.capture_in_background())) return false;
+  if (!database_.see()) return false;
   const auto tail = database_.tail();
   if (!tail || !database_.generation_alive() || !watched_or_closed(mapped, database_, *tail)) {
     return false;
@@ -78,7 +78,7 @@ bool SnapshotCopy::end() {
   source_.reset();
   // A batch that a checkpoint put into the file must be known before the copy counts.
   const bool mapped = database_.has_mapping();
-  if (!seen_through(database_.capture_in_background())) return false;
+  if (!database_.see()) return false;
   const auto tail = database_.tail();
   if (!tail || tail->generation != generation_ || !database_.generation_alive() ||
       !watched_or_closed(mapped, database_, *tail)) {

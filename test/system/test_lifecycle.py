@@ -648,6 +648,34 @@ def test_a_process_beside_the_one_that_ships_ends_when_it_is_done(build, place, 
         app.end()
 
 
+def test_programs_that_end_at_the_same_time_ship_all(build, litestream, place, tmp_path):
+    """Whoever of them is the last to have something, somebody is still there to ship it."""
+    database, replica, url = place
+    shell(build, database, url, "create table t(x);")
+    count = 0
+    for i in range(60):
+        programs = []
+        for _ in range(2):
+            programs.append(
+                subprocess.Popen(["sqlite3", "-bail"], env=harness.clean_environment(),
+                                 text=True, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
+            )  # fmt: skip
+            programs[-1].stdin.write(
+                f".load {build.extension.with_suffix('')}\n.open {build.uri(database, url)}\n"
+                f".timeout 10000\ninsert into t values ({count});\n"
+            )
+            programs[-1].stdin.close()
+            count += 1
+            time.sleep(i % 7 * 0.005)
+        for program in programs:
+            assert program.wait(60) == 0
+        restored = tmp_path / f"{i}.db"
+        build.restore(restored, url)
+        with closing(sqlite3.connect(restored)) as db:
+            assert db.execute("select count(*) from t").fetchone() == (count,), i
+    check_restores(build, litestream, database, url, replica, tmp_path)
+
+
 def test_programs_that_name_different_replicas_are_told(build, tmp_path):
     """Who has the role ships to its own."""
     database = tmp_path / "app.db"
