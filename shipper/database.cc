@@ -803,6 +803,7 @@ asio::awaitable<void> Database::capture_piece(Database& self, Pieces& pieces) {
 asio::awaitable<void> Database::capture_loop(Self self) {
   const auto interval = shortest_interval(self->settings_);
   steady_clock::time_point last{};
+  std::uint32_t change = self->own_change_.load();
   self->capture_signal_.notify();
   // Any of the waits may be the one that hears of the end.
   while (!self->closed_) {
@@ -816,14 +817,17 @@ asio::awaitable<void> Database::capture_loop(Self self) {
     }
     self->soon_.store(false);
     self->dirty_.store(false);
+    const std::uint32_t committed = self->own_change_.load();
     bool over = true;  // before the capture, which looks at the file that it left
     const auto outcome = co_await on_worker([&] {
       over = self->checkpointing_.load() == 0 || self->is_checkpoint_over();
       return self->capture_in_background();
     });
     const auto looked = steady_clock::now();
-    // The first commit after a look that found nothing comes after a quiet time.
-    if (outcome != capture::Outcome::up_to_date) last = looked;
+    // A look that is for no commit, as an open brings, and that finds none holds the first one up
+    // no longer.
+    const bool none = std::exchange(change, committed) == committed;
+    if (!none || outcome != capture::Outcome::up_to_date) last = looked;
     const bool again = outcome == capture::Outcome::try_again;
     if ((again || outcome == capture::Outcome::waiting || outcome == capture::Outcome::failed ||
          outcome == capture::Outcome::busy) &&
@@ -869,7 +873,9 @@ bool Database::others_first() {
 asio::awaitable<void> Database::leave_role_to_others() {
   set_role(Role::none);  // an exit waits until somebody has it
   const auto until = steady_clock::now() + kRetry;
-  while (steady_clock::now() < until && !closed_) co_await role_signal_.wait_until(until);
+  while (steady_clock::now() < until && !closed_ && !leaving_.load()) {
+    co_await role_signal_.wait_until(until);
+  }
 }
 
 asio::awaitable<void> Database::role_loop(Self self) {
@@ -960,7 +966,11 @@ std::chrono::nanoseconds Database::linger() {
 // Who captured something while the role was held here may have told of it in vain. Who does from
 // now on cannot tell, and waits for the role.
 bool Database::has_more_than(std::uint64_t shipped) {
-  if (!look_anew()) return true;
+  {
+    // Bounded, as all that an exit does.
+    std::unique_lock lock(capture_mutex_, std::defer_lock);
+    if (!lock.try_lock_for(kLongestWait) || !look()) return true;
+  }
   const auto known = tail();
   return known && known->last.sequence != shipped;
 }
@@ -1253,9 +1263,9 @@ void Database::take_part() {
 }
 
 void Database::flush(steady_clock::time_point deadline) {
-  auto outcome = capture_in_background();
   // Another process captures, or commits: it takes moments.
   const auto soon = std::min(deadline, steady_clock::now() + kLongestWait);
+  auto outcome = capture_in_background();
   while ((outcome == capture::Outcome::busy || outcome == capture::Outcome::try_again) &&
          steady_clock::now() < soon) {
     std::this_thread::sleep_for(kSoon);
@@ -1267,7 +1277,11 @@ void Database::flush(steady_clock::time_point deadline) {
       log::warn("what was committed last is not shipped: " + capture_error_, {{"db", path()}});
     }
   }
-  tell_who_ships(kLongestWait);  // this process will not live to do it later
+  const auto left = [deadline] {
+    return std::clamp<std::chrono::nanoseconds>(deadline - steady_clock::now(), kSoon,
+                                                kLongestWait);
+  };
+  tell_who_ships(left());  // this process will not live to do it later
   Engine* engine = Engine::running();
   if (!started_.load() || engine == nullptr || !engine->start()) return;
   take_part();
@@ -1304,7 +1318,7 @@ void Database::flush(steady_clock::time_point deadline) {
     // later finds nobody that hears, and takes the role himself.
     step_aside(deadline);
     if (closed_.load() || (shipped && !has_more_than(*shipped))) return;
-    if (tell_who_ships(kLongestWait)) return;
+    if (tell_who_ships(left())) return;
     take_part();
     std::this_thread::sleep_for(kSoon);  // somebody may just be taking the role
   }

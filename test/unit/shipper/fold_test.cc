@@ -70,8 +70,7 @@ class History {
     header.first = sequence_ + 1;
     header.state = state_;
     header.batch_chain = batch_chain_;
-    LogFile log =
-        LogFile::create(directory_ + '/' + log_file_name(header.first), header, 0600);
+    LogFile log = LogFile::create(directory_ + '/' + log_file_name(header.first), header, 0600);
     std::uint64_t end = LogFile::kHeaderSize;
     for (int i = 0; i < batches; ++i) end = add_batch(log, end);
     if (mark) {
