@@ -11,7 +11,6 @@
 #include "base/fork.h"
 #include "base/log.h"
 #include "base/patience.h"
-#include "base/scheduling.h"
 #include "base/signals.h"
 #include "base/workers.h"
 #include "store/s3/semaphore.h"
@@ -32,7 +31,6 @@ std::mutex& start_mutex() {
 
 void run_coroutines(asio::io_context& io) noexcept {
   set_patience(Patience::everything);
-  interrupt_nobody();
   while (true) {
     try {
       io.run();
