@@ -18,15 +18,15 @@ bool is_as_recovered(const FileMark& now) {
 
 bool is_at_rest(const FileMark& now, const Moment& moment) {
   return now.progress.begun == now.progress.done || moment.locked ||
-         (moment.recovered && is_as_recovered(now)) ||
-         std::abs(moment.time - now.file.mtime) > kRested;
+         (moment.recovered && is_as_recovered(now));
 }
 
 bool is_same_rest(const FileMark& known, const FileMark& now, const Record& last,
                   const Moment& moment) {
   const bool none_done = moment.recovered && is_as_recovered(now);
   if (known.salt == now.salt) {
-    return known.progress == now.progress ? is_at_rest(now, moment) : none_done;
+    if (known.progress != now.progress) return none_done;
+    return is_at_rest(now, moment) || std::abs(moment.time - now.file.mtime) > kRested;
   }
   // The next WAL, of which nothing is in the file, after one that was in it as a whole.
   const bool whole = known.whole_at != 0 && known.whole_at == last.sequence;

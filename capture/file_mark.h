@@ -49,12 +49,11 @@ struct Moment {
 
 /// True when no checkpoint is under way, as far as can be told: a look is worth being remembered.
 /// A recovery leaves all frames begun with and none done, as the first checkpoint of a WAL does
-/// meanwhile; a checkpoint that failed leaves some. Without the lock, what looks like that must
-/// have rested for a while.
+/// meanwhile; a checkpoint that failed leaves some.
 bool is_at_rest(const FileMark& now, const Moment& moment);
 
 /// True when no checkpoint can have written to the file between two looks. `last`: the outbox's
-/// last record.
+/// last record. What looks like a checkpoint that is under way must have rested for a while.
 ///
 /// Checkpoints of this project's connections withdraw the mark before they write (or end the
 /// generation), so only the others' need be told by how far they have come.

@@ -302,9 +302,16 @@ int Outbox::watch_role() const {
 }
 
 bool Outbox::poke(char wake) {
-  if (has_role()) return true;
-  if (!wake_writer_) wake_writer_.open([this] { return watch_role(); });
-  if (!wake_writer_) return false;
+  if (has_role()) return static_cast<bool>(wake_reader_);
+  bool has_reader = true;
+  if (!wake_writer_) {
+    wake_writer_.open([&] {
+      const int fd = watch_role();
+      has_reader = fd >= 0 || errno != ENXIO;
+      return fd;
+    });
+  }
+  if (!wake_writer_) return has_reader;
   // A full pipe is a wake-up already; EPIPE tells that the shipper is gone, which its watcher sees
   // as well.
   WriteSignalHeld pipe(SIGPIPE);

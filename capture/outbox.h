@@ -113,6 +113,8 @@ class Outbox {
   /// has it.
   bool try_take_role();
   void release_role();
+  /// Before it: poke() finds nobody from now on.
+  void stop_hearing() { wake_reader_.reset(); }
   bool has_role() const { return role_taken_ && lock_fd_; }
 
   /// With the capture lock held: sees what others appended, cuts a torn tail. Afterwards tail() is
@@ -177,7 +179,7 @@ class Outbox {
   std::uint64_t size() const;
 
   /// Wakes the process that ships, with one of these bytes, if it is not this one. False: there is
-  /// none, or it has no ear for it yet, or no longer.
+  /// none, or it has no ear for it yet, or no longer; not where the pipe itself is missing.
   static constexpr char kCaptured = 0;    ///< there is something new
   static constexpr char kShipAtOnce = 1;  ///< … and a commit waits for it
   bool poke(char wake = kCaptured);

@@ -91,11 +91,12 @@ class OpenConnection final : public Connection {
       if (mapping_.regions.empty()) return;
       saver_.end(mapping_.regions[0]);
       const auto outcome = capture(true);
-      // The program may end at once, without a word from the engine.
-      if (outcome == capture::Outcome::captured)
-        database_->tell_who_ships(std::chrono::milliseconds(5));
       closed_whole_ = exclusive_ && seen_through(outcome) && is_in_file();
       drop_mapping();
+      // The program may end at once, without a word from the engine.
+      if (outcome == capture::Outcome::captured) {
+        database_->tell_who_ships(std::chrono::milliseconds(5));
+      }
     });
   }
 
@@ -514,7 +515,7 @@ void flush_databases(bool hurry) noexcept {
     for (const auto& database : Database::all()) {
       if (!database->ours()) continue;
       if (hurry) database->hurry();
-      database->flush(begun + database->settings().shutdown_timeout);
+      database->flush(begun + database->settings().shutdown_timeout, !hurry);
     }
   });
 }

@@ -906,6 +906,7 @@ asio::awaitable<void> Database::role_loop(Self self) {
     }
     if (error.empty()) self->set_role_error({});
     if (taken) {
+      self->set_deaf(false);
       self->set_role(Role::shipping);
       co_await self->prepare_role();
       const auto shipped = co_await self->hold_role();
@@ -965,7 +966,7 @@ std::chrono::nanoseconds Database::linger() {
 
 // Who captured something while the role was held here may have told of it in vain. Who does from
 // now on cannot tell, and waits for the role.
-bool Database::has_more_than(std::uint64_t shipped) {
+bool Database::has_more_than(std::uint64_t shipped) try {
   {
     // Bounded, as all that an exit does.
     std::unique_lock lock(capture_mutex_, std::defer_lock);
@@ -973,6 +974,8 @@ bool Database::has_more_than(std::uint64_t shipped) {
   }
   const auto known = tail();
   return known && known->last.sequence != shipped;
+} catch (const std::exception&) {
+  return true;  // it cannot be told now
 }
 
 asio::awaitable<std::optional<std::uint64_t>> Database::hold_role() {
@@ -990,7 +993,12 @@ asio::awaitable<std::optional<std::uint64_t>> Database::hold_role() {
   for (const auto& replicator : replicators_) {
     asio::co_spawn(executor, replicator->run(), ended);
   }
-  asio::co_spawn(executor, despite_memory([self] { return read_wakes(self); }), ended);
+  bool hears = true;
+  const auto deaf = [&](const std::exception_ptr& error) {
+    hears = false;
+    ended(error);
+  };
+  asio::co_spawn(executor, despite_memory([self] { return read_wakes(self); }), deaf);
   asio::co_spawn(executor, despite_memory([self] { return bound_outbox(self); }), ended);
 
   while (!role_over_ && !leaving_.load()) {
@@ -1016,6 +1024,14 @@ asio::awaitable<std::optional<std::uint64_t>> Database::hold_role() {
   for (const auto& replicator : replicators_) replicator->stop();
   fold_signal_.notify();
   if (stop_watching_) stop_watching_();
+  // Who tells of something finds no ear from now on, and waits for the role, while what is under
+  // way with the store comes to its end.
+  while (hears) co_await role_signal_.wait();
+  co_await on_worker([&] {
+    const std::lock_guard lock(capture_mutex_);
+    outbox_->stop_hearing();
+  });
+  set_deaf(true);
   while (running > 0) co_await role_signal_.wait();
   replicators_.clear();
   co_await on_worker([&] {
@@ -1179,6 +1195,12 @@ void Database::set_role(Role role) {
   status_changed_.notify_all();
 }
 
+void Database::set_deaf(bool deaf) {
+  const std::lock_guard lock(status_mutex_);
+  deaf_ = deaf;
+  status_changed_.notify_all();
+}
+
 void Database::validating(int more) {
   const std::lock_guard lock(status_mutex_);
   validations_ += more;
@@ -1245,29 +1267,36 @@ bool Database::tell_who_ships(std::chrono::nanoseconds patience) {
   return !outbox_ || moved_.load() || outbox_->poke();
 }
 
-// Gives the role up and takes it no more. What a maintenance has under way may take its time, and
-// is not waited for.
+// Hears of nothing any more, gives the role up and does not take it again.
 void Database::step_aside(steady_clock::time_point deadline) {
   leaving_.store(true);
   tell(kRole);
   std::unique_lock lock(status_mutex_);
   const auto until = std::min(deadline, steady_clock::now() + kLeavePatience);
-  status_changed_.wait_until(lock, until, [this] { return role_ == Role::left; });
+  status_changed_.wait_until(lock, until, [this] { return has_stepped_aside(); });
+}
+
+// Precondition: status_mutex_ is held.
+bool Database::has_stepped_aside() const {
+  return role_ == Role::left || (role_ == Role::shipping && deaf_);
 }
 
 // In the shipping again.
 void Database::take_part() {
   if (!leaving_.exchange(false)) return;
-  set_role(Role::none);
+  {
+    const std::lock_guard lock(status_mutex_);
+    if (has_stepped_aside()) role_ = Role::none;
+  }
   tell(kRole);
 }
 
-void Database::flush(steady_clock::time_point deadline) {
+void Database::flush(steady_clock::time_point deadline, bool last) {
   // Another process captures, or commits: it takes moments.
   const auto soon = std::min(deadline, steady_clock::now() + kLongestWait);
   auto outcome = capture_in_background();
   while ((outcome == capture::Outcome::busy || outcome == capture::Outcome::try_again) &&
-         steady_clock::now() < soon) {
+         has_mapping() && steady_clock::now() < soon) {
     std::this_thread::sleep_for(kSoon);
     outcome = capture_in_background();
   }
@@ -1307,9 +1336,10 @@ void Database::flush(steady_clock::time_point deadline) {
       if (!status_changed_.wait_until(lock, patience, [&] { return done(false); })) {
         status_changed_.wait_until(lock, deadline, [&] { return done(true); });
       }
+      if (!last) return;
       if (role_ == Role::shipping) {
-        if (moved_.load() || !tail_ || !settled(false)) return;
-        shipped = tail_->last.sequence;
+        if (moved_.load() || (tail_ && !settled(false))) return;
+        shipped = tail_ ? tail_->last.sequence : 0;
       } else if (role_ != Role::watching) {
         return;
       }

@@ -142,7 +142,8 @@ class Database : public std::enable_shared_from_this<Database> {
   bool wait_shipped(std::chrono::milliseconds limit);
   /// Captures and ships what is left without pacing; returns when nothing is left for this process
   /// to do, or at the deadline.
-  void flush(std::chrono::steady_clock::time_point deadline);
+  /// `last`: the program ends, so another process is to have the role.
+  void flush(std::chrono::steady_clock::time_point deadline, bool last = true);
   /// Tells the process that ships that there is something. False: there is none, or it is not known
   /// in that time.
   bool tell_who_ships(std::chrono::nanoseconds patience);
@@ -263,7 +264,9 @@ class Database : public std::enable_shared_from_this<Database> {
   asio::awaitable<std::optional<std::uint64_t>> hold_role();
   bool has_more_than(std::uint64_t shipped);
   void step_aside(std::chrono::steady_clock::time_point deadline);
+  bool has_stepped_aside() const;
   void take_part();
+  void set_deaf(bool deaf);
   static std::chrono::nanoseconds linger();
   asio::awaitable<void> watch_role();
   bool open_outbox();
@@ -377,6 +380,7 @@ class Database : public std::enable_shared_from_this<Database> {
   bool refusable_ = true;                      // status_mutex_
   std::string role_error_;                     // status_mutex_
   Role role_ = Role::none;                     // status_mutex_
+  bool deaf_ = false;                          // status_mutex_; to others, while it ships
   Time role_since_{};                          // status_mutex_
   int validations_ = 0;                        // status_mutex_
 
