@@ -442,13 +442,12 @@ class OpenConnection final : public Connection {
   capture::PageSaver saver_;
   capture::CheckpointProgress before_;  // of checkpoints, when the lock for this one was obtained
   std::uint32_t piece_ = 0;             // of the WAL, that the last commit seen was in
-  bool exclusive_ = false;  // this handle holds EXCLUSIVE, taken while its wal-index was mapped
-  bool closed_whole_ =
-      false;  // … and the mapping was given back then, with everything captured and in the file
-  bool checkpoints_ = false;  // this connection, between the beginning and the lock's release
-  bool moved_ = false;        // as last seen: what it has open is no longer the database's file
-  bool written_ = false;      // written outside WAL mode since the last unlock
-  bool keeps_locks_ = false;  // locking_mode=EXCLUSIVE, chosen, or seen by the missing unlock
+  bool exclusive_ = false;     // this handle holds EXCLUSIVE, taken while its wal-index was mapped
+  bool closed_whole_ = false;  // … and the mapping was given back, all captured and in the file
+  bool checkpoints_ = false;   // this connection, between the beginning and the lock's release
+  bool moved_ = false;         // as last seen: what it has open is no longer the database's file
+  bool written_ = false;       // written outside WAL mode since the last unlock
+  bool keeps_locks_ = false;   // locking_mode=EXCLUSIVE, chosen, or seen by the missing unlock
   bool committed_outside_wal_ = false;  // since the last unlock
   bool wal_in_memory_ = false;          // the wal-index is, of a WAL that was committed to
   bool had_wal_ = false;

@@ -139,7 +139,8 @@ void start_engine() noexcept;
 
 /// Ships what is committed in all databases of this process, for up to their shutdown-timeout.
 /// `hurry`: a new generation begins without the pause after quick ones, since nobody may follow
-/// this process. What cannot be captured at all is said in the log.
+/// this process, which goes on for a moment and keeps its roles. What cannot be captured at all is
+/// said in the log.
 void flush_databases(bool hurry = false) noexcept;
 
 /// Flushes every database for up to its shutdown timeout; called at normal process exit.

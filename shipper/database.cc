@@ -824,8 +824,8 @@ asio::awaitable<void> Database::capture_loop(Self self) {
       return self->capture_in_background();
     });
     const auto looked = steady_clock::now();
-    // A look that is for no commit, as an open brings, and that finds none holds the first one up
-    // no longer.
+    // A look that no commit asked for, as an open's, and that found none does not hold up the
+    // first.
     const bool none = std::exchange(change, committed) == committed;
     if (!none || outcome != capture::Outcome::up_to_date) last = looked;
     const bool again = outcome == capture::Outcome::try_again;

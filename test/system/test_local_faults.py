@@ -282,6 +282,15 @@ def check_another(build, litestream, place):
         assert db.execute("select count(*) from t where i < 0").fetchone()[0] == 500
 
 
+def fill_and_checkpoint(app):
+    """500 rows in the file, one behind it in the WAL, and all in the replica."""
+    app.do("create table t(i, x)")
+    app.do(FILL)
+    assert app.do("pragma wal_checkpoint(truncate)") == [[0, 0, 0]]
+    app.do("insert into t values (501, 'behind it')")
+    assert app.shipped() == 1
+
+
 @pytest.mark.parametrize("mode", ["passive", "truncate"])
 @pytest.mark.parametrize("who", ["this process", "another process"])
 def test_a_backup_copied_over_the_file_while_it_is_open(build, litestream, place, mode, who):
@@ -329,11 +338,7 @@ def test_a_backup_copied_over_the_file_soon_after_a_recovery(build, litestream, 
     """Which leaves the WAL's index as the first checkpoint of a stock program has it meanwhile; then
     one of ours begins at once."""
     with place.session() as app:
-        app.do("create table t(i, x)")
-        app.do(FILL)
-        assert app.do("pragma wal_checkpoint(truncate)") == [[0, 0, 0]]
-        app.do("insert into t values (501, 'behind it')")
-        assert app.shipped() == 1
+        fill_and_checkpoint(app)
         app.kill()
     with place.session() as app:
         app.do("insert into t values (502, 'recovered')")
@@ -361,11 +366,7 @@ def test_a_backup_copied_over_the_file_soon_after_a_recovery(build, litestream, 
 def test_a_backup_copied_over_the_file_after_a_checkpoint_that_failed(build, litestream, place):
     """Of a disk that was full: it wrote some pages, and the file has them."""
     with place.session() as app:
-        app.do("create table t(i, x)")
-        app.do(FILL)
-        assert app.do("pragma wal_checkpoint(truncate)") == [[0, 0, 0]]
-        app.do("insert into t values (501, 'behind it')")
-        assert app.shipped() == 1
+        fill_and_checkpoint(app)
         place.fail(f"ENOSPC write {place.database}")
         assert "error" in app.do("pragma wal_checkpoint(passive)")
         place.fail()
