@@ -1,6 +1,7 @@
 #include "base/workers.h"
 
 #include "base/patience.h"
+#include "base/scheduling.h"
 #include "base/signals.h"
 
 namespace sqlstream {
@@ -13,6 +14,7 @@ Workers::Workers(std::size_t count) {
       running_.fetch_add(1);
       threads_.emplace_back([this] {
         set_patience(Patience::asio);
+        const InterruptsNobody polite;
         pool_.attach();
         running_.fetch_sub(1);
       });

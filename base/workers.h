@@ -9,9 +9,10 @@
 
 namespace sqlstream {
 
-/// Threads of ours that serve a pool. All signals are blocked in them, and what Boost.Asio
-/// allocates there is waited for (base/patience.h). The pool's own threads would not do: its
-/// constructor never returns where only the first of several can be had.
+/// Threads of ours that serve a pool. All signals are blocked in them, they interrupt nobody
+/// (base/scheduling.h), and what Boost.Asio allocates there is waited for (base/patience.h). The
+/// pool's own threads would not do: its constructor never returns where only the first of several
+/// can be had.
 class Workers {
  public:
   /// Throws std::system_error when there are not that many threads to be had; none is left then.

@@ -19,6 +19,7 @@
 #include "base/fork.h"
 #include "base/json.h"
 #include "base/log.h"
+#include "base/scheduling.h"
 #include "shipper/replicator.h"
 #include "shipper/source_file.h"
 #include "shipper/sqlite_version.h"
@@ -1067,6 +1068,7 @@ asio::awaitable<void> Database::read_wakes(Self self) {
     if (self->moved_.load()) self->role_wanted_ = true;
     if (self->role_wanted_ || self->blind_.load()) self->role_signal_.notify();
     const auto known = self->tail();
+    if (at_once) somebody_waits();
     if (at_once && known) raise_to(self->hurry_, known->last.sequence);
     for (const auto& replicator : self->replicators_) replicator->notify();
   }
@@ -1495,6 +1497,7 @@ bool Database::reached(std::uint64_t sequence, steady_clock::time_point deadline
 void Database::wait_durable(std::uint64_t ticket, std::chrono::milliseconds limit,
                             const CaptureNow& capture) {
   if (Engine::running() == nullptr || is_behind()) return;
+  somebody_waits();
   const auto deadline = steady_clock::now() + limit;
   bool done = wait_with_others(ticket, deadline);
   if (!done) {

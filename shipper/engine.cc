@@ -11,6 +11,7 @@
 #include "base/fork.h"
 #include "base/log.h"
 #include "base/patience.h"
+#include "base/scheduling.h"
 #include "base/signals.h"
 #include "base/workers.h"
 #include "store/s3/semaphore.h"
@@ -31,6 +32,7 @@ std::mutex& start_mutex() {
 
 void run_coroutines(asio::io_context& io) noexcept {
   set_patience(Patience::everything);
+  const InterruptsNobody polite;
   while (true) {
     try {
       io.run();

@@ -167,6 +167,27 @@ def rows(database):
         return db.execute("select count(*) from t").fetchone()[0]
 
 
+def own_policies(process):
+    """How the kernel schedules the threads that the program did not start itself."""
+    threads = [int(name) for name in os.listdir(f"/proc/{process.pid}/task")]
+    return {os.sched_getscheduler(thread) for thread in threads if thread != process.pid}
+
+
+def test_threads_of_ours_interrupt_programs_only_when_a_commit_waits_for_them(place):
+    """Here, or in another process."""
+    ordinary = {os.sched_getscheduler(0)}
+    unfiltered = "\nSeccomp:\t0\n" in open("/proc/self/status").read()
+    polite = {os.SCHED_BATCH} if unfiltered and ordinary == {os.SCHED_OTHER} else ordinary
+    with Session(place.build, place.database, place.far_url, env=place.env) as app:
+        app.do("create table t(x)")
+        assert app.shipped() == 1
+        assert own_policies(app.process) == polite
+        with Waiting(place) as other:
+            other.do("insert into t values (1)")
+            assert own_policies(other.process) == ordinary
+        assert own_policies(app.process) == ordinary
+
+
 def test_readers_and_writers_go_on_and_see_the_commit_that_waits(place):
     with Waiting(place) as app:
         app.do("create table t(x)")
