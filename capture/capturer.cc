@@ -609,6 +609,7 @@ void Capturer::note_clean_close(const std::optional<FileIdentity>& opened) {
     const auto file = identify(path_);
     if (opened && !(file && file->same_file(*opened))) return;
     if (last.identity.inode != 0 && file == last.identity) return;
+    const auto mark = outbox_.file_note().mark;
     const auto identity = stamp();
     if (!identity) return;
     Record record;
@@ -617,6 +618,12 @@ void Capturer::note_clean_close(const std::optional<FileIdentity>& opened) {
     record.previous = last.previous;
     record.identity = *identity;
     outbox_.append_mark(record);
+    if (!mark) return;
+    // A WAL that stays behind a close (SQLITE_FCNTL_PERSIST_WAL) proves nothing of the file.
+    FileNote note = outbox_.file_note();
+    note.mark = mark;
+    note.mark->file = *identity;
+    outbox_.set_file_note(note);
   } catch (const std::exception& e) {
     fail(e);
   }

@@ -193,11 +193,15 @@ void Outbox::follow_database() const {
 void Outbox::make_wake() const {
   const std::string path = place_.directory + "/wake";
   if (::mkfifo(path.c_str(), place_.first_mode()) != 0) return;
-  const UniqueFd fd(::open(path.c_str(), O_RDWR | O_NONBLOCK | O_CLOEXEC | O_NOFOLLOW));
-  struct stat st {};
-  if (fd && ::fstat(fd.get(), &st) == 0 && S_ISFIFO(st.st_mode)) {
-    place_.own(fd.get(), place_.file_mode);
-  }
+  // As in follow_database().
+  hold_off_forks([&] {
+    const UniqueFd fd(
+        above_standard(::open(path.c_str(), O_RDWR | O_NONBLOCK | O_CLOEXEC | O_NOFOLLOW)));
+    struct stat st {};
+    if (fd && ::fstat(fd.get(), &st) == 0 && S_ISFIFO(st.st_mode)) {
+      place_.own(fd.get(), place_.file_mode);
+    }
+  });
 }
 
 int Outbox::open_file(const char* name, int flags) const {
@@ -303,15 +307,15 @@ int Outbox::watch_role() const {
 
 bool Outbox::poke(char wake) {
   if (has_role()) return static_cast<bool>(wake_reader_);
-  bool has_reader = true;
+  bool hopeless = false;
   if (!wake_writer_) {
     wake_writer_.open([&] {
       const int fd = watch_role();
-      has_reader = fd >= 0 || errno != ENXIO;
+      hopeless = fd < 0 && (errno == ENOENT || errno == EACCES);
       return fd;
     });
   }
-  if (!wake_writer_) return has_reader;
+  if (!wake_writer_) return hopeless;
   // A full pipe is a wake-up already; EPIPE tells that the shipper is gone, which its watcher sees
   // as well.
   WriteSignalHeld pipe(SIGPIPE);
@@ -383,8 +387,11 @@ void Outbox::adopt_log(std::uint64_t first_sequence) {
   tail_.reset();
   log_.reset();
   const std::string path = log_path(first_sequence);
-  if (::access(path.c_str(), F_OK) != 0) return;
-  log_ = LogFile::open(path, true);
+  try {
+    log_ = LogFile::open(path, true);
+  } catch (const std::system_error& e) {
+    if (e.code() != std::errc::no_such_file_or_directory) throw;
+  }
   if (!log_) return;
   const LogHeader& header = log_->header();
   tail_ = tail_before(header);

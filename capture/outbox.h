@@ -179,7 +179,8 @@ class Outbox {
   std::uint64_t size() const;
 
   /// Wakes the process that ships, with one of these bytes, if it is not this one. False: there is
-  /// none, or it has no ear for it yet, or no longer; not where the pipe itself is missing.
+  /// none, or it has no ear for it yet, or no longer, or no descriptor is to be had; not where the
+  /// pipe is missing, or may not be used.
   static constexpr char kCaptured = 0;    ///< there is something new
   static constexpr char kShipAtOnce = 1;  ///< … and a commit waits for it
   bool poke(char wake = kCaptured);

@@ -92,6 +92,10 @@ class OpenConnection final : public Connection {
       saver_.end(mapping_.regions[0]);
       const auto outcome = capture(true);
       closed_whole_ = exclusive_ && seen_through(outcome) && is_in_file();
+      // The last checkpoint takes no lock of its own, and may have failed.
+      if (exclusive_ && std::exchange(checkpoints_, false) && !closed_whole_) {
+        database_->checkpoint_ended(mapping_);
+      }
       drop_mapping();
       // The program may end at once, without a word from the engine.
       if (outcome == capture::Outcome::captured) {
@@ -521,10 +525,12 @@ void flush_databases(bool hurry) noexcept {
 
 void flush_at_exit() noexcept {
   flush_databases();
-  Engine::stop();
-  guarded("ending", [] {
+  const bool ended = Engine::stop();
+  guarded("ending", [ended] {
     for (const auto& database : Database::all()) {
-      if (database->ours()) database->stop_waiting();
+      if (!database->ours()) continue;
+      if (ended) database->let_go();
+      database->stop_waiting();
     }
   });
 }

@@ -40,7 +40,6 @@ constexpr auto kNoteDue = std::chrono::seconds(5);  // who ships has a note of e
 constexpr auto kNoteInterval = std::chrono::milliseconds(2);    // another process's progress
 constexpr auto kOthersLimit = std::chrono::milliseconds(5000);  // the default of sync: on
 constexpr int kLooks = 5;  // behind a checkpoint whose end nothing tells of
-constexpr auto kLeavePatience = std::chrono::milliseconds(250);
 constexpr auto kBlindPause = std::chrono::milliseconds(150);
 constexpr auto kLongestTurn = std::chrono::minutes(10);
 constexpr auto kTurn = std::chrono::seconds(10);  // of who ships, and has no longer the file open
@@ -225,7 +224,7 @@ bool Database::learn_behind() noexcept try {
 void Database::closed() {
   connections_.fetch_sub(1);
   if (started_.load()) {
-    tell(kRole);
+    tell(kRole | kShip);  // what only a connection could have shipped is given up
   } else {
     close_if_unused();
   }
@@ -276,6 +275,16 @@ std::string Database::outbox_directory() const {
   return capture::OutboxPlace::directory_of(path(), settings_.outbox_dir);
 }
 
+// Precondition: capture_mutex_ is held. Empty: there is none any more.
+void Database::note_outbox_error(const std::string& error) {
+  if (outbox_error_ == error) return;
+  outbox_error_ = error;
+  if (error.empty()) return;
+  log::error(error, {{"db", path()}});
+  const std::lock_guard lock(status_mutex_);
+  capture_error_ = error;
+}
+
 // Precondition: capture_mutex_ is held.
 bool Database::open_outbox() {
   if (capturer_) return true;
@@ -286,17 +295,11 @@ bool Database::open_outbox() {
       return read_shape(SourceFile(host_, path()));
     };
     capturer_.emplace(*outbox_, path(), shape, settings_.outbox_max_size);
-    outbox_error_.clear();
+    note_outbox_error({});
     return true;
   } catch (const std::exception& e) {
     outbox_.reset();
-    const std::string error = text_of(e);
-    if (outbox_error_ != error) {
-      outbox_error_ = error;
-      log::error(outbox_error_, {{"db", path()}});
-      const std::lock_guard lock(status_mutex_);
-      capture_error_ = outbox_error_;
-    }
+    note_outbox_error(text_of(e));
     return false;
   }
 }
@@ -495,11 +498,12 @@ capture::Outcome Database::capture_from(capture::Source source, std::chrono::nan
   return outcome;
 }
 
-capture::Outcome Database::capture_in_background() noexcept try {
+capture::Outcome Database::capture_in_background(bool* saw_wal_index) noexcept try {
   std::unique_lock lock(capture_mutex_, std::defer_lock);
   // Bounded, since a program may call exit() in a signal handler on a thread that is capturing.
   if (!lock.try_lock_for(kLongestWait)) return capture::Outcome::busy;
   const Borrowed borrowed(*this);
+  if (saw_wal_index != nullptr) *saw_wal_index = static_cast<bool>(borrowed);
   if (borrowed) {
     capture::Source source;
     source.regions = borrowed.regions();
@@ -520,19 +524,27 @@ capture::Outcome Database::capture_in_background() noexcept try {
   return capture::Outcome::failed;
 }
 
-bool Database::see() {
-  const auto outcome = capture_in_background();
-  return seen_through(outcome) || (outcome == capture::Outcome::moved && look_anew());
+Database::Sight Database::see() {
+  bool saw_wal_index = false;
+  const auto outcome = capture_in_background(&saw_wal_index);
+  if (seen_through(outcome)) return saw_wal_index ? Sight::wal_index : Sight::outbox;
+  return outcome == capture::Outcome::moved && look_anew() ? Sight::outbox : Sight::none;
 }
 
 // Precondition: capture_mutex_ is held. False: the outbox could not be looked at now.
-bool Database::look() {
+bool Database::look() try {
   if (!open_outbox()) return false;
   const auto lock = outbox_->lock(kSoon * 10);
   if (!lock) return false;
   outbox_->refresh();
   publish();
+  note_outbox_error({});
   return true;
+} catch (const std::bad_alloc&) {
+  throw;
+} catch (const std::exception& e) {
+  note_outbox_error(e.what());
+  return false;
 }
 
 // What another process captured. It will not say so again: not even want of memory is in the way.
@@ -674,8 +686,7 @@ std::optional<Database::InPlace> Database::begin_in_place() {
 // Each look comes after what it is to prove: the pages were read, then this.
 Database::Proof Database::prove_in_place(const capture::OldPages& pages, const capture::Tail& at) {
   std::atomic_thread_fence(std::memory_order_seq_cst);
-  const bool mapped = has_mapping();  // else the look may see a wal-index that the capture did not
-  const bool seen = see();
+  const Sight seen = see();
   const auto known = tail();
   if (!generation_alive() || !known || known->generation != at.generation ||
       snapshot_in_place() != pages.shape().id) {
@@ -684,13 +695,13 @@ Database::Proof Database::prove_in_place(const capture::OldPages& pages, const c
   const auto look = look_at_wal_index();
   const capture::Announcement announced = pages.announced();
   if (pages.is_void()) return Proof::not_exact;
-  if (!seen || announced.open) return Proof::not_yet;
+  if (seen == Sight::none || announced.open) return Proof::not_yet;
   const capture::Record& last = known->last;
   if (!look) {
     const bool closed = last.identity.inode != 0 && capture::identify(path()) == last.identity;
     return closed && announced.covers(last.source) ? Proof::exact : Proof::unseen;
   }
-  if (!mapped) return Proof::not_yet;
+  if (seen != Sight::wal_index) return Proof::not_yet;  // that came after the capture
   const auto& [header, progress] = *look;
   // A WAL that began anew and has no commit yet is no record's.
   const bool same_wal = header.salt == last.source.salt;
@@ -843,17 +854,29 @@ asio::awaitable<void> Database::capture_loop(Self self) {
       self->capture_signal_.notify();
     }
     if (self->replicators_.empty() && outcome != capture::Outcome::moved) {
-      co_await on_worker([&] {
-        const std::lock_guard lock(self->capture_mutex_);
-        if (self->outbox_) self->outbox_->poke();
-      });
+      co_await on_worker([&] { self->tell_news(); });
     }
     for (const auto& replicator : self->replicators_) replicator->notify();
     // It may be the outbox's bound that is waited for, and all be in the replicas already.
     if (outcome == capture::Outcome::waiting && !self->replicators_.empty()) {
-      co_await on_worker([&] { self->trim(); });
+      co_await on_worker([&] {
+        try {
+          self->trim();
+        } catch (const std::system_error&) {  // it comes here again
+        }
+      });
     }
   }
+}
+
+// A look that found nothing is none, and a program may ask for many: one each time it opens the
+// database.
+void Database::tell_news() {
+  const std::lock_guard lock(capture_mutex_);
+  if (!outbox_ || !outbox_->tail()) return;
+  const auto& tail = *outbox_->tail();
+  const ToldOf news{tail.generation, tail.last.sequence, outbox_->generation_alive()};
+  if (news != told_of_ && outbox_->poke()) told_of_ = news;
 }
 
 // That the outbox cannot be opened is said elsewhere.
@@ -881,8 +904,7 @@ asio::awaitable<void> Database::leave_role_to_others() {
 
 asio::awaitable<void> Database::role_loop(Self self) {
   while (!self->closed_) {
-    if (self->leaving_.load()) {
-      self->set_role(Role::left);
+    if (self->leave_role()) {
       co_await self->role_signal_.wait();
       continue;
     }
@@ -891,33 +913,20 @@ asio::awaitable<void> Database::role_loop(Self self) {
       self->turn_ = std::min<steady_clock::duration>(self->turn_ * 2, kLongestTurn);
       self->blind_.store(false);
       co_await self->leave_role_to_others();
+      if (self->leaving_.load()) continue;
     } else {
       self->turn_ = kTurn;
     }
     std::string error;
-    bool taken = false;
     try {
-      taken = co_await on_worker([&] {
-        const std::lock_guard lock(self->capture_mutex_);
-        if (!self->open_outbox()) throw Error(self->outbox_error_);
-        return self->outbox_->try_take_role();
-      });
+      co_await self->take_turn();
+    } catch (const std::bad_alloc&) {
+      throw;
     } catch (const std::exception& e) {
-      error = e.what();
+      error = text_of(e);
     }
-    if (error.empty()) self->set_role_error({});
-    if (taken) {
-      self->set_deaf(false);
-      self->set_role(Role::shipping);
-      co_await self->prepare_role();
-      const auto shipped = co_await self->hold_role();
-      if (shipped && !co_await on_worker([&] { return self->has_more_than(*shipped); })) {
-        self->closed_ = self->close_if_unused();
-      }
-    } else if (error.empty()) {
-      self->set_role(Role::watching);
-      co_await self->watch_role();
-    } else {
+    if (!error.empty()) {
+      self->set_role(Role::none);
       self->set_role_error(error);
       co_await self->role_signal_.wait_until(steady_clock::now() + kRetry);
       if (self->connections_.load() == 0) self->closed_ = self->close_if_unused();
@@ -927,11 +936,41 @@ asio::awaitable<void> Database::role_loop(Self self) {
   self->capture_signal_.notify();
 }
 
+// Holds the role for as long as that is right, or waits until it may be had. Throws when the outbox
+// cannot be used.
+asio::awaitable<void> Database::take_turn() {
+  const bool taken = co_await on_worker([&] {
+    const std::lock_guard lock(capture_mutex_);
+    if (!open_outbox()) throw Error(outbox_error_);
+    return outbox_->try_take_role();
+  });
+  if (!taken) {
+    set_role_error({});
+    set_role(Role::watching);
+    co_await watch_role();
+    co_return;
+  }
+  set_deaf(false);
+  set_role(Role::shipping);
+  co_await prepare_role();
+  set_role_error({});
+  const auto shipped = co_await hold_role();
+  if (shipped && !co_await on_worker([&] { return has_more_than(*shipped); })) {
+    closed_ = close_if_unused();
+  }
+  if (!closed_) set_role(Role::none);
+}
+
+// Throws when it cannot be held now; then it is not.
 asio::awaitable<void> Database::prepare_role() {
   replicators_.clear();
   co_await on_worker([&] {
     const std::lock_guard lock(capture_mutex_);
-    look();
+    // Where another process only holds the lock, what is known already can be shipped.
+    if (!look() && !outbox_error_.empty()) {
+      outbox_->release_role();
+      throw Error(outbox_error_);
+    }
     remove_validations(outbox_directory());
     try {
       tidy_up_snapshot();
@@ -995,14 +1034,16 @@ asio::awaitable<std::optional<std::uint64_t>> Database::hold_role() {
     asio::co_spawn(executor, replicator->run(), ended);
   }
   bool hears = true;
+  std::exception_ptr deafened;
   const auto deaf = [&](const std::exception_ptr& error) {
     hears = false;
+    deafened = error;
     ended(error);
   };
   asio::co_spawn(executor, despite_memory([self] { return read_wakes(self); }), deaf);
   asio::co_spawn(executor, despite_memory([self] { return bound_outbox(self); }), ended);
 
-  while (!role_over_ && !leaving_.load()) {
+  while (!role_over_ && !leaving_.load() && !deafened) {
     if (!others_first()) turn_ends.reset();
     if (others_first()) {
       if (!turn_ends) turn_ends = steady_clock::now() + turn_;
@@ -1039,6 +1080,7 @@ asio::awaitable<std::optional<std::uint64_t>> Database::hold_role() {
     const std::lock_guard lock(capture_mutex_);
     outbox_->release_role();
   });
+  if (deafened) std::rethrow_exception(deafened);
   co_return shipped;
 }
 
@@ -1048,29 +1090,38 @@ asio::awaitable<void> Database::read_wakes(Self self) {
   self->stop_watching_ = [&] {
     if (self->role_over_) wakes.cancel();  // asked also when a connection closes
   };
-  while (!self->role_over_) {
+  bool at_once = false;
+  for (bool poked = false; !self->role_over_; poked = true) {
+    // Nobody says it again: what cannot be looked at now is looked at until it can.
+    while (!co_await on_worker([&] {
+      const bool looked = self->look_anew();
+      self->notice_moved();
+      return looked;
+    }) && !self->role_over_) {
+      asio::steady_timer timer(co_await asio::this_coro::executor, kSoon * 20);
+      co_await timer.async_wait(asio::use_awaitable);
+    }
+    if (poked) {
+      // Whoever captures has the file that is there, and most likely a wal-index.
+      self->poked_at_ = steady_clock::now();
+      if (self->moved_.load()) self->role_wanted_ = true;
+      if (self->role_wanted_ || self->blind_.load()) self->role_signal_.notify();
+    }
+    if (std::exchange(at_once, false)) {
+      somebody_waits();
+      if (const auto known = self->tail()) raise_to(self->hurry_, known->last.sequence);
+    }
+    for (const auto& replicator : self->replicators_) replicator->notify();
+
     const auto [error] = co_await wakes.async_wait(asio::posix::descriptor_base::wait_read,
                                                    asio::as_tuple(asio::use_awaitable));
     if (error) break;
     std::array<char, 512> bytes{};
-    bool at_once = false;
     ssize_t n = 0;
     while ((n = ::read(wakes.native_handle(), bytes.data(), bytes.size())) > 0) {
       at_once |= std::memchr(bytes.data(), capture::Outbox::kShipAtOnce,
                              static_cast<std::size_t>(n)) != nullptr;
     }
-    co_await on_worker([&] {
-      self->look_anew();
-      self->notice_moved();
-    });
-    // Whoever captures has the file that is there, and most likely a wal-index.
-    self->poked_at_ = steady_clock::now();
-    if (self->moved_.load()) self->role_wanted_ = true;
-    if (self->role_wanted_ || self->blind_.load()) self->role_signal_.notify();
-    const auto known = self->tail();
-    if (at_once) somebody_waits();
-    if (at_once && known) raise_to(self->hurry_, known->last.sequence);
-    for (const auto& replicator : self->replicators_) replicator->notify();
   }
   wakes.release();
   self->stop_watching_ = nullptr;
@@ -1141,9 +1192,12 @@ void Database::fold_outbox(const std::vector<OutboxUse>& uses) {
 asio::awaitable<void> Database::watch_role() {
   const auto executor = Engine::get().executor();
   const int fd = outbox_->watch_role();
+  // All that watch hear of its end at once: who sees the wal-index comes first.
+  const auto blind = [this] { return connections_.load() > 0 && !has_mapping(); };
   if (fd < 0) {
-    // Between its lock and its pipe, or just gone: look again soon.
-    co_await role_signal_.wait_until(steady_clock::now() + kTakeOverPause);
+    // Between its lock and its pipe, or at its end: look again soon.
+    co_await role_signal_.wait_until(steady_clock::now() +
+                                     (blind() ? kBlindPause : kTakeOverPause));
   } else {
     asio::posix::stream_descriptor holder(executor, fd);
     stop_watching_ = [&] {
@@ -1154,10 +1208,7 @@ asio::awaitable<void> Database::watch_role() {
                                  asio::as_tuple(asio::use_awaitable));
     }
     stop_watching_ = nullptr;
-    // All that watch hear of it at once: who sees the wal-index comes first.
-    if (connections_.load() > 0 && !has_mapping()) {
-      co_await role_signal_.wait_until(steady_clock::now() + kBlindPause);
-    }
+    if (blind()) co_await role_signal_.wait_until(steady_clock::now() + kBlindPause);
   }
   if (connections_.load() == 0) {
     // Here and not later: an exit tells for itself as long as the database is known.
@@ -1192,6 +1243,11 @@ std::vector<std::uint64_t> Database::log_files() {
 
 void Database::set_role(Role role) {
   const std::lock_guard lock(status_mutex_);
+  change_role(role);
+}
+
+// Precondition: status_mutex_ is held.
+void Database::change_role(Role role) {
   if (role_ != role) role_since_ = now();
   role_ = role;
   status_changed_.notify_all();
@@ -1269,13 +1325,13 @@ bool Database::tell_who_ships(std::chrono::nanoseconds patience) {
   return !outbox_ || moved_.load() || outbox_->poke();
 }
 
-// Hears of nothing any more, gives the role up and does not take it again.
-void Database::step_aside(steady_clock::time_point deadline) {
+// Hears of nothing any more, gives the role up and does not take it again. False: not in time.
+bool Database::step_aside(steady_clock::time_point deadline) {
   leaving_.store(true);
   tell(kRole);
   std::unique_lock lock(status_mutex_);
-  const auto until = std::min(deadline, steady_clock::now() + kLeavePatience);
-  status_changed_.wait_until(lock, until, [this] { return has_stepped_aside(); });
+  const auto until = std::min(deadline, steady_clock::now() + kLongestWait);
+  return status_changed_.wait_until(lock, until, [this] { return has_stepped_aside(); });
 }
 
 // Precondition: status_mutex_ is held.
@@ -1285,12 +1341,19 @@ bool Database::has_stepped_aside() const {
 
 // In the shipping again.
 void Database::take_part() {
-  if (!leaving_.exchange(false)) return;
   {
     const std::lock_guard lock(status_mutex_);
-    if (has_stepped_aside()) role_ = Role::none;
+    if (!leaving_.exchange(false)) return;
+    if (!closed_.load() && has_stepped_aside()) change_role(Role::none);
   }
   tell(kRole);
+}
+
+// On the engine's thread, which does not have it now. True: it is for others.
+bool Database::leave_role() {
+  const std::lock_guard lock(status_mutex_);
+  if (leaving_.load()) change_role(Role::left);
+  return leaving_.load();
 }
 
 void Database::flush(steady_clock::time_point deadline, bool last) {
@@ -1331,8 +1394,8 @@ void Database::flush(steady_clock::time_point deadline, bool last) {
     if (moved_.load()) return true;  // nothing that was committed here is to be shipped
     return settled(refused_counts);
   };
-  while (steady_clock::now() < deadline) {
-    std::optional<std::uint64_t> shipped;
+  while (true) {
+    std::optional<std::uint64_t> known;  // of what there is to ship, when it was done or given up
     {
       std::unique_lock lock(status_mutex_);
       if (!status_changed_.wait_until(lock, patience, [&] { return done(false); })) {
@@ -1340,20 +1403,25 @@ void Database::flush(steady_clock::time_point deadline, bool last) {
       }
       if (!last) return;
       if (role_ == Role::shipping) {
-        if (moved_.load() || (tail_ && !settled(false))) return;
-        shipped = tail_ ? tail_->last.sequence : 0;
+        known = tail_ ? tail_->last.sequence : 0;
       } else if (role_ != Role::watching) {
         return;
       }
     }
     // First aside, then the look: who told this process something before is seen, and who comes
     // later finds nobody that hears, and takes the role himself.
-    step_aside(deadline);
-    if (closed_.load() || (shipped && !has_more_than(*shipped))) return;
-    if (tell_who_ships(left())) return;
+    const bool aside = step_aside(deadline);
+    if (closed_.load() || steady_clock::now() >= deadline) return;
+    if (aside && known && !has_more_than(*known)) return;
+    if (aside && tell_who_ships(left())) return;
     take_part();
     std::this_thread::sleep_for(kSoon);  // somebody may just be taking the role
   }
+}
+
+void Database::let_go() noexcept {
+  std::unique_lock lock(capture_mutex_, std::defer_lock);
+  if (lock.try_lock_for(kSoon) && outbox_ && outbox_->has_role()) outbox_->release_role();
 }
 
 bool Database::wait_shipped(std::chrono::milliseconds limit) {

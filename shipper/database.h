@@ -9,6 +9,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <tuple>
 #include <vector>
 
 #include "capture/capturer.h"
@@ -144,6 +145,9 @@ class Database : public std::enable_shared_from_this<Database> {
   /// to do, or at the deadline.
   /// `last`: the program ends, so another process is to have the role.
   void flush(std::chrono::steady_clock::time_point deadline, bool last = true);
+  /// Behind the last flush, when the engine's threads have ended: others may ship from now on, not
+  /// only when the process is gone.
+  void let_go() noexcept;
   /// Tells the process that ships that there is something. False: there is none, or it is not known
   /// in that time.
   bool tell_who_ships(std::chrono::nanoseconds patience);
@@ -151,11 +155,12 @@ class Database : public std::enable_shared_from_this<Database> {
   void hurry();
 
   // --- For coroutines (the engine's thread) and what they run on workers.
-  /// All that is committed is known: captured, or where what connections here have open is no
-  /// longer the database's file, at least what others captured. False: not now.
-  bool see();
+  /// What is committed is known: all of it, captured through a wal-index, or where none is mapped
+  /// here, or only one that is no longer the database file's, what others captured. None: not now.
+  enum class Sight { none, outbox, wal_index };
+  Sight see();
   /// Captures through any mapped connection, or only looks what others appended.
-  capture::Outcome capture_in_background() noexcept;
+  capture::Outcome capture_in_background(bool* saw_wal_index = nullptr) noexcept;
   /// The outbox as last looked at; empty before anything was captured.
   std::optional<capture::Tail> tail() const;
   bool generation_alive() const { return alive_.load(); }
@@ -248,6 +253,7 @@ class Database : public std::enable_shared_from_this<Database> {
   enum News : unsigned { kStart = 1, kCapture = 2, kRole = 4, kLog = 8, kShip = 16, kEnd = 32 };
   class Flushing;
   class Borrowed;
+  using ToldOf = std::tuple<Generation, std::uint64_t, bool>;  // the last sequence, going on
   using Self = std::shared_ptr<Database>;
   struct Pieces;
   static asio::awaitable<void> capture_piece(Database& self, Pieces& pieces);
@@ -260,15 +266,19 @@ class Database : public std::enable_shared_from_this<Database> {
   static asio::awaitable<void> bound_outbox(Self self);
   void tell(unsigned news) noexcept;
   void told();
+  void tell_news();
+  asio::awaitable<void> take_turn();
   asio::awaitable<void> prepare_role();
   asio::awaitable<std::optional<std::uint64_t>> hold_role();
   bool has_more_than(std::uint64_t shipped);
-  void step_aside(std::chrono::steady_clock::time_point deadline);
+  bool step_aside(std::chrono::steady_clock::time_point deadline);
   bool has_stepped_aside() const;
   void take_part();
+  bool leave_role();
   void set_deaf(bool deaf);
   static std::chrono::nanoseconds linger();
   asio::awaitable<void> watch_role();
+  void note_outbox_error(const std::string& error);
   bool open_outbox();
   std::uint64_t outbox_size();
   void fold_outbox(const std::vector<OutboxUse>& uses);
@@ -322,6 +332,7 @@ class Database : public std::enable_shared_from_this<Database> {
                            std::optional<Time> since) const;
   Role role() const;
   void set_role(Role role);
+  void change_role(Role role);
   void validating(int more);
 
   const Host& host_;
@@ -335,6 +346,7 @@ class Database : public std::enable_shared_from_this<Database> {
   UniqueFd wal_fd_;                            // capture_mutex_
   ino_t wal_inode_ = 0;                        // capture_mutex_
   std::string outbox_error_;                   // capture_mutex_
+  ToldOf told_of_;                             // capture_mutex_; what who ships was last told of
   std::optional<std::uint64_t> told_moved_;    // capture_mutex_; the inode last told of
   std::mutex mapping_mutex_;
   std::condition_variable readers_gone_;

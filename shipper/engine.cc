@@ -128,10 +128,10 @@ Semaphore& Engine::one_at_a_time() {
   return threads_->one_at_a_time;
 }
 
-void Engine::stop() noexcept {
+bool Engine::stop() noexcept {
   Engine* engine = current.load(std::memory_order_acquire);
-  if (engine == nullptr || stopped.exchange(true)) return;
-  if (!engine->started_.load(std::memory_order_acquire)) return;
+  if (engine == nullptr || stopped.exchange(true)) return false;
+  if (!engine->started_.load(std::memory_order_acquire)) return false;
   Threads& threads = *engine->threads_;
   try {
     threads.workers->stop();
@@ -140,13 +140,15 @@ void Engine::stop() noexcept {
     while (!threads.ended.load() || !threads.workers->ended()) {
       // There may never be any memory again, or the program has closed our descriptors: then the
       // threads end with the process, which is no worse than if it had been killed.
-      if (memory_awaited() || std::chrono::steady_clock::now() >= until) return;
+      if (memory_awaited() || std::chrono::steady_clock::now() >= until) return false;
       std::this_thread::sleep_for(std::chrono::microseconds(50));
     }
     threads.coroutines.join();
     threads.workers->join();
+    return true;
   } catch (const std::exception&) {
     // The process ends; a thread that cannot be joined ends with it.
+    return false;
   }
 }
 

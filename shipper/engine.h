@@ -80,9 +80,9 @@ class Engine {
   /// For what uses much memory or time, of which a process does one at a time.
   Semaphore& one_at_a_time();
 
-  /// Ends the coroutine thread and waits for it, unless it waits for memory. Nothing runs
-  /// afterwards; nothing is freed.
-  static void stop() noexcept;
+  /// Ends the threads and waits for them, unless one waits for memory. Nothing begins afterwards;
+  /// nothing is freed. False: they had not begun, or one has not ended.
+  static bool stop() noexcept;
 
  private:
   Engine();

@@ -28,10 +28,9 @@ void write_all(int fd, std::span<const std::uint8_t> data, std::uint64_t offset,
   }
 }
 
-// Exact only while nobody can change the database unseen. `mapped`: before the last capture, which
-// else may have seen no wal-index.
-bool watched_or_closed(bool mapped, Database& database, const capture::Tail& tail) {
-  return (mapped && database.has_mapping()) ||
+// Exact only while nobody can change the database unseen. `seen`: by the last capture.
+bool watched_or_closed(Database::Sight seen, Database& database, const capture::Tail& tail) {
+  return (seen == Database::Sight::wal_index && database.has_mapping()) ||
          (tail.last.identity.inode != 0 &&
           capture::identify(database.path()) == tail.last.identity);
 }
@@ -52,10 +51,10 @@ SnapshotCopy::SnapshotCopy(Database& database, std::string file)
 SnapshotCopy::~SnapshotCopy() = default;
 
 bool SnapshotCopy::begin() {
-  const bool mapped = database_.has_mapping();
-  if (!database_.see()) return false;
+  const auto seen = database_.see();
+  if (seen == Database::Sight::none) return false;
   const auto tail = database_.tail();
-  if (!tail || !database_.generation_alive() || !watched_or_closed(mapped, database_, *tail)) {
+  if (!tail || !database_.generation_alive() || !watched_or_closed(seen, database_, *tail)) {
     return false;
   }
   generation_ = tail->generation;
@@ -77,11 +76,11 @@ bool SnapshotCopy::copy_piece() {
 bool SnapshotCopy::end() {
   source_.reset();
   // A batch that a checkpoint put into the file must be known before the copy counts.
-  const bool mapped = database_.has_mapping();
-  if (!database_.see()) return false;
+  const auto seen = database_.see();
+  if (seen == Database::Sight::none) return false;
   const auto tail = database_.tail();
   if (!tail || tail->generation != generation_ || !database_.generation_alive() ||
-      !watched_or_closed(mapped, database_, *tail)) {
+      !watched_or_closed(seen, database_, *tail)) {
     return false;
   }
   at_ = tail->last;

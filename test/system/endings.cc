@@ -67,11 +67,17 @@ class Database {
 };
 
 // Commits once more when static objects are destroyed: `first` after the extension's own exit
-// handler, `last` before it.
+// handler, `last` before it. Or waits then, until the standard input ends.
 struct Late {
   std::optional<Database> database;
+  bool lingers = false;
   ~Late() {
     if (database) database->insert();
+    if (!lingers) return;
+    std::puts("at its end");
+    std::fflush(stdout);
+    while (std::getchar() != EOF) {
+    }
   }
 };
 Late first;
@@ -164,6 +170,11 @@ int main(int argc, char** argv) {
   if (how == "few") {
     Database own;
     for (int i = 0; i < 3; ++i) own.insert();
+    return 0;
+  }
+  if (how == "lingers") {
+    first.lingers = true;
+    (new Database)->insert();  // still open at the end
     return 0;
   }
   if (how == "fork") {

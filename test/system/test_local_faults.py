@@ -381,6 +381,30 @@ def test_a_backup_copied_over_the_file_after_a_checkpoint_that_failed(build, lit
     whole(build, litestream, place)
 
 
+@pytest.mark.parametrize("why", ["it is kept", "the last checkpoint failed"])
+def test_a_backup_copied_over_a_closed_file_beside_its_wal(build, litestream, place, why):
+    """The WAL is of the other file, and the next program takes it for this one's."""
+    if why == "it is kept":
+        sql = f"create table t(i, x); {FILL}; select sqlstream_wait(60000);"
+        build.shell(place.database, place.url, f"{sql}\n.filectrl persist_wal 1\n", env=place.env)
+    else:
+        with place.session() as app:
+            fill_and_checkpoint(app)
+            place.fail(f"ENOSPC write {place.database}")
+            app.do("close")
+            place.fail()
+            app.end()
+    assert (place.under / "app.db-wal").stat().st_size > 0
+    copy_over_another(place)
+    with place.session() as app:
+        app.do("insert into t values (502, 'behind the copy')")
+        assert app.shipped(60000) == 1
+        app.do("close")
+        app.end()
+    assert len(generations(place.replica)) == 2
+    whole(build, litestream, place)
+
+
 def test_a_last_checkpoint_that_fails_leaves_a_wal_that_counts(build, litestream, place):
     """The database is closed, but not all of it is in its file; the first snapshot comes later."""
     place.replica.touch()  # the store is away

@@ -1,0 +1,89 @@
+"""Who ships, where one of two processes has a fault: the other one does, and neither ends for it."""
+
+import subprocess
+
+import pytest
+
+import harness
+from test_endings import program  # noqa: F401
+from test_lifecycle import Session
+from test_local_faults import Place, whole
+
+# Log files grow to 16 MiB: behind the first of these commits the next one begins.
+NEXT_LOG_FILE = ["insert into t values (randomblob(17000000))", "insert into t values (1)"]
+
+
+@pytest.fixture
+def place(build, tmp_path):
+    return Place(build, tmp_path)
+
+
+def no_descriptors(place):
+    """For whoever has place.env: the log files, which are named by their first batch, cannot be opened."""
+    place.fail(*(f"EMFILE open {place.outbox}/{digit}" for digit in "0123456789abcdef"))
+
+
+def test_who_ships_cannot_open_what_another_process_began(build, litestream, place):
+    """It does not end for that, says so, and goes on by itself."""
+    with place.session() as app, Session(build, place.database, place.url) as other:
+        app.do("create table t(x)")
+        assert app.shipped() == 1
+        assert app.status()["shipping"] == "this process"
+        no_descriptors(place)
+        for sql in NEXT_LOG_FILE:
+            assert other.do(sql) == []
+
+        def told():
+            assert app.do("select 1") == [[1]]
+            return any("Too many open files" in line for line in place.lines("ERROR"))
+
+        harness.wait_until(told, "the fault to be told")
+        place.fail()
+        assert other.shipped(60000) == 1
+        for session in (app, other):
+            session.do("close")
+            session.end()
+    whole(build, litestream, place)
+
+
+def test_who_takes_the_role_cannot_open_the_outbox(build, litestream, place):
+    """It leaves the role to others."""
+    with Session(build, place.database, place.url) as first:
+        first.do("create table t(x)")
+        assert first.shipped() == 1
+        with place.session() as app:
+            assert app.do("select count(*) from t") == [[0]]
+            harness.wait_until(lambda: app.status()["shipping"] == "another process", "it to watch")
+            no_descriptors(place)
+            for sql in NEXT_LOG_FILE:
+                assert first.do(sql) == []
+            first.kill()
+            harness.wait_until(lambda: place.lines("ERROR"), "the fault to be told")
+            with Session(build, place.database, place.url) as other:
+                other.do("insert into t values (2)")
+                assert other.shipped(60000) == 1
+                other.do("close")
+                other.end()
+            place.fail()
+            assert app.do("insert into t values (3)") == []
+            assert app.shipped(60000) == 1
+            app.do("close")
+            app.end()
+    whole(build, litestream, place)
+
+
+def test_a_program_whose_end_takes_long_holds_nothing_back(build, place, program):  # noqa: F811
+    """Its other exit handlers may run for as long as they like."""
+    command = [program, build.extension, build.uri(place.database, place.url), "lingers"]
+    with subprocess.Popen(
+        [str(part) for part in command], env=harness.clean_environment(), text=True,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    ) as ending:  # fmt: skip
+        assert ending.stdout.readline() == "at its end\n"
+        build.shell(place.database, place.url, "create table other(x);")
+        restored = place.folder / "restored.db"
+        build.restore(restored, place.url)
+        assert harness.run(["sqlite3", restored, ".tables"]).stdout.split() == ["other", "t"]
+        assert ending.poll() is None
+        ending.stdin.close()
+        assert ending.wait(60) == 0
