@@ -164,6 +164,23 @@ def of_restore(results):
     return lines
 
 
+def of_sync(results):
+    """One PUT is what a commit cannot be quicker than; the rate is beside plain SQLite's writers that
+    commit and then sleep for as long as one takes."""
+    lines = []
+    for own in results.get("sync", []):
+        title = f"commits that wait, {own['writers']} writers, {own['delay_ms']:.0f} ms away"
+        over = own["p99_us"] / 1000 - own["put_ms"]
+        share = own["commits_per_second"] / own["plain"]["commits_per_second"]
+        lines += [
+            entry(f"{title}: p99", {"sqlstream": own["p99_us"] / 1000}, lambda v: f"{v:.1f} ms",
+                  target=f"one PUT ({own['put_ms']:.1f} ms) + 10 ms", met=over <= 10),
+            entry(f"{title}: of those that sleep", {"sqlstream": share}, lambda v: f"{v:.2f}",
+                  target="0.9", met=share >= 0.9),
+        ]  # fmt: skip
+    return lines
+
+
 def of_the_rest(results):
     lines = []
 
@@ -194,7 +211,8 @@ def of_the_rest(results):
 
 def summary(results):
     """What was measured, by the targets that this project has."""
-    parts = (of_commits, of_the_rest, of_traffic, of_quiet, of_many, of_restore_big, of_restore)
+    parts = (of_commits, of_the_rest, of_traffic, of_quiet, of_many, of_restore_big, of_restore,
+             of_sync)  # fmt: skip
     return [line for part in parts for line in part(results)]
 
 
