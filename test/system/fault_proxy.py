@@ -12,6 +12,7 @@ import socket
 import struct
 import threading
 import time
+import urllib.parse
 from collections import defaultdict
 from dataclasses import dataclass
 from typing import Callable
@@ -159,12 +160,14 @@ class _Server(http.server.ThreadingHTTPServer):
 class FaultProxy:
     """Listens on 127.0.0.1:`port`.
 
-    `contents`: for each object, the hashes of all bodies that MinIO took for it. `page_size`: the keys in one page of
-    a listing. `accepts`: the (access key id, session token) that is good; None: all are. `away`: nobody answers.
+    `contents`: for each object (its target without a query), the hashes of all that MinIO took for it; of one in
+    parts, what it then was. `keys`: what requests are signed with. `page_size`: the keys in one page of a listing.
+    `accepts`: the (access key id, session token) that is good; None: all are. `away`: nobody answers.
     """
 
     def __init__(self, minio):
         self.minio = minio
+        self.keys = botocore.credentials.Credentials(minio.user, minio.password)
         self.contents = defaultdict(set)
         self.requests = 0
         self.page_size = self.accepts = None
@@ -232,8 +235,7 @@ class FaultProxy:
         request = botocore.awsrequest.AWSRequest(
             method=method, url=self.minio.endpoint + target, data=body, headers=kept
         )
-        keys = botocore.credentials.Credentials(self.minio.user, self.minio.password)
-        botocore.auth.S3SigV4Auth(keys, "s3", self.minio.region).add_auth(request)
+        botocore.auth.S3SigV4Auth(self.keys, "s3", self.minio.region).add_auth(request)
         connection = http.client.HTTPConnection("127.0.0.1", self.minio.port, timeout=30)
         try:
             sent = body[: len(body) // 2] if cut else body
@@ -244,10 +246,25 @@ class FaultProxy:
             content = answer.read()
         finally:
             connection.close()
-        if method == "PUT" and answer.status == 200 and "partNumber=" not in target:
-            with self._lock:
-                self.contents[target].add(hashlib.sha256(body).hexdigest())
+        self._record(method, target, answer.status, body, content)
         return answer.status, answer.getheaders(), content
+
+    def _record(self, method, target, status, body, answered):
+        path, _, query = target.partition("?")
+        # What was wrong with it may follow a 200.
+        if method == "POST" and "uploadId=" in query and b"<CompleteMultipartUploadResult" in answered:
+            body = self.minio.get(*urllib.parse.unquote(path[1:]).split("/", 1))
+        elif method != "PUT" or status != 200 or "partNumber=" in query:
+            return
+        with self._lock:
+            self.contents[path].add(hashlib.sha256(body).hexdigest())
+
+    def check_contents(self, bucket, keys):
+        """That all of these objects came through here, and nothing was written twice with other content."""
+        paths = {f"/{bucket}/{urllib.parse.quote(key)}" for key in keys}
+        assert paths <= self.contents.keys(), f"not seen here: {sorted(paths - self.contents.keys())}"
+        twice = [path for path, bodies in self.contents.items() if len(bodies) > 1]
+        assert not twice, f"written twice with other content: {twice}"
 
     def stop(self):
         self._server.shutdown()
