@@ -115,22 +115,45 @@ def output(tmp_path):
     return folder / "app.db"
 
 
+LOOKS = {"execve", "access", "faccessat2", "newfstatat", "stat", "lstat", "statx", "statfs", "readlink", "readlinkat",
+         "getcwd"}  # fmt: skip
+
+
+def changed(trace, cwd):
+    """What a program opened for writing, made, renamed or removed, as strace saw it."""
+    paths = set()
+    for line in trace.read_text().splitlines():
+        call = re.match(r"\d+ +(\w+)\((.*)", line)
+        if not call or call[1] in LOOKS:
+            continue
+        if call[1].startswith("open") and not re.search("O_WRONLY|O_RDWR|O_CREAT|O_TRUNC|O_TMPFILE", call[2]):
+            continue
+        for folder, path in re.findall(r'(?:<([^>]*)>, )?"((?:[^"\\]|\\.)*)"', call[2]):
+            paths.add(os.path.normpath(os.path.join(cwd, folder, path)))
+    return paths
+
+
 def restore(build, output, url, *arguments, env=None):
     """Of a URL or a folder. Exit code and what was said, having looked at the files. Memory is bounded, and so is what
     any file may grow to: it is to be seen before that something is wrong."""
     url = url if isinstance(url, str) else f"file://{url}"
-    limits = f"ulimit -f {MOST_FILE // 512}"
-    if "asan" not in build.dir.name:  # a sanitizer maps more than there is
+    limits, trace, tracing = f"ulimit -f {MOST_FILE // 512}", output.parent.parent / "trace", []
+    if "asan" not in build.dir.name:  # a sanitizer maps more than there is, and cannot be traced
         limits += f"; ulimit -d {MOST_MEMORY // 1024}"
+        tracing = ["strace", "-f", "-qq", "-y", "--seccomp-bpf", "-e", "trace=%file", "-e", "signal=none", "-o", trace]
     result = harness.run(
         ["sh", "-c", f'trap "" XFSZ; {limits}; exec "$@"', "sh",
-         build.sqlstream, "restore", *arguments, "-o", output, url],
+         *tracing, build.sqlstream, "restore", *arguments, "-o", output, url],
         env=env, cwd=output.parent, check=False,
     )  # fmt: skip
     said = result.stdout + result.stderr
     assert result.returncode in (0, 1), said
     left = [output.name] if result.returncode == 0 else []
     assert [file.name for file in output.parent.iterdir()] == left
+    if tracing:
+        written = changed(trace, output.parent)
+        assert str(output) in written or not left, "the trace shows nothing"
+        assert all(os.path.dirname(path) == str(output.parent) for path in written), written
     return result.returncode, said
 
 
@@ -412,7 +435,7 @@ def test_objects_that_are_larger_than_listed_are_not_taken_in(build, output):
         key = f"{PREFIX}wal/00000000_{number * 4152:08x}.wal.lz4"
         objects[key], listed[key] = large, 1000
     with serving(Bucket(objects, listed)) as url:
-        fails(build, output, url, env=credentials())
+        assert "is longer than expected" in fails(build, output, url, env=credentials())
 
 
 def test_a_listing_without_an_end(build, output):
