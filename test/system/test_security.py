@@ -15,9 +15,11 @@ from contextlib import closing, contextmanager, suppress
 
 import boto3
 import botocore.config
+import botocore.credentials
 import pytest
 
 import harness
+from fault_proxy import FaultProxy, refuse
 from test_docs import assume
 from test_lifecycle import Session
 from test_sync_verify import plain, write_config
@@ -529,6 +531,61 @@ def test_the_rights_of_the_guide_are_enough(build, minio, tmp_path, without):
     harness.compare_databases(harness.checkpointed_copy(database, tmp_path / "source.db"), tmp_path / "restored.db")
 
 
+class Rights(FaultProxy):
+    """Asks MinIO as somebody with these rights. `used` and `refused`: the rights that requests needed."""
+
+    NEEDED = {
+        "s3:ListBucket": "GET .*list-type=2",
+        "s3:ListBucketMultipartUploads": "GET .*uploads",
+        "s3:GetObject": "GET .*[.]lz4",
+        "s3:PutObject": "PUT|POST .*(uploads=|uploadId=)",
+        "s3:DeleteObject": "POST .*delete=",
+        "s3:AbortMultipartUpload": "DELETE .*uploadId=",
+    }
+
+    def __init__(self, minio, policy):
+        super().__init__(minio)
+        keys = granted(minio, policy)
+        self.keys = botocore.credentials.Credentials(*keys.values())
+        self.used, self.refused = set(), set()
+
+    def carry_out(self, method, target, *rest, **how):
+        status, headers, content = super().carry_out(method, target, *rest, **how)
+        needed = next(right for right, what in self.NEEDED.items() if re.match(what, f"{method} {target}"))
+        (self.refused if b"<Code>AccessDenied</Code>" in content else self.used).add(needed)
+        return status, headers, content
+
+
+def test_each_right_of_the_guide_is_needed(build, minio, tmp_path):
+    """With all of them nothing is refused; without one, what needs it."""
+    rights = set(re.findall(r"s3:[A-Z]\w+", policy_of_the_guide("b")))
+    assert rights == Rights.NEEDED.keys()
+    for missing in [None, *sorted(rights)]:
+        bucket, folder = minio.bucket(), tmp_path / str(missing)
+        folder.mkdir()
+        database = folder / "app.db"
+        with closing(sqlite3.connect(database)) as db:
+            db.execute("create table t(x)")
+            db.executemany("insert into t values (randomblob(100000))", [()] * 60)
+            db.commit()
+        often = {name: "1s" for name in ("retention", "retention_check_interval", "snapshot_interval")}
+        with Rights(minio, policy_of_the_guide(bucket, without=(missing,))) as proxy:
+            url = proxy.url(bucket, "app.db", sync_interval="20ms", **often)
+            proxy.add(refuse(400, "Refused"), "PUT", "partNumber=1")  # so that an upload is given up
+            with Session(build, database, url, env=minio.env()) as app:
+
+                def all_done():
+                    app.do("insert into t values (1)")
+                    app.shipped(100)
+                    build.restore(folder / "restored.db", url, env=minio.env(), check=False)
+                    (folder / "restored.db").unlink(missing_ok=True)
+                    return proxy.refused if missing else proxy.used == rights or proxy.refused
+
+                harness.wait_until(all_done, f"all to be asked for, without {missing}")
+                app.kill()
+        assert proxy.refused == ({missing} if missing else set())
+
+
 def test_the_rights_of_the_guide_reach_no_further(minio):
     bucket = minio.bucket()
     minio.put(bucket, "other.db/x", b"theirs")
@@ -539,15 +596,26 @@ def test_the_rights_of_the_guide_reach_no_further(minio):
         config=botocore.config.Config(proxies={}),
     )  # fmt: skip
     s3.put_object(Bucket=bucket, Key="app.db/x", Body=b"ours")
+    ours = s3.create_multipart_upload(Bucket=bucket, Key="app.db/x")["UploadId"]
+    s3.abort_multipart_upload(Bucket=bucket, Key="app.db/x", UploadId=ours)
+    theirs = minio.s3.create_multipart_upload(Bucket=bucket, Key="other.db/x")["UploadId"]
     for refused in (
         lambda: s3.get_object(Bucket=bucket, Key="other.db/x"),
         lambda: s3.put_object(Bucket=bucket, Key="other.db/x", Body=b"ours"),
         lambda: s3.delete_object(Bucket=bucket, Key="other.db/x"),
         lambda: s3.list_objects_v2(Bucket=bucket, Prefix="other.db/"),
         lambda: s3.list_objects_v2(Bucket=bucket),
+        lambda: s3.create_multipart_upload(Bucket=bucket, Key="other.db/x"),
+        lambda: s3.upload_part(Bucket=bucket, Key="other.db/x", UploadId=theirs, PartNumber=1, Body=b"ours"),
+        lambda: s3.complete_multipart_upload(Bucket=bucket, Key="other.db/x", UploadId=theirs,
+                                             MultipartUpload={"Parts": [{"PartNumber": 1, "ETag": "x"}]}),
+        lambda: s3.abort_multipart_upload(Bucket=bucket, Key="other.db/x", UploadId=theirs),
         lambda: s3.create_bucket(Bucket="another-bucket"),
         lambda: s3.delete_bucket(Bucket=bucket),
         lambda: s3.put_bucket_policy(Bucket=bucket, Policy="{}"),
     ):
         with pytest.raises(botocore.exceptions.ClientError, match="AccessDenied"):
             refused()
+    # This alone cannot be granted for a prefix.
+    uploads = s3.list_multipart_uploads(Bucket=bucket, Prefix="other.db/x")["Uploads"]
+    assert [upload["UploadId"] for upload in uploads] == [theirs]
