@@ -18,14 +18,6 @@
 #include "base/unique_fd.h"
 #include "support.h"
 
-#if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
-#define SQLSTREAM_SANITIZED 1
-#elif defined(__has_feature)
-#if __has_feature(thread_sanitizer) || __has_feature(address_sanitizer)
-#define SQLSTREAM_SANITIZED 1
-#endif
-#endif
-
 using sqlstream::UniqueFd;
 using namespace sqlstream::testing;
 
@@ -227,17 +219,11 @@ TEST_CASE("a killed shipper is followed by another process, though its child liv
   ::kill(child, SIGKILL);
 }
 
-TEST_CASE("forked children write over connections of their own") {
-#ifdef SQLSTREAM_SANITIZED
-  // The thread sanitizer ends a child of several threads that starts threads of its own; of the
-  // address sanitizer's allocator a thread of the parent may have held the lock.
-  MESSAGE("not with a sanitizer");
-#else
+TEST_CASE("forked children write over connections of their own" * doctest::skip(kSanitized)) {
   const Replicated at;
   CHECK(wait_for(start_role("fork", {at.uri()})) == 0);
   Writer db(at.uri());
   CHECK(db.must("SELECT count(*) FROM t") == "120\n");
   db.shipped();
   at.expect_restored();
-#endif
 }

@@ -11,6 +11,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <dlfcn.h>
+#include <fstream>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -26,6 +27,7 @@ namespace {
 constexpr unsigned kLongest = 100;  // seconds: what hangs is killed
 constexpr int kThreads = 4;
 constexpr int kRows = 150;
+constexpr const char* kSqlite = "libsqlite3.so.0";
 
 void* sqlite_library = nullptr;
 
@@ -83,7 +85,7 @@ struct Late {
 Late first;
 
 void load(const char* extension) {
-  sqlite_library = dlopen("libsqlite3.so.0", RTLD_NOW);
+  sqlite_library = dlopen(kSqlite, RTLD_NOW);
   if (sqlite_library == nullptr) fail(dlerror());
   sqlite3* loader = nullptr;
   SQLITE(sqlite3_open)(":memory:", &loader);
@@ -153,10 +155,26 @@ void fork_many(char** arguments) {
   join(threads);
 }
 
-/// What is in the database already is being copied when SQLite goes.
+bool sqlite_is_mapped() {
+  std::ifstream maps("/proc/self/maps");
+  for (std::string line; std::getline(maps, line);) {
+    if (line.find("/libsqlite3.so") != std::string::npos) return true;
+  }
+  return false;
+}
+
+/// Without the extension; else unload() would show nothing.
+void check_that_sqlite_can_go() {
+  void* library = dlopen(kSqlite, RTLD_NOW);
+  if (library == nullptr || !sqlite_is_mapped()) fail("SQLite has another name");
+  if (dlclose(library) != 0 || sqlite_is_mapped()) fail("SQLite stays anyway");
+}
+
+/// What is in the database already is being copied when SQLite is let go, and so it stays.
 void unload() {
   { Database().insert(); }
   if (dlclose(sqlite_library) != 0) fail(dlerror());
+  if (!sqlite_is_mapped()) fail("SQLite went");
 }
 
 }  // namespace
@@ -165,8 +183,9 @@ int main(int argc, char** argv) {
   if (argc != 4) return 2;
   ::alarm(kLongest);
   uri = argv[2];
-  load(argv[1]);
   const std::string_view how = argv[3];
+  if (how == "dlclose") check_that_sqlite_can_go();
+  load(argv[1]);
   if (how == "few") {
     Database own;
     for (int i = 0; i < 3; ++i) own.insert();

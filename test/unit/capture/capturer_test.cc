@@ -472,12 +472,22 @@ TEST_CASE("TRUNCATE by another connection with everything captured continues the
   Captured c;
   c.insert(3);
   const Generation generation = c.sync();
+  const auto salt = [&] {
+    UniqueFd wal;
+    return read_wal_index_header(c.db->source(wal).regions[0]).value().salt;
+  };
+  const wal::Salt before = salt();
   Sqlite other(c.path);
   other.run("PRAGMA wal_checkpoint(TRUNCATE)");
   SUBCASE("seen at once") {
     CHECK(c.sync() == generation);
   }
   SUBCASE("seen after commits") {}
+  SUBCASE("seen after commits of one that takes salts of its own") {
+    c.insert(2);
+    // Nothing tells that they follow the old ones.
+    REQUIRE(salt()[0] != before[0] + 1);
+  }
   other.run("INSERT INTO t(x) VALUES (1); INSERT INTO t(x) VALUES (2)");
   CHECK(c.sync() == generation);
 }
