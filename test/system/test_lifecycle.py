@@ -9,7 +9,7 @@ import sqlite3
 import subprocess
 import threading
 import time
-from contextlib import closing
+from contextlib import ExitStack, closing
 
 import pytest
 
@@ -382,9 +382,7 @@ def test_another_process_takes_over_when_the_shipping_one_is_killed(
         first.kill()
         if forked:
             os.kill(child, 0)
-        began = time.monotonic()
         harness.wait_until(lambda: second.status()["shipping"] == "this process", "taking over", 20)
-        print("taken over after", time.monotonic() - began, "s")
         second.do("insert into t values (3)")
         assert second.shipped() == 1
         assert second.do("select count(*) from t") == [[102]]
@@ -398,6 +396,34 @@ def test_another_process_takes_over_when_the_shipping_one_is_killed(
         found = set(generations(replica))
     assert found == {generation}
     check_restores(build, litestream, database, url, replica, tmp_path, env=env)
+
+
+def test_the_shipping_is_taken_over_within_a_second(build, place):
+    """… from a process that is killed and leaves a child that only sleeps. The requirement is a time;
+    as a busy machine may be slow at any of them, one of five takes must keep to it."""
+    database, _, url = place
+    takes = []
+    with ExitStack() as stack:
+        first = stack.enter_context(Session(build, database, url))
+        first.do("create table t(x)")
+        for _ in range(5):
+            assert first.shipped() == 1
+            assert first.status()["shipping"] == "this process"
+            second = stack.enter_context(Session(build, database, url))
+            second.do("insert into t values (1)")
+            assert second.shipped() == 1
+            assert second.status()["shipping"] == "another process"
+            child = first.do("fork")[0]
+            stack.callback(os.kill, child, signal.SIGKILL)
+            began = time.monotonic()
+            first.kill()
+            harness.wait_until(lambda: second.status()["shipping"] == "this process", "taking over", 20)
+            takes.append(time.monotonic() - began)
+            os.kill(child, 0)
+            if takes[-1] < 1:
+                break
+            first = second
+    assert takes[-1] < 1, takes
 
 
 def end_generation(database, app):
