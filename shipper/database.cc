@@ -408,8 +408,14 @@ bool Database::has_waited_out() const {
   return at != kNotWaited && at == (tail() ? outbox_->announced_beginning() : 0);
 }
 
-void Database::note_waited_out() {
+// `waited`: nothing where it was known before.
+void Database::note_waited_out(std::chrono::nanoseconds waited) {
   waited_out_.store(tail() ? outbox_->announced_beginning() : 0);
+  if (waited == std::chrono::nanoseconds(0)) return;
+  try {
+    log::info("waited in vain for a process that holds the capture lock", {{"db", path()}});
+  } catch (const std::bad_alloc&) {
+  }
 }
 
 capture::Outcome Database::capture(Mapping& own, const MapMore& map_more, bool must,
@@ -443,7 +449,7 @@ capture::Outcome Database::capture_at_hook(
   try {
     if (!(must ? lock_patiently(lock, wait) : lock.try_lock_for(wait))) {
       if (must && !is_moved(own.file)) {
-        note_waited_out();
+        note_waited_out(wait);
         alive_.store(false);
         // The mark needs no lock: it is one write to a file that stays open.
         const auto known = tail();
@@ -487,7 +493,7 @@ capture::Outcome Database::capture_from(capture::Source source, std::chrono::nan
   const bool missed = outcome == capture::Outcome::busy || outcome == capture::Outcome::failed ||
                       outcome == capture::Outcome::try_again;
   if (must && missed && !(opened && is_moved(*opened))) {
-    if (outcome == capture::Outcome::busy) note_waited_out();
+    if (outcome == capture::Outcome::busy) note_waited_out(wait);
     capturer_->give_up(outcome == capture::Outcome::busy
                            ? "another process held the capture lock for too long"
                            : "what is about to leave the WAL could not be captured");
@@ -570,7 +576,7 @@ void Database::note_new_wal(Mapping& own, std::optional<wal::Salt> salt) {
   source.regions = own.regions;
   source.opened = own.file;
   if (session_new_.exchange(false)) capturer_->session_began();
-  if (!capturer_->note_new_wal(source, salt, wait)) note_waited_out();
+  if (!capturer_->note_new_wal(source, salt, wait)) note_waited_out(wait);
   publish();
 }
 

@@ -311,7 +311,7 @@ class Database : public std::enable_shared_from_this<Database> {
   bool lock_patiently(std::unique_lock<std::timed_mutex>& lock,
                       std::chrono::nanoseconds wait) const;
   bool has_waited_out() const;
-  void note_waited_out();
+  void note_waited_out(std::chrono::nanoseconds waited);
   void tidy_up_snapshot();
   bool paused();
   bool can_refuse() const;

@@ -100,7 +100,8 @@ def test_a_stopped_process_holds_nobody_back(build, litestream, processes, tmp_p
     processes.append(first.process)
     first.commit()
     harness.wait_until(lambda: is_locked(lock, SHIPPING), "the role to be taken")
-    with Session(build, database, url) as other:
+    log = tmp_path / "log"
+    with Session(build, database, url, harness.clean_environment(SQLSTREAM_LOG=log)) as other:
         other.do("create table t(x, y)")
         assert other.shipped() == 1
         before = other.status()["generation"]
@@ -127,6 +128,8 @@ def test_a_stopped_process_holds_nobody_back(build, litestream, processes, tmp_p
             write_and_reset(other, 3)
         assert other.shipped(60000) == 1
         after = other.status()["generation"]
+        waits = log.read_text().count("waited in vain")
+        assert waits == (1 if held == "capture lock" else 0), log.read_text()
         if held == "capture lock":
             assert len(generations(replica)) == 2, "one new generation"
         else:
