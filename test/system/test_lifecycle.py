@@ -13,6 +13,7 @@ from contextlib import ExitStack, closing
 
 import pytest
 
+import faults
 import harness
 from test_workloads import PYTHON, WORKLOADS, check_restores, run_workload
 
@@ -87,8 +88,8 @@ def test_a_database_in_delete_mode_is_switched_and_replicated(build, litestream,
     check_restores(build, litestream, database, url, replica, tmp_path)
 
 
-def test_content_that_is_only_in_the_wal_is_replicated(build, litestream, place, tmp_path):
-    database, replica, url = place
+def leave_a_wal(database):
+    """500 rows that are in the WAL only."""
     script = (
         "import os, sqlite3, sys\n"
         "db = sqlite3.connect(sys.argv[1], isolation_level=None)\n"
@@ -99,9 +100,39 @@ def test_content_that_is_only_in_the_wal_is_replicated(build, litestream, place,
         "os._exit(0)\n"
     )
     harness.run([PYTHON, "-c", script, database])
+
+
+def test_content_that_is_only_in_the_wal_is_replicated(build, litestream, place, tmp_path):
+    database, replica, url = place
+    leave_a_wal(database)
     assert (tmp_path / "app.db-wal").stat().st_size > 0
     assert shell(build, database, url, "select count(*) from t;").stdout.strip() == "500"
     check_restores(build, litestream, database, url, replica, tmp_path)
+
+
+def test_nothing_is_checkpointed_but_by_the_application(build, litestream, place, tmp_path):
+    """Neither what was in the WAL at the beginning nor what came later, and not for a snapshot: no
+    call writes to the database file."""
+    database, replica, url = place
+    leave_a_wal(database)
+    before = database.read_bytes()
+    log = tmp_path / "calls"
+    env = faults.Faults(build.faults, tmp_path, tmp_path).env(log=log)
+    with Session(build, database, url, env) as app:
+        app.do("pragma wal_autocheckpoint = 0")
+        assert app.shipped() == 1
+        assert len(list(replica.glob("generations/*/snapshots/*.lz4"))) == 1
+        for i in range(20):
+            app.do("insert into t values (randomblob(3000))")
+            if i % 5 == 4:
+                assert app.shipped() == 1
+        app.end()
+    calls = [tuple(line.split()[1:]) for line in log.read_text().splitlines()]
+    assert ("write", f"{database}-wal") in calls
+    assert {call for call, path in calls if path == str(database)} == {"lock"}
+    assert database.read_bytes() == before
+    copy = harness.checkpointed_copy(database, tmp_path / "expected.db")
+    check_restores(build, litestream, copy, url, replica, tmp_path)
 
 
 def test_an_empty_database_keeps_its_page_size_and_encoding(build, litestream, place, tmp_path):
