@@ -4,16 +4,16 @@
 #include <array>
 #include <mutex>
 #include <pthread.h>
+#include <type_traits>
 #include <unistd.h>
 
 namespace sqlstream {
 namespace {
 
-// Held over fork(), so that the child finds the list whole. Never destroyed.
-std::mutex& list_mutex() {
-  static auto* mutex = new std::mutex();
-  return *mutex;
-}
+// Held over fork(), so that the child finds the list whole. Not allocated, which could fail where
+// nobody would catch it, and never destroyed.
+std::mutex list_mutex;
+static_assert(std::is_trivially_destructible_v<std::mutex>);
 
 ForkClosedFd* first = nullptr;
 std::atomic<std::uint64_t> epoch{0};
@@ -34,7 +34,7 @@ std::uint64_t fork_epoch() {
 
 void call_in_child(void (*hook)()) {
   {
-    const std::lock_guard lock(list_mutex());
+    const std::lock_guard lock(list_mutex);
     const auto free = std::find_if(hooks.begin(), hooks.end(), [hook](const auto known) {
       return known == nullptr || known == hook;
     });
@@ -46,10 +46,10 @@ void call_in_child(void (*hook)()) {
 void watch_forks() {
   static std::once_flag once;
   std::call_once(once, [] {
-    pthread_atfork([] { list_mutex().lock(); }, [] { list_mutex().unlock(); },
+    pthread_atfork([] { list_mutex.lock(); }, [] { list_mutex.unlock(); },
                    [] {
                      close_fork_closed_fds();
-                     list_mutex().unlock();
+                     list_mutex.unlock();
                      epoch.fetch_add(1, std::memory_order_acq_rel);
                      for (const auto known : hooks) {
                        if (known != nullptr) known();
@@ -60,14 +60,14 @@ void watch_forks() {
 
 void hold_off_forks(const std::function<void()>& call) {
   watch_forks();
-  const std::lock_guard lock(list_mutex());
+  const std::lock_guard lock(list_mutex);
   call();
 }
 
 ForkClosedFd::ForkClosedFd() noexcept : ForkClosedFd(-1) {}
 
 ForkClosedFd::ForkClosedFd(int fd) noexcept : fd_(fd) {
-  const std::lock_guard lock(list_mutex());
+  const std::lock_guard lock(list_mutex);
   next_ = first;
   if (first != nullptr) first->previous_ = this;
   first = this;
@@ -75,18 +75,18 @@ ForkClosedFd::ForkClosedFd(int fd) noexcept : fd_(fd) {
 
 ForkClosedFd::~ForkClosedFd() {
   reset();
-  const std::lock_guard lock(list_mutex());
+  const std::lock_guard lock(list_mutex);
   if (next_ != nullptr) next_->previous_ = previous_;
   (previous_ != nullptr ? previous_->next_ : first) = next_;
 }
 
 void ForkClosedFd::open(const std::function<int()>& make) {
-  const std::lock_guard lock(list_mutex());
+  const std::lock_guard lock(list_mutex);
   replace(make());
 }
 
 void ForkClosedFd::reset(int fd) noexcept {
-  const std::lock_guard lock(list_mutex());
+  const std::lock_guard lock(list_mutex);
   replace(fd);
 }
 

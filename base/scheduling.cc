@@ -16,12 +16,8 @@ namespace sqlstream {
 namespace {
 
 std::atomic<bool> waiting{false};
-InterruptsNobody* first = nullptr;  // list_mutex()
-
-std::mutex& list_mutex() {
-  static auto* mutex = new std::mutex();
-  return *mutex;
-}
+std::mutex list_mutex;  // not allocated: that could fail, and nobody would catch it here
+InterruptsNobody* first = nullptr;  // list_mutex
 
 // A thread may get a filter at any time, but never loses it. Not known counts as filtered.
 bool are_calls_filtered() noexcept {
@@ -45,9 +41,9 @@ InterruptsNobody::InterruptsNobody() noexcept {
   // In a child of fork() the others' threads do not exist.
   call_in_child([] {
     first = nullptr;
-    new (&list_mutex()) std::mutex();
+    new (&list_mutex) std::mutex();
   });
-  const std::lock_guard lock(list_mutex());
+  const std::lock_guard lock(list_mutex);
   if (waiting.load()) return;
   set_policy(0, SCHED_BATCH);
   id_ = ::gettid();
@@ -57,7 +53,7 @@ InterruptsNobody::InterruptsNobody() noexcept {
 
 InterruptsNobody::~InterruptsNobody() {
   if (id_ == 0) return;
-  const std::lock_guard lock(list_mutex());
+  const std::lock_guard lock(list_mutex);
   InterruptsNobody** place = &first;
   while (*place != this) place = &(*place)->next_;
   *place = next_;
@@ -65,7 +61,7 @@ InterruptsNobody::~InterruptsNobody() {
 
 void somebody_waits() noexcept {
   if (waiting.load(std::memory_order_relaxed) || waiting.exchange(true)) return;
-  const std::lock_guard lock(list_mutex());
+  const std::lock_guard lock(list_mutex);
   if (first == nullptr || are_calls_filtered()) return;
   for (const auto* thread = first; thread != nullptr; thread = thread->next_) {
     set_policy(thread->id_, SCHED_OTHER);
