@@ -35,22 +35,23 @@ def measure():
         resident = int(file.read().split()[1]) * os.sysconf("SC_PAGESIZE")
     return {"memory": resident, "descriptors": entries("fd"), "threads": entries("task")}
 
-def run(work):
-    work(range(int(warm_up)))
-    before = measure()
-    work(range(int(count)))
-    # What was opened is let go a while after the last close.
-    for _ in range(3000):
-        if entries("fd") <= before["descriptors"]:
-            break
-        time.sleep(0.02)
-    # And what the last of them began in the background is done some time later.
-    after = measure()
-    for _ in range(25):
+# What was opened is let go some seconds after the last close, and what was begun in the background is done some
+# time later: then for a while nothing falls.
+def at_rest():
+    least, falls = measure(), time.monotonic()
+    while time.monotonic() < falls + 6:
         time.sleep(0.2)
         now = measure()
-        after = {name: min(after[name], now[name]) for name in now}
-    print(json.dumps([before, after]))
+        if any(now[name] < least[name] for name in ("descriptors", "threads")):
+            falls = time.monotonic()
+        least = {name: min(least[name], now[name]) for name in now}
+    return least
+
+def run(work):
+    work(range(int(warm_up)))
+    before = at_rest()
+    work(range(int(count)))
+    print(json.dumps([before, at_rest()]))
 """
 
 COMMITS = """
