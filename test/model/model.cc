@@ -158,7 +158,7 @@ std::uint64_t Model::fingerprint(const State& state) {
 
 // The lock of all processes, and the mutex of the own.
 bool Model::lock_is_free(const State& s, int p) const {
-  return s.process[p].capturing == 0 &&
+  return s.process[p].capturing == 0 && (s.inherited & 1) == 0 &&
          (s.process[1 - p].capturing == 0 || has(Bug::no_capture_lock));
 }
 
@@ -260,7 +260,8 @@ void Model::note_new_wal(State& s, int p) const {
   Process& me = s.process[p];
   if (!alive(s) || s.index.header.frame != 0) return;
   const Record last = *tail_of(s);
-  if (me.new_salt == last.source.salt || prove(s, me) == 0) return;
+  if (me.new_salt == last.source.salt) return;
+  if (prove(s, me) == 0 && !has(Bug::wal_overwritten_unnoticed)) return;
   me.anchored = 1;
   Record record;
   record.kind = Kind::reset;
@@ -313,6 +314,7 @@ const std::vector<Successor>& Model::successors(const State& state) {
 const char* Model::violation(const State& s, bool quiet) const {
   if (s.rewritten != 0) return "a key was written again with other content";
   if (s.generations > 1 && s.excused == 0) return "a generation ended without need";
+  if (s.expired_waits > limits_.expired_waits) return "a generation cost more than one wait";
   for (const Stored& stored : s.stored) {
     const bool begun = stored.snapshot.last != 0;
     if (!begun && stored.segments[0].last != 0) return "a segment is there before its snapshot";

@@ -23,6 +23,8 @@ enum class Bug : std::uint8_t {
   no_capture_lock,             ///< two capture at once
   torn_record_counts,          ///< half an append of a process that died is taken for a batch
   expired_wait_is_forgotten,   ///< a capture that could not be made leaves no end mark
+  end_mark_ignored,            ///< a holder that is stopped is waited for again
+  forked_child_keeps_locks,    ///< a child that outlives its parent
   frame_not_compared,          ///< same salts are enough (proof 1)
   undone_reset_not_found,      ///< no look at the WAL before a mark (proof 2)
   empty_reset_is_trusted,      ///< mxFrame 0 is enough (proof 3)
@@ -30,6 +32,7 @@ enum class Bug : std::uint8_t {
   file_identity_is_trusted,    ///< the file is taken for the stamped one (proof 5)
   identity_outlives_the_boot,  ///< times are believed after a power failure
   counter_outlives_the_index,  ///< iChange of another wal-index is believed (anchoring)
+  wal_overwritten_unnoticed,   ///< a WAL with frames that were not captured is marked as followed
   no_reset_mark,               ///< a new WAL is begun without a mark
   no_clean_mark,               ///< the last close leaves no mark
   second_reset_unstamped,      ///< a mark on a mark does not take the file's identity
@@ -211,7 +214,7 @@ struct State {
   Byte strangers = 0;
   Byte excused = 0;    ///< something happened that may end a generation
   Byte rewritten = 0;  ///< a key was written with other content
-  Byte unused2 = 0;
+  Byte inherited = 0;  ///< locks that a child keeps: 1 of captures, 2 of the role
 };
 static_assert(std::has_unique_object_representations_v<State>);
 
@@ -274,6 +277,7 @@ class Model {
   void begin_steps(int p);
   static void choose_salt(State& s, Process& me);
   bool may_expire() const;
+  void note_expired(State& s) const;
   void accidents(int p);
   void power_failure();
   void strangers();

@@ -55,7 +55,8 @@ void forget_end(Process& me) {
 
 // Nobody else changes the file unseen.
 bool watched_or_closed(const State& s, int p) {
-  return s.process[p].open != 0 || (s.booted != 0 && tail_of(s)->identity == s.file.version);
+  const bool watched = s.process[p].open != 0 && s.index.valid != 0;
+  return watched || (s.booted != 0 && tail_of(s)->identity == s.file.version);
 }
 
 // All batches of the shipped generation that the replica does not have, as one segment.
@@ -88,7 +89,8 @@ void Model::shipping(int p) {
   const Process& me = now.process[p];
   if (me.alive == 0) return;
   if (me.role == 0) {
-    if (me.open == 0 || (now.process[1 - p].role != 0 && !has(Bug::two_shippers))) return;
+    if (me.open == 0 || (now.inherited & 2) != 0) return;
+    if (now.process[1 - p].role != 0 && !has(Bug::two_shippers)) return;
     add("takes the shipping role", p, false, [&](State& s) {
       s.process[p].role = 1;
       s.process[p].end_generation = s.note;

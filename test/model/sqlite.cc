@@ -93,6 +93,13 @@ bool Model::may_expire() const {
          (from_->expired_waits > 0 && (!alive(*from_) || has(Bug::expired_wait_is_forgotten)));
 }
 
+// Where that was found, it took no time.
+void Model::note_expired(State& s) const {
+  const bool given_up = tail_of(s) != nullptr && !alive(s);
+  s.expired_waits = has(Bug::end_mark_ignored) && given_up ? 2 : 1;
+  s.excused = 1;
+}
+
 // A point where SQLite waits for a capture before it goes on with `change`.
 template <class Change>
 void Model::hook(const char* what, int p, bool skipped, Change&& change) {
@@ -103,7 +110,7 @@ void Model::hook(const char* what, int p, bool skipped, Change&& change) {
     });
   } else if (may_expire()) {
     add("does not wait any longer for a capture", p, true, [&](State& s) {
-      s.expired_waits = s.excused = 1;
+      note_expired(s);
       s.process[p].whole = has(Bug::expired_wait_is_forgotten);
       if (!has(Bug::expired_wait_is_forgotten) && tail_of(s) != nullptr) {
         give_up(s, tail_of(s)->generation);
@@ -218,7 +225,7 @@ void Model::commit_steps(int p) {
         });
       } else if (may_expire()) {
         step("begins a WAL without a note", Step::wal_header, [&](State& s, Process& me) {
-          s.expired_waits = s.excused = 1;
+          note_expired(s);
           choose_salt(s, me);
         });
       }
@@ -281,6 +288,12 @@ void Model::accidents(int p) {
     dying = {};
   };
   add("is killed", p, true, die);
+  if (has(Bug::forked_child_keeps_locks)) {
+    add("is killed, and its child lives on", p, true, [&](State& s) {
+      s.inherited = static_cast<Byte>(me.capturing | me.role << 1);
+      die(s);
+    });
+  }
   if (me.capturing == 0 || me.begins != 0 || tail_of(*from_) == nullptr) return;
   add("is killed while it appends", p, true, [&](State& s) {
     Record record = *tail_of(s);
