@@ -57,6 +57,7 @@ def test_who_takes_the_role_cannot_open_the_outbox(build, litestream, place):
             no_descriptors(place)
             for sql in NEXT_LOG_FILE:
                 assert first.do(sql) == []
+            harness.wait_until(lambda: len(list(place.outbox.glob("0*"))) > 1, "the next log file")
             first.kill()
             harness.wait_until(lambda: place.lines("ERROR"), "the fault to be told")
             with Session(build, place.database, place.url) as other:
