@@ -88,8 +88,8 @@ struct Entry {
   char kind[8];
   std::uint32_t path_size;
   std::uint32_t other_size;
-  std::uint64_t offset;  // of a write; of a truncation the new size
-  std::uint64_t size;    // of a write: bytes
+  std::uint64_t offset;  // of a write or a hole; of a truncation the new size
+  std::uint64_t size;    // of a write or a hole: bytes
   std::uint64_t device;
   std::uint64_t inode;
   std::int64_t mtime;
@@ -250,6 +250,15 @@ int wanted_error(const char* what, const std::string& path) {
   return error;
 }
 
+// Of a call that changes nothing; errno is set then.
+bool fails(const char* what, int fd) {
+  if (state().errors.empty()) return false;
+  const std::string path = path_of(fd);
+  const int error = counts(path) ? wanted_error(what, path) : 0;
+  if (error != 0) errno = error;
+  return error != 0;
+}
+
 void note(const char* kind, const std::string& path, const std::string& other, std::uint64_t offset,
           const void* data, std::uint64_t size) {
   Entry entry{};
@@ -356,6 +365,14 @@ int unlink_at(int folder, const char* name, int flags) {
   return static_cast<int>(counts(path) ? change("unlink", path, make) : make());
 }
 
+int punch(int fd, int mode, off_t offset, off_t size) {
+  const auto make = [&](bool) { return call(SYS_fallocate, fd, mode, offset, size); };
+  const std::string path = path_of(fd);
+  if (!counts(path)) return static_cast<int>(make(false));
+  return static_cast<int>(change("punch", path, {}, static_cast<std::uint64_t>(offset), nullptr,
+                                 static_cast<std::uint64_t>(size), make));
+}
+
 int rename_at(int from_folder, const char* from, int to_folder, const char* to, unsigned flags) {
   const auto make = [&](bool) {
     return call(SYS_renameat2, from_folder, from, to_folder, to, flags);
@@ -416,14 +433,19 @@ EXPORTED ssize_t pwrite64(int fd, const void* data, std::size_t size, off_t offs
 }
 
 EXPORTED ssize_t pread64(int fd, void* data, std::size_t size, off_t offset) {
-  const std::string path = state().errors.empty() ? std::string() : path_of(fd);
-  if (counts(path)) {
-    if (const int error = wanted_error("read", path)) {
-      errno = error;
-      return -1;
-    }
-  }
-  return call(SYS_pread64, fd, data, size, offset);
+  return fails("read", fd) ? -1 : call(SYS_pread64, fd, data, size, offset);
+}
+
+EXPORTED ssize_t preadv64(int fd, const iovec* parts, int count, off_t offset) {
+  // 0: the upper half of the offset, where a word has 32 bits.
+  return fails("read", fd) ? -1 : call(SYS_preadv, fd, parts, count, offset, 0);
+}
+
+// Of a file; SQLite's -shm is.
+EXPORTED void* mmap64(void* at, std::size_t size, int protection, int flags, int fd,
+                      off_t offset) noexcept {
+  if (fd >= 0 && fails("map", fd)) return MAP_FAILED;
+  return ::mmap(at, size, protection, flags, fd, offset);
 }
 
 EXPORTED int ftruncate(int fd, off_t size) noexcept {
@@ -434,12 +456,22 @@ EXPORTED int ftruncate64(int fd, off_t size) noexcept {
   return truncate_fd(fd, size);
 }
 
+EXPORTED int fallocate64(int fd, int mode, off_t offset, off_t size) {
+  return punch(fd, mode, offset, size);
+}
+
 EXPORTED int unlink(const char* path) noexcept {
   return unlink_at(AT_FDCWD, path, 0);
 }
 
 EXPORTED int unlinkat(int folder, const char* path, int flags) noexcept {
   return unlink_at(folder, path, flags);
+}
+
+EXPORTED int rmdir(const char* name) noexcept {
+  const auto make = [&] { return call(SYS_unlinkat, AT_FDCWD, name, AT_REMOVEDIR); };
+  const std::string path = path_at(AT_FDCWD, name);
+  return static_cast<int>(counts(path) ? change("rmdir", path, make) : make());
 }
 
 EXPORTED int rename(const char* from, const char* to) noexcept {
@@ -468,6 +500,24 @@ EXPORTED int mkfifo(const char* name, mode_t mode) noexcept {
   const auto make = [&] { return call(SYS_mknodat, AT_FDCWD, name, mode | S_IFIFO, 0); };
   const std::string path = path_at(AT_FDCWD, name);
   return static_cast<int>(counts(path) ? change("mkfifo", path, make) : make());
+}
+
+EXPORTED int chmod(const char* name, mode_t mode) noexcept {
+  const auto make = [&] { return call(SYS_fchmodat, AT_FDCWD, name, mode); };
+  const std::string path = path_at(AT_FDCWD, name);
+  return static_cast<int>(counts(path) ? change("mode", path, make) : make());
+}
+
+EXPORTED int fchmod(int fd, mode_t mode) noexcept {
+  const auto make = [&] { return call(SYS_fchmod, fd, mode); };
+  const std::string path = path_of(fd);
+  return static_cast<int>(counts(path) ? change("mode", path, make) : make());
+}
+
+EXPORTED int fchown(int fd, uid_t owner, gid_t group) noexcept {
+  const auto make = [&] { return call(SYS_fchown, fd, owner, group); };
+  const std::string path = path_of(fd);
+  return static_cast<int>(counts(path) ? change("owner", path, make) : make());
 }
 
 EXPORTED int fsync(int fd) {

@@ -1,6 +1,7 @@
 """Faults in programs under test, by the preloaded test/faults/faults.cc; and the workload whose every
 state tells whether it was committed."""
 
+import os
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,17 @@ class Faults:
     def count(self):
         """Calls so far."""
         return struct.unpack("q", (self.folder / "count").read_bytes())[0]
+
+
+def check_kinds(log, more=()):
+    """Each kind of call that a run with a replica in a folder makes was seen, and so was `more`."""
+    expected = {
+        "create", "write", "truncate", "unlink", "rename", "mkdir", "mkfifo", "times", "mode", "lock", "sync", *more,
+    }  # fmt: skip
+    if os.geteuid() == 0:
+        expected.add("owner")  # SQLite gives its files the database's
+    missing = expected - {line.split()[1] for line in log.read_text().splitlines()}
+    assert not missing, missing
 
 
 PAGES = "pragma page_size = 512; pragma cache_size = 10; pragma wal_autocheckpoint = 0;"

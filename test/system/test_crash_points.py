@@ -113,7 +113,8 @@ def test_killed_at_each_call(build, tmp_path, request, half):
     seed = int(os.environ.get("SQLSTREAM_TEST_SEED", random.randrange(1 << 30)))
     print("seed", seed)
     whole = Place(build, tmp_path / "whole")
-    whole.run()
+    whole.run(log=tmp_path / "calls")
+    faults.check_kinds(tmp_path / "calls")
     count = whole.faults.count()
     assert whole.restored_state("whole.db") > 10
     points = list(range(1, count + 1))
@@ -164,7 +165,8 @@ def test_killed_while_it_is_noticed_that_the_file_was_overwritten(build, tmp_pat
         return result.returncode != 0
 
     whole = make(tmp_path / "whole")
-    whole.run()
+    whole.run(log=tmp_path / "calls")
+    faults.check_kinds(tmp_path / "calls")
     said = (whole.folder / "log").read_text()
     assert "generation ended: the database file was overwritten" in said, said
     assert len(whole.generations()) == 2 and whole.restored_state("whole.db") == 5

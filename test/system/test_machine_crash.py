@@ -55,6 +55,8 @@ def read_journal(file):
         at += path + other
         data = bytes_[at : at + size] if kind == "write" else b""
         at += len(data)
+        if kind == "punch":
+            data = bytes(size)
         yield Change(kind, *(Path(text.decode()) for text in texts), offset, data, *identity)
 
 
@@ -71,7 +73,7 @@ class Files:
             self.files[path] = bytearray()
         elif change.kind in ("mkdir", "mkfifo"):
             self.files[path] = None if change.kind == "mkdir" else ""
-        elif change.kind == "unlink":
+        elif change.kind in ("unlink", "rmdir"):
             self.files.pop(path, None)
         elif change.kind == "rename":
             self.files[change.other] = self.files.pop(path)
@@ -87,6 +89,10 @@ class Files:
             content = self.files[path]
             content.extend(bytes(max(0, change.offset - len(content))))
             content[change.offset : change.offset + len(change.data)] = change.data
+        elif change.kind == "punch" and path in self.files:
+            content = self.files[path]
+            end = min(len(content), change.offset + len(change.data))
+            content[change.offset : end] = bytes(max(0, end - change.offset))
 
     def write(self):
         for path, content in sorted(self.files.items()):
@@ -136,7 +142,7 @@ def crash(chance, journal, place, least):
                 if cut is None
                 else [change for change in changes if position[id(change)] <= cut]
             )
-            if path == outbox or change_kinds(changes) == ["mkfifo"]:
+            if path == outbox or any(change.kind == "mkfifo" for change in changes):
                 kept = changes
         else:
             kept = survivors(chance, changes)
@@ -151,10 +157,6 @@ def crash(chance, journal, place, least):
     if place.database not in left.files:
         return None
     return f"{identity.device} {identity.inode} {identity.mtime} {identity.ctime} {place.database}"
-
-
-def change_kinds(changes):
-    return [change.kind for change in changes if change.kind != "sync"]
 
 
 def random_script(chance, place):

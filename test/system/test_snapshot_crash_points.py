@@ -192,6 +192,7 @@ def test_killed_at_each_call(build, litestream, tmp_path, request, later, half):
     create(whole.database)
     assert whole.run_window(log=tmp_path / "calls").returncode == 0
     assert whole.said("local copy") == 0
+    faults.check_kinds(tmp_path / "calls", more=["punch"])
     calls = (tmp_path / "calls").read_text().splitlines()
     saves = sum(call.endswith(f"write {whole.pages}") for call in calls)
     assert saves > 60, "pages that were not copied yet were overwritten"
