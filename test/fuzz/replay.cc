@@ -27,6 +27,7 @@ Bytes database(fuzz::Input& input, std::uint32_t page_size) {
   }
   // Some have many pages, that are written in several steps.
   if (count >= 0xf0) image.resize(std::max<std::size_t>(5000 * 512, 4 * page_size));
+  if (count / 16 == 0xe) image.resize(count % 16);  // and some not even a header
   if (image.size() >= 100) {
     std::memcpy(image.data(), "SQLite format 3", 16);
     image[16] = static_cast<std::uint8_t>(page_size >> 8);

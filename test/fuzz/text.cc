@@ -56,6 +56,8 @@ void encodings(std::string_view text) {
   require(http::percent_decode(http::percent_encode(text, false), false) == text);
   require(http::percent_decode(http::percent_encode(text, true), true) == text);
   (void)http::percent_decode(text, true);
+  const std::string value(text);
+  require(!http::find_header({}, text) && http::find_header({{"x", ""}, {value, ""}}, text));
   Profiles profiles;
   read_profiles(text, true, profiles);
   read_profiles(text, false, profiles);

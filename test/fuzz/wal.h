@@ -1,5 +1,8 @@
 #pragma once
 
+#include <bit>
+#include <cstring>
+
 #include "format/wal.h"
 #include "test/fuzz/input.h"
 
@@ -27,6 +30,19 @@ inline void seal_wal(Bytes& wal) {
     store_be32(&wal[at + 16], sum[0]);
     store_be32(&wal[at + 20], sum[1]);
   }
+}
+
+/// Makes 96 bytes two equal copies of a wal-index header: by the bits of `how` with the right
+/// version, as initialised, and with the right checksum.
+inline void seal_wal_index(std::uint8_t* region, std::uint8_t how) {
+  constexpr std::size_t kCopy = 48;
+  if (how == 0) return;
+  const std::uint32_t version = 3007000;
+  if ((how & 1) != 0) std::memcpy(region, &version, sizeof version);
+  if ((how & 2) != 0) region[12] |= 1;
+  const auto sum = wal::checksum({}, {region, kCopy - 8}, std::endian::native == std::endian::big);
+  if ((how & 4) != 0) std::memcpy(region + kCopy - 8, sum.data(), sizeof sum);
+  std::memcpy(region + kCopy, region, kCopy);
 }
 
 }  // namespace sqlstream::fuzz

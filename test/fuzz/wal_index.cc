@@ -3,35 +3,23 @@
 #include "capture/wal_index.h"
 
 #include <array>
-#include <bit>
 #include <memory>
 #include <vector>
 
-#include "test/fuzz/input.h"
+#include "test/fuzz/wal.h"
 
 using namespace sqlstream;
 using namespace sqlstream::capture;
 
 namespace {
 
-constexpr std::size_t kCopy = 48;
 constexpr std::size_t kMostRegions = 4;
-
-// A right version, checksum and second copy around what the input says.
-void seal(std::uint8_t* region) {
-  const std::uint32_t version = 3007000;
-  std::memcpy(region, &version, sizeof version);
-  region[12] |= 1;
-  const auto sum = wal::checksum({}, {region, kCopy - 8}, std::endian::native == std::endian::big);
-  std::memcpy(region + kCopy - 8, sum.data(), sizeof sum);
-  std::memcpy(region + kCopy, region, kCopy);
-}
 
 }  // namespace
 
 FUZZ(data, size) {
   fuzz::Input input(data, size);
-  const bool sealed = (input.byte() & 1) != 0;
+  const std::uint8_t seal = input.byte();
   // Each of its own, so that a step beyond one is seen.
   std::vector<std::unique_ptr<std::uint32_t[]>> memory;
   std::vector<const volatile void*> regions;
@@ -42,9 +30,10 @@ FUZZ(data, size) {
   auto* region = reinterpret_cast<std::uint8_t*>(memory[0].get());
   const ByteView content = input.rest();
   std::copy_n(content.begin(), std::min<std::size_t>(content.size(), kRegionSize), region);
-  if (sealed) seal(region);
+  fuzz::seal_wal_index(region, seal);
 
   (void)peek_change(region);
+  (void)peek_frames(region);
   (void)read_checkpoint_progress(region);
   const auto header = read_wal_index_header(region);
   if (!header) return 0;
