@@ -282,6 +282,58 @@ TEST_CASE("a region that is not mapped here is asked for") {
   c.sync();
 }
 
+TEST_CASE("frames that are not what the wal-index said are not captured") {
+  constexpr std::size_t kFrame = 3000;
+  Captured c(512);
+  c.sync();
+  c.db->run(
+      "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 6000) "
+      "INSERT INTO t(x) SELECT randomblob(400) FROM n");
+  UniqueFd wal;
+  Source source = c.db->source(wal);
+  std::vector<std::uint32_t> words(kRegionSize / 4);
+  std::memcpy(words.data(), const_cast<const void*>(source.regions[0]), kRegionSize);
+  std::uint32_t& page = words[34 + kFrame - 1];
+  // While a capture maps the second region: between its look at the header and that at the frames.
+  std::function<void()> meanwhile = [] {};
+  const auto map = source.map_more;
+  source.regions = {words.data()};
+  source.map_more = [&](std::size_t region) {
+    meanwhile();
+    return map(region);
+  };
+  bool right = false;
+  SUBCASE("nothing changes") {
+    right = true;
+  }
+  SUBCASE("a page number is 0") {
+    page = 0;
+  }
+  SUBCASE("a page number is another's") {
+    --page;
+  }
+  SUBCASE("a frame has other salts") {
+    const UniqueFd file(::open((c.path + "-wal").c_str(), O_WRONLY | O_CLOEXEC));
+    constexpr std::uint32_t kSalt = 0;
+    REQUIRE(::pwrite(file.get(), &kSalt, 4, 32 + (kFrame - 1) * (24 + 512) + 8) == 4);
+  }
+  SUBCASE("the header has fewer frames afterwards") {
+    meanwhile = [&] {
+      --words[4];
+      seal_header(words);
+    };
+  }
+  SUBCASE("the header has other salts afterwards") {
+    meanwhile = [&] {
+      words[8] = ~words[8];
+      seal_header(words);
+    };
+  }
+  const auto before = c.session->outbox.tail()->last.sequence;
+  (void)c.session->capturer.capture(source, 1ms);
+  CHECK((c.session->outbox.tail()->last.sequence > before) == right);
+}
+
 TEST_CASE("another's hold on the capture lock is waited for, within the limit") {
   Captured c;
   c.sync();

@@ -2,6 +2,7 @@
 
 #include "capture/wal_index.h"
 
+#include <algorithm>
 #include <atomic>
 #include <string>
 #include <thread>
@@ -75,6 +76,31 @@ TEST_CASE("the largest page size") {
 TEST_CASE("a wal-index that is not initialised has no header") {
   const std::vector<std::uint32_t> zeros(kRegionSize / 4);
   CHECK_FALSE(read_wal_index_header(zeros.data()));
+}
+
+TEST_CASE("two copies that differ, or are not initialised, or of another checksum are no header") {
+  const TempFolder folder;
+  Sqlite db(folder.file("app.db"));
+  db.run("CREATE TABLE t(x)");
+  UniqueFd wal;
+  const auto* region = static_cast<const volatile std::uint32_t*>(db.source(wal).regions.at(0));
+  std::vector<std::uint32_t> words(region, region + 24);
+  REQUIRE(read_wal_index_header(words.data()));
+  SUBCASE("the second copy is of another commit") {
+    ++words[12 + 4];
+  }
+  SUBCASE("the checksum is not theirs") {
+    ++words[4], ++words[12 + 4];
+  }
+  SUBCASE("they are not initialised") {
+    reinterpret_cast<std::uint8_t*>(&words[3])[0] = 0;
+    const auto sum =
+        wal::checksum({}, {reinterpret_cast<const std::uint8_t*>(words.data()), 40}, false);
+    words[10] = sum[0];
+    words[11] = sum[1];
+    std::copy_n(words.begin(), 12, words.begin() + 12);
+  }
+  CHECK_FALSE(read_wal_index_header(words.data()));
 }
 
 TEST_CASE("a header read while another thread commits is one that was written") {
