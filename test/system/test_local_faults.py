@@ -92,6 +92,31 @@ def test_a_fault_in_the_outbox_is_no_fault_of_the_application(build, litestream,
     whole(build, litestream, place)
 
 
+def test_damage_in_the_outbox_before_its_tail(build, litestream, place):
+    """What is captured and not shipped yet is the only copy: it ends the generation."""
+    with place.session() as app:
+        app.do("create table t(x)")
+        assert app.shipped() == 1
+        before = app.status()["generation"]
+        place.fail(f"EIO write {place.replica}")
+        log = max(place.outbox.glob("*.log"))
+        at = log.stat().st_size + 168 + 3 * 8  # in the first image of the next record
+        for _ in range(3):
+            assert app.do(SQL) == []
+            assert app.do("pragma wal_checkpoint(truncate)") == [[0, 0, 0]]
+        with open(log, "r+b") as file:
+            file.seek(at)
+            file.write(b"damaged")
+        place.fail()
+        assert app.do(SQL) == []
+        assert app.shipped(60000) == 1
+        assert app.status()["generation"] != before
+        app.do("close")
+        app.end()
+    assert any("generation ended" in line and "damaged" in line for line in place.lines("WARN"))
+    whole(build, litestream, place)
+
+
 def test_an_outbox_where_no_pipe_can_be_made(build, litestream, place):
     """As on some network file systems; here something else is in its place."""
     (place.outbox / "wake").mkdir(parents=True)

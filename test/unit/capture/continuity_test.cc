@@ -24,6 +24,18 @@ Known captured_two_frames() {
 
 }  // namespace
 
+TEST_CASE("A WAL of another page size continues nothing, whatever else agrees") {
+  const FileIdentity file{1, 2, 4096, 3, 3};
+  Known known = captured_two_frames();
+  known.last.identity = file;
+  WalIndexHeader header;
+  header.frames = 1;
+  header.page_size = 4096;
+  CHECK(prove_continuity(known, header, file, NoWal()).first == 1U);
+  header.page_size = 1024;
+  CHECK_FALSE(prove_continuity(known, header, file, NoWal()).first);
+}
+
 TEST_CASE("A reset without a commit is proven by the checksum that the header kept") {
   const FileIdentity file{1, 2, 4096, 3, 3};
   const Known known = captured_two_frames();
