@@ -66,6 +66,7 @@ constexpr std::array<Seeded, static_cast<std::size_t>(Bug::count)> kBugs = {{
     {"no_capture_at_checkpoint", kExclusive},
     {"no_capture_at_reset", kStranger},
     {"no_capture_at_close", kCloseAndKill},
+    {"unmapped_under_a_capture", kCloseAndKill},
     {"no_capture_lock", kLost},
     {"torn_record_counts", kKillAndLost},
     {"expired_wait_is_forgotten", kWaitAndClose},

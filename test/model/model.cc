@@ -205,6 +205,7 @@ void Model::begin_capture(State& s, int p) const {
     me.anchor_chain = tail_of(s)->chain;
     me.anchor = header;
     me.anchored = s.booted = 1;
+    me.from = 0;
   };
   me.begins = !alive(s);
   me.from = 1;
@@ -315,6 +316,10 @@ const char* Model::violation(const State& s, bool quiet) const {
   if (s.rewritten != 0) return "a key was written again with other content";
   if (s.generations > 1 && s.excused == 0) return "a generation ended without need";
   if (s.expired_waits > limits_.expired_waits) return "a generation cost more than one wait";
+  for (const Process& process : s.process) {
+    const bool reads = process.capturing != 0 && process.from != 0;
+    if (reads && process.open == 0) return "a capture uses what is unmapped";
+  }
   for (const Stored& stored : s.stored) {
     const bool begun = stored.snapshot.last != 0;
     if (!begun && stored.segments[0].last != 0) return "a segment is there before its snapshot";

@@ -20,6 +20,7 @@ enum class Bug : std::uint8_t {
   no_capture_at_checkpoint,    ///< CKPT_START (in exclusive mode nothing else precedes a reset)
   no_capture_at_reset,         ///< xShmLock(4, 4)
   no_capture_at_close,         ///< xLock(EXCLUSIVE) and xShmUnmap
+  unmapped_under_a_capture,    ///< the last use of a wal-index is not waited for
   no_capture_lock,             ///< two capture at once
   torn_record_counts,          ///< half an append of a process that died is taken for a batch
   expired_wait_is_forgotten,   ///< a capture that could not be made leaves no end mark

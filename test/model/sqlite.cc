@@ -253,7 +253,9 @@ void Model::close_steps(int p) {
       change(s, s.process[p]);
     });
   };
-  const bool mapping_in_use = from_->process[p].capturing != 0;  // its background borrows it
+  // Its background borrows it.
+  const bool mapping_in_use =
+      from_->process[p].capturing != 0 && !has(Bug::unmapped_under_a_capture);
   const auto closed = [](State&, Process& me) { me.open = me.whole = me.resets = 0; };
   switch (from_->process[p].step) {
     case Step::closed:

@@ -117,6 +117,43 @@ def test_damage_in_the_outbox_before_its_tail(build, litestream, place):
     whole(build, litestream, place)
 
 
+def ends_generation(place, why):
+    """Said at once, not only found out by the next capture."""
+    return any(f"generation ended: {why}" in line for line in place.lines("WARN"))
+
+
+def test_a_write_outside_wal_mode(build, litestream, place):
+    with place.session() as app:
+        app.do("create table t(x)")
+        assert app.shipped() == 1
+        assert app.do("pragma journal_mode=delete") == [["delete"]]
+        assert app.do(SQL) == []
+        assert ends_generation(place, "the database was written outside WAL mode")
+        assert app.do("pragma journal_mode=wal") == [["wal"]]
+        assert app.do(SQL) == [] and app.shipped(60000) == 1
+        app.do("close")
+        app.end()
+    assert len(generations(place.replica)) == 2
+    whole(build, litestream, place)
+
+
+def test_a_wal_beside_a_database_that_was_emptied(build, litestream, place):
+    """SQLite deletes it when it opens the database."""
+    with place.session() as app:
+        app.do("create table t(x)")
+        assert app.do(SQL) == [] and app.shipped() == 1
+        app.kill()
+    os.truncate(place.database, 0)
+    with place.session() as app:
+        app.do("create table t(x)")
+        assert ends_generation(place, "the WAL beside an empty database was deleted")
+        assert app.do(SQL) == [] and app.shipped(60000) == 1
+        app.do("close")
+        app.end()
+    assert len(generations(place.replica)) == 2
+    whole(build, litestream, place)
+
+
 def test_an_outbox_where_no_pipe_can_be_made(build, litestream, place):
     """As on some network file systems; here something else is in its place."""
     (place.outbox / "wake").mkdir(parents=True)
