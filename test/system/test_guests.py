@@ -53,6 +53,7 @@ def runner():
     ({"a": "skipped"}, {"a": "failed"}, 1),
     ({}, {"a": "failed"}, 1),
     ({"named": "passed"}, {"named": "failed"}, 0),
+    ({"named": "passed"}, {"named": "passed"}, 1),
 ])  # fmt: skip
 def test_what_counts_as_a_new_failure(runner, plain, shimmed, failures):
     assert len(runner.new_failures(plain, shimmed, {"named": "a reason"})) == failures
@@ -74,6 +75,17 @@ def test_a_guest_that_ships_nothing_fails(build, runner, tmp_path):
     """And one whose database was written without the shim."""
     place = runner.Place(build, tmp_path / "shim", f"file://{tmp_path}/replicas/{{path}}", False)
     place.run(["sqlite3", place.data / "app.db", "create table t(x)"])
-    compared, restored, wrong = runner.check_replicas(place, object())
+    compared, restored, wrong = runner.check_replicas(place)
     assert (compared, restored) == (0, 0)
-    assert [sentence.split()[-1] for sentence in wrong] == ["captured", "shipped"]
+    assert [sentence.split()[-1] for sentence in wrong] == ["captured", "shipped", "restored"]
+
+
+def test_a_guest_that_takes_a_database_out_of_wal_mode_fails(build, runner, tmp_path):
+    place = runner.Place(build, tmp_path / "shim", f"file://{tmp_path}/replicas/{{path}}", False)
+    for name, last in ("kept.db", "select 1"), ("left.db", "pragma journal_mode = delete"):
+        shell = ["sqlite3", place.data / name, "create table t(x)", "insert into t values (1)",
+                 "select sqlstream_wait(50000)", last]  # fmt: skip
+        place.run(place.preloaded(shell))
+    compared, restored, wrong = runner.check_replicas(place)
+    assert (compared, restored) == (1, 0)
+    assert wrong == [f"{place.data}/left.db was taken out of WAL mode"]
