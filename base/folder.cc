@@ -5,12 +5,16 @@
 #include <memory>
 #include <new>
 #include <string_view>
+#include <system_error>
 
 namespace sqlstream {
 
 std::vector<std::string> names_in(const std::string& folder) {
   const std::unique_ptr<DIR, int (*)(DIR*)> open(::opendir(folder.c_str()), &::closedir);
   if (!open && errno == ENOMEM) throw std::bad_alloc();
+  if (!open && errno != ENOENT && errno != ENOTDIR && errno != EACCES) {
+    throw std::system_error(errno, std::generic_category(), "cannot list " + folder);
+  }
   std::vector<std::string> names;
   while (const dirent* entry = open ? ::readdir(open.get()) : nullptr) {
     const std::string_view name = entry->d_name;

@@ -502,7 +502,7 @@ std::unique_ptr<Connection> Connection::open(const Host& host, DatabaseSettings 
     throw;
   } catch (const std::exception& e) {
     reason = e.what();
-    log::error("opening: " + reason);
+    log::error("not replicating until it is opened again: " + reason, {{"db", settings.path}});
   }
   return connection;
 }

@@ -561,6 +561,8 @@ bool Database::look_anew() noexcept {
       return look();
     } catch (const std::bad_alloc&) {
       std::this_thread::sleep_for(kSoon);
+    } catch (const std::exception&) {  // of the mutex
+      return false;
     }
   }
 }
@@ -977,8 +979,8 @@ asio::awaitable<void> Database::prepare_role() {
       outbox_->release_role();
       throw Error(outbox_error_);
     }
-    remove_validations(outbox_directory());
     try {
+      remove_validations(outbox_directory());
       tidy_up_snapshot();
       finish_fold(outbox_directory(), outbox_->log_files());
     } catch (const std::exception& e) {
@@ -1092,9 +1094,13 @@ asio::awaitable<std::optional<std::uint64_t>> Database::hold_role() {
 
 asio::awaitable<void> Database::read_wakes(Self self) {
   // The descriptor is the outbox's; a copy would outlive it in a forked child.
-  asio::posix::stream_descriptor wakes(Engine::get().executor(), self->outbox_->wake_reader());
+  const auto executor = Engine::get().executor();
+  asio::posix::stream_descriptor wakes(executor, self->outbox_->wake_reader());
+  asio::steady_timer again(executor);
   self->stop_watching_ = [&] {
-    if (self->role_over_) wakes.cancel();  // asked also when a connection closes
+    if (!self->role_over_) return;  // asked also when a connection closes
+    wakes.cancel();
+    again.cancel();
   };
   bool at_once = false;
   for (bool poked = false; !self->role_over_; poked = true) {
@@ -1104,8 +1110,8 @@ asio::awaitable<void> Database::read_wakes(Self self) {
       self->notice_moved();
       return looked;
     }) && !self->role_over_) {
-      asio::steady_timer timer(co_await asio::this_coro::executor, kSoon * 20);
-      co_await timer.async_wait(asio::use_awaitable);
+      again.expires_after(kSoon * 20);
+      co_await again.async_wait(asio::as_tuple(asio::use_awaitable));
     }
     if (poked) {
       // Whoever captures has the file that is there, and most likely a wal-index.
@@ -1142,9 +1148,9 @@ asio::awaitable<void> Database::bound_outbox(Self self) {
     const auto tail = self->tail();
     if (self->role_over_ || !tail) continue;
     const std::uint64_t limit = capture::outbox_limit(self->settings_.outbox_max_size, tail->last);
-    const std::uint64_t size = co_await on_worker([&] { return self->outbox_size(); });
-    if (size < std::max(limit / 2, fold_at)) {
-      if (size < limit / 2) fold_at = 0;
+    const auto size = co_await on_worker([&] { return self->outbox_size(); });
+    if (!size || *size < std::max(limit / 2, fold_at)) {
+      if (size && *size < limit / 2) fold_at = 0;
       continue;
     }
     for (const auto& replicator : self->replicators_) replicator->make_room();
@@ -1165,23 +1171,28 @@ asio::awaitable<void> Database::bound_outbox(Self self) {
     } catch (const std::exception& e) {
       error = text_of(e);
     }
-    const std::uint64_t left = folded.value_or(size);
+    const std::uint64_t left = folded.value_or(*size);
     fold_at = left + limit / 8;
     ++self->folds_;
     self->folding_ = false;
     for (const auto& replicator : self->replicators_) replicator->folded();
     if (!error.empty()) log::warn("cannot fold the outbox: " + error, {{"db", self->path()}});
-    if (left < size) {
+    if (left < *size) {
       log::info("outbox folded", {{"db", self->path()},
-                                  {"before", std::to_string(size)},
+                                  {"before", std::to_string(*size)},
                                   {"after", std::to_string(left)}});
     }
   }
 }
 
-std::uint64_t Database::outbox_size() {
+// Empty: it cannot be told now.
+std::optional<std::uint64_t> Database::outbox_size() {
   const std::lock_guard lock(capture_mutex_);
-  return outbox_ ? outbox_->size() : 0;
+  try {
+    return outbox_ ? outbox_->size() : 0;
+  } catch (const std::system_error&) {
+    return std::nullopt;
+  }
 }
 
 void Database::fold_outbox(const std::vector<OutboxUse>& uses) {
@@ -1668,11 +1679,14 @@ std::string Database::status_json(std::chrono::milliseconds sync, bool moved, bo
   {
     std::unique_lock lock(capture_mutex_, std::defer_lock);
     if (lock.try_lock_for(kLongestWait)) {
-      if (outbox_) {
-        outbox_bytes = outbox_->size();
-        files = outbox_->log_files();
-      }
       left = has_left_wal();
+      try {
+        if (outbox_) {
+          outbox_bytes = outbox_->size();
+          files = outbox_->log_files();
+        }
+      } catch (const std::system_error&) {  // its error says so
+      }
     }
   }
   const std::string outbox = outbox_directory();

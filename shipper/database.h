@@ -280,7 +280,7 @@ class Database : public std::enable_shared_from_this<Database> {
   asio::awaitable<void> watch_role();
   void note_outbox_error(const std::string& error);
   bool open_outbox();
-  std::uint64_t outbox_size();
+  std::optional<std::uint64_t> outbox_size();
   void fold_outbox(const std::vector<OutboxUse>& uses);
   void open_wal();
   capture::Outcome capture_at_hook(

@@ -2,6 +2,7 @@
 away: the application sees what it would see without sqlstream, and replication recovers by itself."""
 
 import os
+import resource
 import shutil
 import sqlite3
 import struct
@@ -151,6 +152,56 @@ def test_a_wal_beside_a_database_that_was_emptied(build, litestream, place):
         app.do("close")
         app.end()
     assert len(generations(place.replica)) == 2
+    whole(build, litestream, place)
+
+
+def end_generation(place):
+    """By what nobody can account for: the next one has a file of its own in the outbox."""
+    harness.run(["sqlite3", place.database, f"{SQL}; pragma wal_checkpoint(restart); {SQL};"])
+
+
+@pytest.mark.parametrize("fault", ["EIO read", "EMFILE open"])
+def test_a_fault_in_the_outbox_of_who_ships_what_another_captured(build, litestream, place, fault):
+    with place.session() as shipping, Session(build, place.database, place.url) as other:
+        shipping.do("create table t(x)")
+        assert shipping.shipped() == 1
+        assert other.do(SQL) == [] and other.shipped() == 1
+        assert shipping.status()["shipping"] == "this process"
+        place.fail(f"{fault} {place.outbox}")
+        end_generation(place)
+        assert other.do(SQL) == []
+        harness.wait_until(lambda: place.lines("ERROR"), "the fault to be told")
+        assert shipping.do(SQL) == []
+        place.fail()
+        assert other.shipped(60000) == 1
+        assert shipping.shipped(60000) == 1
+        harness.wait_until(lambda: "error" not in shipping.status(), "the fault to be over")
+        for app in (other, shipping):
+            app.do("close")
+            app.end()
+    assert len(place.lines("ERROR")) <= 2, "\n".join(place.lines("ERROR"))
+    whole(build, litestream, place)
+
+
+@pytest.mark.parametrize("fault", ["EIO read", "EMFILE open"])
+def test_a_fault_in_the_outbox_of_who_takes_the_shipping_over(build, litestream, place, fault):
+    with Session(build, place.database, place.url) as first, place.session() as second:
+        first.do("create table t(x)")
+        assert first.shipped() == 1
+        assert second.do(SQL) == [] and second.shipped() == 1
+        assert second.status()["shipping"] == "another process"
+        place.fail(f"{fault} {place.outbox}/0")
+        end_generation(place)
+        assert first.do(SQL) == []
+        first.kill()
+        harness.wait_until(lambda: place.lines("ERROR"), "the fault to be told")
+        assert second.do(SQL) == []
+        place.fail()
+        assert second.shipped(60000) == 1
+        harness.wait_until(lambda: "error" not in second.status(), "the fault to be over")
+        second.do("close")
+        second.end()
+    assert len(place.lines("ERROR")) <= 2, "\n".join(place.lines("ERROR"))
     whole(build, litestream, place)
 
 
@@ -566,6 +617,120 @@ def test_limits_that_would_end_a_program_end_none(build, litestream, place):
     env = harness.clean_environment(SQLSTREAM_LOG="stderr")
     harness.run([PYTHON, "-c", LIMITED, build.extension, build.uri(place.database, place.url)], env=env)
     assert len(generations(place.replica)) == 1
+    whole(build, litestream, place)
+
+
+def leave_descriptors(app, count):
+    """As many may the program open from now on, as far as this limit is for it to tell; None: as before."""
+    pid = app.process.pid
+    _, most = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    limit, free = 0, 0
+    taken = {int(name) for name in os.listdir(f"/proc/{pid}/fd")}
+    while count is not None and (free < count or limit in taken):
+        free += limit not in taken
+        limit += 1
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (most if count is None else limit, most))
+
+
+def write_without_descriptors(app):
+    """SQLite has what it needs."""
+    for _ in range(10):
+        assert app.do(SQL) == []
+    assert app.do("pragma wal_checkpoint(truncate)") == [[0, 0, 0]]
+    assert app.do(SQL) == []
+    assert app.do("select count(*) from t") == [[11]]
+
+
+@pytest.mark.parametrize("count", range(9))
+def test_descriptors_that_run_out(build, litestream, place, count):
+    """For pipes and for whatever else is opened, with the outbox to begin with."""
+    with closing(sqlite3.connect(place.database)) as db:
+        db.execute("pragma journal_mode = wal")
+    place.outbox.touch()  # so that nothing of it is open yet
+    with place.session() as app:
+        app.do("create table t(x)")
+        harness.wait_until(lambda: place.lines("ERROR"), "something in the outbox's place to be told")
+        leave_descriptors(app, count)
+        place.outbox.unlink()
+        write_without_descriptors(app)
+
+        def told():
+            status = app.status()
+            said = str(status.get("error")) + str(status["replicas"][0].get("error"))
+            return "Too many open files" in said or "SQLite's error 14" in said
+
+        harness.wait_until(told, "the lack to be told", 20)
+        leave_descriptors(app, None)
+        assert app.do(SQL) == []
+        assert app.shipped(60000) == 1
+        app.do("close")
+        app.end()
+    assert len(place.lines("ERROR")) <= 4, "\n".join(place.lines("ERROR"))
+    assert len(generations(place.replica)) == 1
+    whole(build, litestream, place)
+
+
+def test_no_descriptor_for_a_socket(build, litestream, own_minio, place):
+    """The store was away, and is back; but no connection to it can be made."""
+    bucket = own_minio.bucket()
+    url, env = own_minio.url(bucket, "app", sync_interval="10ms"), own_minio.env(SQLSTREAM_LOG=place.log)
+    own_minio.stop()
+    with Session(build, place.database, url, env) as app:
+        app.do("create table t(x)")
+
+        def error():
+            return app.status()["replicas"][0].get("error", "")
+
+        harness.wait_until(error, "the store's absence to be told")
+        leave_descriptors(app, 0)
+        own_minio.start()
+        write_without_descriptors(app)
+        harness.wait_until(lambda: "Too many open files" in error(), "the lack to be told")
+        leave_descriptors(app, None)
+        assert app.do(SQL) == []
+        assert app.shipped(60000) == 1
+        assert error() == ""
+        app.do("close")
+        app.end()
+    assert len(place.lines("ERROR")) <= 2, "\n".join(place.lines("ERROR"))
+    replica = own_minio.litestream_replica(bucket, "app")
+    check_restores(build, litestream, place.database, url, replica, place.folder, env=env)
+
+
+LAST_DESCRIPTORS = """
+import os, resource, sqlite3, sys
+loader = sqlite3.connect(":memory:")
+loader.enable_load_extension(True)
+loader.load_extension(sys.argv[1])
+before = resource.getrlimit(resource.RLIMIT_NOFILE)
+free = os.dup(0)
+os.close(free)
+resource.setrlimit(resource.RLIMIT_NOFILE, (free + 1, before[1]))
+db = sqlite3.connect(sys.argv[2], uri=True, isolation_level=None)
+resource.setrlimit(resource.RLIMIT_NOFILE, (free + 3, before[1]))
+db.execute("create table t(x)")
+for i in range(10):
+    db.execute("insert into t values (randomblob(2000))")
+assert db.execute("pragma wal_checkpoint(truncate)").fetchone() == (0, 0, 0)
+resource.setrlimit(resource.RLIMIT_NOFILE, before)
+db.execute("insert into t values (randomblob(2000))")
+again = sqlite3.connect(sys.argv[2], uri=True, isolation_level=None)
+assert again.execute("select count(*) from t").fetchone() == (11,)
+assert again.execute("select sqlstream_wait(60000)").fetchone() == (1,)
+again.close()
+db.close()
+"""
+
+
+def test_a_database_that_takes_the_last_descriptors(build, litestream, place):
+    """Of SQLite's own; epoll and eventfd are not to be had. The next connection replicates it."""
+    with closing(sqlite3.connect(place.database)) as db:
+        db.execute("pragma journal_mode = wal")
+    env = harness.clean_environment(SQLSTREAM_LOG=place.log)
+    uri = build.uri(place.database, place.url)
+    harness.run([PYTHON, "-c", LAST_DESCRIPTORS, build.extension, uri], env=env)
+    [line] = place.lines("ERROR")
+    assert "not replicating until it is opened again" in line and "Too many open files" in line
     whole(build, litestream, place)
 
 

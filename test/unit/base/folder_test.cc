@@ -4,6 +4,8 @@
 #include <cstdlib>
 #include <fcntl.h>
 #include <string>
+#include <sys/resource.h>
+#include <system_error>
 #include <unistd.h>
 
 #include <doctest/doctest.h>
@@ -23,4 +25,13 @@ TEST_CASE("the names in a folder; none where there is no folder") {
   for (const std::string& name : names) ::unlink((folder + '/' + name).c_str());
   ::rmdir(folder.c_str());
   CHECK(names_in(folder).empty());
+}
+
+TEST_CASE("a folder that cannot be listed is not taken for an empty one") {
+  rlimit limit{};
+  REQUIRE(::getrlimit(RLIMIT_NOFILE, &limit) == 0);
+  const rlimit none{0, limit.rlim_max};
+  REQUIRE(::setrlimit(RLIMIT_NOFILE, &none) == 0);
+  CHECK_THROWS_AS(names_in("/"), std::system_error);
+  REQUIRE(::setrlimit(RLIMIT_NOFILE, &limit) == 0);
 }
