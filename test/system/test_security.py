@@ -516,6 +516,7 @@ def test_the_rights_of_the_guide_are_enough(build, minio, tmp_path, without):
             assert first <= snapshots()
         else:
             harness.wait_until(lambda: not first & snapshots(), "the first snapshot to be deleted")
+            harness.wait_until(lambda: "retention enforced" in log.read_text(), "the answer to that")
         assert not app.status()["replicas"][0].get("error")
         app.do("close")
         app.end()
