@@ -8,7 +8,7 @@ from record import Recording
 
 
 def _database(name):
-    file = os.path.join(os.environ["GUEST_DATA"], name)
+    file = os.path.join(os.environ["GUEST_DATA"], name + os.environ["GUEST_PART"])
     return {"ENGINE": "django.db.backends.sqlite3", "NAME": f"{file}-unused.db", "TEST": {"NAME": f"{file}.db"}}
 
 
@@ -19,7 +19,7 @@ class Runner(DiscoverRunner):
 
 DATABASES = {"default": _database("default"), "other": _database("other")}
 TEST_RUNNER = "django_settings.Runner"
-SECRET_KEY = "of no use"
+SECRET_KEY = "django_tests_secret_key"  # a test expects it
 PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
 DEFAULT_AUTO_FIELD = "django.db.models.AutoField"
 USE_TZ = False
