@@ -207,6 +207,7 @@ void Outbox::make_wake() const {
 int Outbox::open_file(const char* name, int flags) const {
   const std::string path = place_.directory + '/' + name;
   const int others = (flags & ~O_CREAT) | O_CLOEXEC | O_NOFOLLOW;
+  int not_created = ENOENT;
   if ((flags & O_CREAT) != 0) {
     const int fd =
         above_standard(::open(path.c_str(), others | O_CREAT | O_EXCL, place_.first_mode()));
@@ -214,9 +215,11 @@ int Outbox::open_file(const char* name, int flags) const {
       place_.own(fd, place_.file_mode);
       return fd;
     }
+    not_created = errno;
   }
   const int fd = above_standard(::open(path.c_str(), others));
   if (fd < 0) {
+    if (errno == ENOENT) errno = not_created;  // that says why it is not there
     throw Error("cannot open " + path + ": " + reason() +
                 "; whoever writes the database must be able to write in its outbox directory");
   }

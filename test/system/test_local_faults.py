@@ -6,7 +6,7 @@ import resource
 import shutil
 import sqlite3
 import struct
-from contextlib import closing
+from contextlib import closing, contextmanager
 
 import pytest
 
@@ -55,6 +55,13 @@ class Place:
 @pytest.fixture
 def place(build, tmp_path):
     return Place(build, tmp_path)
+
+
+@pytest.fixture
+def plain(build, tmp_path):
+    """For the same without sqlstream."""
+    (tmp_path / "plain").mkdir()
+    return Place(build, tmp_path / "plain")
 
 
 def whole(build, litestream, place):
@@ -229,26 +236,38 @@ DATABASE_FAULTS = [
     "ENOSPC write {database}", "EIO write {database}", "EIO sync {database}",
     "ENOSPC write {database}-wal", "EIO write {database}-wal", "EIO truncate {database}-wal",
     "EROFS write {database}", "EROFS truncate {database}", "EMFILE open {database}",
+    "EIO read {database} {database}-",
+]  # fmt: skip
+
+SHM_FAULTS = [
+    "EMFILE open {database}-shm", "EROFS open {database}-shm", "EIO write {database}-shm",
+    "ENOSPC write {database}-shm", "ENOMEM map {database}-shm",
 ]  # fmt: skip
 
 STATEMENTS = [
     SQL, "pragma wal_checkpoint(full)", SQL, "update t set x = zeroblob(300)",
-    "pragma wal_checkpoint(truncate)", SQL, "select count(*) from t",
+    "pragma wal_checkpoint(truncate)", "pragma shrink_memory", SQL, "select count(*) from t",
 ]  # fmt: skip
 
 
-def answers(place, url, fault):
-    """What an application is told while the fault lasts, and afterwards."""
-    place.fail()
+def answers(place, url, fault, reopen=False):
+    """What an application is told while the fault lasts, and afterwards. `reopen`: it has nothing open
+    when the fault begins."""
+    with closing(sqlite3.connect(place.database)) as db:
+        db.execute("pragma journal_mode = wal")
     said = []
     with Session(place.build, place.database, url, place.env) as app:
         said.append(app.do("create table t(x)"))
         said += [app.do(SQL) for _ in range(3)]
         if url != "-":
             assert app.shipped() == 1
+        if reopen:
+            app.do("close")
         place.fail(fault.format(database=place.database))
-        said += [app.do(each) for each in STATEMENTS]
+        said += [app.do("open") for _ in range(3)] if reopen else [app.do(each) for each in STATEMENTS]
         place.fail()
+        if reopen:
+            said.append(app.do("open"))
         said.append(app.do(SQL))
         said.append(app.do("select count(*) from t"))
         said.append(app.do("pragma wal_checkpoint(truncate)"))
@@ -260,17 +279,45 @@ def answers(place, url, fault):
 
 
 @pytest.mark.parametrize("fault", DATABASE_FAULTS)
-def test_a_fault_in_the_database_is_told_as_without_sqlstream(build, litestream, place, fault):
-    plain_folder = place.folder / "plain"
-    plain_folder.mkdir()
-    plain = Place(build, plain_folder)
-    for each in (place, plain):
-        with closing(sqlite3.connect(each.database)) as db:
-            db.execute("pragma journal_mode = wal")
+def test_a_fault_in_the_database_is_told_as_without_sqlstream(build, litestream, place, plain, fault):
     told = answers(plain, "-", fault)
     # SQLite has all its files open by then; only sqlstream opens one.
     assert any("error" in answer for answer in told) == (not fault.startswith("EMFILE"))
     assert answers(place, place.url, fault) == told
+    whole(build, litestream, place)
+
+
+@pytest.mark.parametrize("fault", SHM_FAULTS)
+def test_a_fault_in_the_shared_memory_is_told_as_without_sqlstream(build, litestream, place, plain, fault):
+    told = answers(plain, "-", fault, reopen=True)
+    assert any("error" in answer for answer in told)
+    assert answers(place, place.url, fault, reopen=True) == told
+    whole(build, litestream, place)
+
+
+def test_a_database_that_cannot_be_read_for_the_snapshot(build, litestream, place):
+    """The application has what it needs in its cache. The store is away until then."""
+    place.replica.touch()
+    with place.session() as app:
+        app.do("create table t(x)")
+        for _ in range(20):
+            assert app.do(SQL) == []
+        assert app.do("pragma wal_checkpoint(truncate)") == [[0, 0, 0]]
+        place.fail(f"EIO read {place.database} {place.database}-")
+        place.replica.unlink()
+
+        def told():
+            return "cannot read the database" in str(app.status()["replicas"][0].get("error"))
+
+        harness.wait_until(told, "the fault to be told")
+        assert app.do(SQL) == []
+        assert app.do("select count(*) from t") == [[21]]
+        assert not place.replica.exists() or not any(place.replica.glob("generations/*/snapshots/*.lz4"))
+        place.fail()
+        assert app.shipped(60000) == 1
+        app.do("close")
+        app.end()
+    assert len(place.lines("ERROR")) <= 3, "\n".join(place.lines("ERROR"))
     whole(build, litestream, place)
 
 
@@ -734,16 +781,71 @@ def test_a_database_that_takes_the_last_descriptors(build, litestream, place):
     whole(build, litestream, place)
 
 
+@contextmanager
+def file_system(folder, size="20m"):
+    """A tmpfs there; what mounts it anew with other options."""
+    mounted = harness.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "none", folder], check=False)
+    if mounted.returncode != 0:
+        pytest.skip("needs the right to mount")
+    try:
+        yield lambda options: harness.run(["mount", "-o", f"remount,{options}", folder])
+    finally:
+        harness.run(["umount", "-l", folder])
+
+
+@pytest.mark.parametrize("mode", ["delete", "wal"])
+def test_a_database_on_a_read_only_file_system(build, litestream, place, mode):
+    """It is told as without sqlstream, and replicated when it can be written."""
+    load = f".load {build.extension.with_suffix('')}"
+
+    def answers(first, database, uri, remount):
+        with closing(sqlite3.connect(database)) as db:
+            db.execute(f"pragma journal_mode = {mode}")
+            db.execute("create table t(x)")
+        script = f"{first}\n.open {uri}\nselect count(*) from t;\ninsert into t values (1);\nselect count(*) from t;\n"
+        said = []
+        for options in ("ro", "rw"):
+            remount(options)
+            result = harness.run(["sqlite3", "-batch", ":memory:"], input=script, env=place.env, check=False)
+            said.append((result.stdout, result.stderr, result.returncode))
+        return said
+
+    with file_system(place.under) as remount:
+        database = place.under / "plain.db"
+        plain = answers(".mode list", database, f"file:{database}", remount)
+        assert "rror" in plain[0][1] and plain[1] == ("0\n1\n", "", 0)
+        assert answers(load, place.database, build.uri(place.database, place.url), remount) == plain
+        assert len(place.lines("ERROR")) <= 1, "\n".join(place.lines("ERROR"))
+        whole(build, litestream, place)
+
+
+def test_an_outbox_on_a_read_only_file_system(build, litestream, place, tmp_path):
+    small = tmp_path / "small"
+    small.mkdir()
+    with file_system(small) as remount:
+        place.outbox.symlink_to(small)
+        remount("ro")
+        with place.session() as app:
+            app.do("create table t(x)")
+            for _ in range(10):
+                assert app.do(SQL) == []
+            assert app.do("pragma wal_checkpoint(truncate)") == [[0, 0, 0]]
+            harness.wait_until(lambda: "Read-only file system" in app.status().get("error", ""), "it to be told")
+            remount("rw")
+            assert app.do(SQL) == []
+            assert app.shipped(60000) == 1
+            assert "error" not in app.status()
+            app.do("close")
+            app.end()
+        assert len(place.lines("ERROR")) == 1, "\n".join(place.lines("ERROR"))
+        whole(build, litestream, place)
+
+
 def test_an_outbox_on_a_full_file_system(build, litestream, place, tmp_path):
     """A real one: a tmpfs of 300 KiB."""
     small = tmp_path / "small"
     small.mkdir()
-    mounted = harness.run(
-        ["mount", "-t", "tmpfs", "-o", "size=300k", "none", small], check=False
-    )
-    if mounted.returncode != 0:
-        pytest.skip("needs the right to mount")
-    try:
+    with file_system(small, "300k") as remount:
         place.outbox.symlink_to(small)
         with place.session() as app:
             app.do("create table t(x)")
@@ -755,11 +857,9 @@ def test_an_outbox_on_a_full_file_system(build, litestream, place, tmp_path):
             # Once per change of state: what was shipped makes room for a while.
             again = sum("capturing again" in line for line in place.lines("INFO"))
             assert len(place.lines("ERROR")) <= 2 * (1 + again) <= 8, "\n".join(place.lines("ERROR"))
-            harness.run(["mount", "-o", "remount,size=20m", small])
+            remount("size=20m")
             app.do(SQL)
             assert app.shipped(60000) == 1
             app.do("close")
             app.end()
         whole(build, litestream, place)
-    finally:
-        harness.run(["umount", "-l", small])

@@ -339,8 +339,11 @@ def commands(app, db):
     for line in sys.stdin:
         line = line.strip()
         if line == "open":
-            stack.append(app.open())
-            answer = []
+            try:
+                stack.append(app.open())
+                answer = []
+            except sqlite3.Error as error:
+                answer = {"error": str(error)}
         elif line == "close":
             stack.pop().close()
             answer = []
