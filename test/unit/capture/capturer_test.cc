@@ -669,6 +669,20 @@ TEST_CASE("a database file that was replaced begins a new generation") {
   CHECK(c.sync() != generation);
 }
 
+TEST_CASE("a database file that was replaced beside a killed process's WAL, likewise") {
+  Captured c;
+  c.insert(5);
+  const Generation generation = c.sync();
+  c.die();
+  const std::string copy = c.folder.file("copy");
+  std::filesystem::copy_file(c.path, copy);
+  std::filesystem::rename(copy, c.path);
+  Outbox(OutboxPlace::of(c.path, "")).set_file_note({});  // nothing else is known of the file
+  c.open();
+  c.insert();
+  CHECK(c.sync() != generation);
+}
+
 namespace {
 
 /// Another database of the same size, copied over the file: the inode stays. As a live connection
