@@ -13,10 +13,13 @@ TESTS = """
     testRecursiveCursor testVTableStuff testTracebacks testZeroBlob
 """.split()
 
+LEAVES_WAL = """takes a database out of WAL mode that another connection has open, which SQLite refuses; its "PRAGMA
+journal_mode=delete" on the empty database, where that is the mode already, does not keep sqlstream from WAL mode"""
+
 CANNOT = {
     "__main__.APSW.testConnectionFileControl": "reads the rollback journal of a transaction",
-    "__main__.APSW.testVFSWithWAL": "expects a hot journal to be found through the VFS under test; turning WAL "
-    "mode on, when the file is opened, has rolled it back",
+    "__main__.APSW.testVFS": LEAVES_WAL,
+    "__main__.APSW.testVFSWithWAL": LEAVES_WAL,
 }
 
 # Not run at all, with the shim or without.
