@@ -4,7 +4,6 @@
 #include <cstdlib>
 #include <fcntl.h>
 #include <string>
-#include <sys/resource.h>
 #include <system_error>
 #include <unistd.h>
 
@@ -27,11 +26,7 @@ TEST_CASE("the names in a folder; none where there is no folder") {
   CHECK(names_in(folder).empty());
 }
 
+// Not for want of descriptors: then UBSan has none for itself, and takes objects for damaged ones.
 TEST_CASE("a folder that cannot be listed is not taken for an empty one") {
-  rlimit limit{};
-  REQUIRE(::getrlimit(RLIMIT_NOFILE, &limit) == 0);
-  const rlimit none{0, limit.rlim_max};
-  REQUIRE(::setrlimit(RLIMIT_NOFILE, &none) == 0);
-  CHECK_THROWS_AS(names_in("/"), std::system_error);
-  REQUIRE(::setrlimit(RLIMIT_NOFILE, &limit) == 0);
+  CHECK_THROWS_AS(names_in('/' + std::string(5000, 'a')), std::system_error);
 }
