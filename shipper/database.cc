@@ -541,7 +541,10 @@ Database::Sight Database::see() {
 bool Database::look() try {
   if (!open_outbox()) return false;
   const auto lock = outbox_->lock(kSoon * 10);
-  if (!lock) return false;
+  if (!lock) {
+    note_outbox_error({});  // it is only not known now
+    return false;
+  }
   outbox_->refresh();
   publish();
   note_outbox_error({});
@@ -1125,6 +1128,7 @@ asio::awaitable<void> Database::read_wakes(Self self) {
     }
     for (const auto& replicator : self->replicators_) replicator->notify();
 
+    if (self->role_over_) break;  // nobody would end the wait
     const auto [error] = co_await wakes.async_wait(asio::posix::descriptor_base::wait_read,
                                                    asio::as_tuple(asio::use_awaitable));
     if (error) break;

@@ -5,6 +5,7 @@
 #include <cstring>
 #include <fcntl.h>
 #include <sys/stat.h>
+#include <system_error>
 #include <type_traits>
 #include <unistd.h>
 #include <utility>
@@ -679,7 +680,10 @@ asio::awaitable<void> Replicator::advance(ReplicaEnd end, Time commit_time) {
   co_await on_worker([&] {
     write_note(saving);
     database_.settle(number_, end.sequence);
-    database_.trim();
+    try {
+      database_.trim();
+    } catch (const std::system_error&) {  // it comes here again, and this one is in the replica
+    }
   });
   status_.generation = end.generation;
   status_.position = end.position;

@@ -1,6 +1,7 @@
 """Who ships, where one of two processes has a fault: the other one does, and neither ends for it."""
 
 import subprocess
+import time
 
 import pytest
 
@@ -43,6 +44,26 @@ def test_who_ships_cannot_open_what_another_process_began(build, litestream, pla
         for session in (app, other):
             session.do("close")
             session.end()
+    whole(build, litestream, place)
+
+
+def test_who_ships_closes_the_database_while_it_cannot_look(build, litestream, place):
+    """It has nothing to do with it any more by what it knows, and is in nobody's way."""
+    with place.session() as app, Session(build, place.database, place.url) as other:
+        app.do("create table t(x)")
+        assert app.shipped() == 1
+        assert other.do("select count(*) from t") == [[0]]
+        no_descriptors(place)
+        for sql in NEXT_LOG_FILE:
+            assert other.do(sql) == []
+        harness.wait_until(lambda: place.lines("ERROR"), "the fault to be told")
+        app.do("close")
+        time.sleep(4)  # then it is let go
+        place.fail()
+        assert other.shipped(60000) == 1
+        app.end()
+        other.do("close")
+        other.end()
     whole(build, litestream, place)
 
 
