@@ -5,6 +5,7 @@
 #include <atomic>
 #include <new>
 #include <string>
+#include <utility>
 
 #include <lz4frame.h>
 
@@ -19,6 +20,8 @@ constexpr std::size_t kPiece = 256 * 1024;
 constexpr std::size_t kMagicSize = 4;
 constexpr std::size_t kSkippableHeaderSize = 8;
 constexpr std::uint32_t kSkippableMagic = 0x184D2A50;  // the first of sixteen
+constexpr std::uint32_t kDataMagic = 0x184D2204;
+constexpr std::size_t kBlockSizeAt = 5;  // of a data frame; behind the magic and flags
 constexpr std::size_t kLargestPayload = 64 * 1024;
 
 std::uint32_t load_le32(const std::uint8_t* p) {
@@ -116,16 +119,34 @@ void Compressor::finish(Bytes& out) {
 struct Decompressor::Impl {
   std::unique_ptr<LZ4F_dctx, FreeDecompression> context;
   std::unique_ptr<std::uint8_t[]> buffer;  // where nobody else's is used
-  // The first bytes of a frame are collected here, to tell data frames from skippable ones.
-  std::array<std::uint8_t, kMagicSize> magic{};
-  std::size_t magic_size = 0;
+  std::size_t largest_block;
+  // The first bytes of a frame are collected here, to tell data frames from skippable ones, and how
+  // large their blocks are.
+  std::array<std::uint8_t, kBlockSizeAt + 1> head{};
+  std::size_t head_size = 0;
   bool in_frame = false;
   bool any_data_frame = false;
 
-  Impl() {
+  explicit Impl(std::size_t largest) : largest_block(largest) {
     LZ4F_dctx* raw = nullptr;
     if (LZ4F_isError(LZ4F_createDecompressionContext(&raw, LZ4F_VERSION))) throw std::bad_alloc();
     context.reset(raw);
+  }
+
+  // False: it takes more bytes to tell what frame begins.
+  bool head_complete() {
+    if (head_size < kMagicSize) return false;
+    const std::uint32_t magic = load_le32(head.data());
+    if ((magic & ~0xfu) == kSkippableMagic) return true;
+    any_data_frame = true;
+    if (magic != kDataMagic) return true;  // which is refused when it is decoded
+    if (head_size < head.size()) return false;
+    const std::size_t block = std::size_t{1} << (8 + 2 * (head[kBlockSizeAt] >> 4 & 7));
+    if (block > largest_block) {
+      throw Error("the LZ4 data has blocks of " + std::to_string(block) + " bytes, not of " +
+                  std::to_string(largest_block) + " at most");
+    }
+    return true;
   }
 
   // Decodes until `data` is used up or the frame ends.
@@ -149,7 +170,8 @@ struct Decompressor::Impl {
   }
 };
 
-Decompressor::Decompressor() : impl_(std::make_unique<Impl>()) {}
+Decompressor::Decompressor(std::size_t largest_block)
+    : impl_(std::make_unique<Impl>(largest_block)) {}
 Decompressor::~Decompressor() = default;
 Decompressor::Decompressor(Decompressor&&) noexcept = default;
 Decompressor& Decompressor::operator=(Decompressor&&) noexcept = default;
@@ -166,19 +188,17 @@ void Decompressor::write(ByteView data, std::span<std::uint8_t> room, const Outp
       impl_->decode(data, room, output);
       continue;
     }
-    impl_->magic[impl_->magic_size++] = data.front();
+    impl_->head[impl_->head_size++] = data.front();
     data = data.subspan(1);
-    if (impl_->magic_size < kMagicSize) continue;
-    impl_->magic_size = 0;
+    if (!impl_->head_complete()) continue;
+    ByteView head = ByteView(impl_->head).first(std::exchange(impl_->head_size, 0));
     impl_->in_frame = true;
-    if ((load_le32(impl_->magic.data()) & ~0xfu) != kSkippableMagic) impl_->any_data_frame = true;
-    ByteView magic = impl_->magic;
-    impl_->decode(magic, room, output);
+    impl_->decode(head, room, output);
   }
 }
 
 void Decompressor::finish() {
-  if (impl_->in_frame || impl_->magic_size != 0) {
+  if (impl_->in_frame || impl_->head_size != 0) {
     throw Error("the LZ4 data ends before its end mark: it was cut short");
   }
   if (!impl_->any_data_frame) throw Error("there is no LZ4 data frame in it");

@@ -37,12 +37,13 @@ class Compressor {
 class Decompressor {
  public:
   using Output = std::function<void(ByteView)>;
-  Decompressor();
+  /// Refuses blocks of more than `largest_block` bytes: memory is up to two of them.
+  explicit Decompressor(std::size_t largest_block = 4 << 20);
   ~Decompressor();
   Decompressor(Decompressor&&) noexcept;
   Decompressor& operator=(Decompressor&&) noexcept;
   /// Decodes all of `data`, calling `output` with pieces of at most 256 KiB. Throws Error on damage
-  /// (a bad checksum included). Memory is bounded whatever the input claims (blocks <= 4 MiB).
+  /// (a bad checksum included). Memory is bounded whatever the input claims.
   void write(ByteView data, const Output& output);
   /// The pieces lie in `room`, at most as long as it is: where many streams are decoded in turn,
   /// they need not each have their own.

@@ -7,14 +7,15 @@
 namespace sqlstream {
 namespace {
 
-constexpr std::size_t kSlice = 4096;  // inflates to 1 MiB at most
+constexpr std::size_t kSlice = 4096;  // inflates to 1 MiB at most, and the block before
 constexpr std::size_t kOutput = 256 << 10;
-constexpr std::size_t kRoom = 256 << 10;  // a block: it is decoded into it at once
+// Sizes are what whoever wrote an input says. Pages without an image are few in what SQLite writes.
+constexpr std::uint64_t kMostZeros = 64 << 20;
 
 }  // namespace
 
 SegmentMerge::SegmentMerge(std::uint32_t index, const std::vector<Span>& inputs)
-    : index_(index), room_(kRoom) {
+    : index_(index), room_(kLargestBlock) {
   for (const Span& span : inputs) {
     Input& input = inputs_.emplace_back();
     input.span = span;
@@ -26,6 +27,7 @@ SegmentMerge::SegmentMerge(std::uint32_t index, const std::vector<Span>& inputs)
 
 void SegmentMerge::give(std::size_t input, Bytes stored, bool last) {
   Input& to = inputs_[input];
+  reading_ = input;
   if (!to.metadata) {
     to.metadata = decode_metadata(stored);
     if (!to.metadata) throw Unsuitable("one was not written by sqlstream");
@@ -67,7 +69,8 @@ void SegmentMerge::begin(Bytes& out) {
   }
   next_zero_ = std::uint64_t{keep} + 1;
 
-  out = encode_metadata(metadata_);
+  const Bytes head = encode_metadata(metadata_);
+  out.insert(out.end(), head.begin(), head.end());
   encoder_.emplace(page_size_, last.wal_salt, index_, raw_);
   begun_ = true;
 }
@@ -79,17 +82,20 @@ ByteView SegmentMerge::image(const Input& input) const {
 // Has the next frame at hand, or the input's end. False: it lacks stored bytes.
 bool SegmentMerge::fill(Input& input) {
   const std::size_t frame_size = wal::kFrameHeaderSize + page_size_;
+  // How long an object is that was folded before, only its end tells.
+  const bool plain = input.metadata->kind == Metadata::Kind::segment;
+  const std::uint64_t length = input.span.end - input.span.begin;
   while (input.page == 0 && !input.ended) {
     if (!input.header_skipped) {
-      const bool header =
-          input.metadata->kind == Metadata::Kind::compacted || input.span.begin == 0;
+      const bool header = !plain || input.span.begin == 0;
       if (header && input.decoded.size() >= wal::kHeaderSize) input.frame = wal::kHeaderSize;
       input.header_skipped = !header || input.frame != 0;
     }
     if (input.header_skipped && input.decoded.size() - input.frame >= frame_size) {
       const auto header = wal::decode_frame_header(ByteView(input.decoded).subspan(input.frame));
       if (header.page == 0) throw Error("it holds a frame without a page");
-      input.page = header.page;
+      if (header.page <= input.last_page) throw Unsuitable("one is not ascending by page");
+      input.page = input.last_page = header.page;
       input.last_commit_size = header.commit_size;
       return true;
     }
@@ -103,11 +109,14 @@ bool SegmentMerge::fill(Input& input) {
       input.taken += slice.size();
       input.decompressor.write(slice, room_, [&](ByteView data) {
         input.decoded.insert(input.decoded.end(), data.begin(), data.end());
+        input.size += data.size();
       });
+      if (plain && input.size > length) throw Error("it is longer than its name says");
       continue;
     }
     if (!input.last_given) return false;
     input.decompressor.finish();
+    if (plain && input.size < length) throw Error("it is shorter than its name says");
     if (input.frame != input.decoded.size() || !input.header_skipped) {
       throw Error("it ends inside a frame");
     }
@@ -122,12 +131,8 @@ bool SegmentMerge::fill(Input& input) {
 }
 
 void SegmentMerge::drop_frame(Input& input) {
-  const std::uint32_t page = std::exchange(input.page, 0);
+  input.page = 0;
   input.frame += wal::kFrameHeaderSize + page_size_;
-  const std::size_t frame_size = wal::kFrameHeaderSize + page_size_;
-  if (input.decoded.size() - input.frame < frame_size) return;
-  const auto next = wal::decode_frame_header(ByteView(input.decoded).subspan(input.frame));
-  if (next.page <= page) throw Unsuitable("one is not ascending by page");
 }
 
 void SegmentMerge::flush(Bytes& out) {
@@ -141,11 +146,17 @@ void SegmentMerge::add(std::uint32_t page, ByteView image) {
   held_.assign(image.begin(), image.end());
 }
 
-void SegmentMerge::add_zeros(std::uint32_t before) {
+// False: raw_ must be flushed before it can go on.
+bool SegmentMerge::add_zeros(std::uint32_t before) {
   for (; next_zero_ < before && next_zero_ <= size_; ++next_zero_) {
+    if (raw_.size() >= kOutput) return false;
     const auto page = static_cast<std::uint32_t>(next_zero_);
-    if (page != wal::lock_byte_page(page_size_)) add(page, Bytes(page_size_));
+    if (page == wal::lock_byte_page(page_size_)) continue;
+    zeros_ += page_size_;
+    if (zeros_ > kMostZeros) throw Unsuitable("they lack too many pages");
+    add(page, Bytes(page_size_));
   }
+  return true;
 }
 
 std::optional<std::size_t> SegmentMerge::run(Bytes& out) {
@@ -157,13 +168,17 @@ std::optional<std::size_t> SegmentMerge::run(Bytes& out) {
     std::uint32_t page = std::numeric_limits<std::uint32_t>::max();
     const Input* newest = nullptr;
     for (std::size_t i = 0; i < inputs_.size(); ++i) {
+      reading_ = i;
       if (!fill(inputs_[i])) return i;
       if (inputs_[i].page == 0 || inputs_[i].page > page) continue;
       page = inputs_[i].page;
       newest = &inputs_[i];
     }
+    if (!add_zeros(page)) {
+      flush(out);
+      continue;
+    }
     if (newest == nullptr) {
-      add_zeros(std::numeric_limits<std::uint32_t>::max());
       if (held_page_ == 0) throw Unsuitable("they hold no pages");
       encoder_->append(held_page_, size_, held_, raw_);
       flush(out);
@@ -171,7 +186,6 @@ std::optional<std::size_t> SegmentMerge::run(Bytes& out) {
       done_ = true;
       return std::nullopt;
     }
-    add_zeros(page);
     if (page <= newest->keep) {
       add(page, image(*newest));
       if (next_zero_ == page) ++next_zero_;

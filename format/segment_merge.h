@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <optional>
 #include <vector>
@@ -20,7 +21,8 @@ namespace sqlstream {
 /// Sans-io: give() what run() asks for. Not thread-safe; may move between threads.
 class SegmentMerge {
  public:
-  /// These cannot be folded, and never will be: not ours, not adjacent, cut inside a transaction.
+  /// These cannot be folded, and never will be: not ours, not adjacent, cut inside a transaction,
+  /// or nearly all of what they grow to is missing.
   class Unsuitable : public Error {
    public:
     using Error::Error;
@@ -41,23 +43,29 @@ class SegmentMerge {
   /// damage (Unsuitable where the inputs are whole).
   std::optional<std::size_t> run(Bytes& out);
   bool done() const { return done_; }
+  /// The input that was read last: after an Error for damage, the damaged one.
+  std::size_t reading() const { return reading_; }
 
   /// Of the object; after the first bytes of it.
   const Metadata& metadata() const { return metadata_; }
 
  private:
+  // What sqlstream writes. Many inputs are open at a time, inside the application.
+  static constexpr std::size_t kLargestBlock = 256 << 10;
   struct Input {
     Span span;
     std::optional<Metadata> metadata;
     Bytes stored;  // not decoded yet, from taken on
     std::size_t taken = 0;
     bool last_given = false;
-    lz4::Decompressor decompressor;
-    Bytes decoded;  // from frame on
+    lz4::Decompressor decompressor{kLargestBlock};
+    Bytes decoded;           // from frame on
+    std::uint64_t size = 0;  // all that was decoded
     std::size_t frame = 0;
     bool header_skipped = false;
     bool ended = false;
-    std::uint32_t page = 0;  // of the frame at hand; 0: none yet
+    std::uint32_t page = 0;       // of the frame at hand; 0: none yet
+    std::uint32_t last_page = 0;  // … and of the one before it
     std::uint32_t last_commit_size = 0;
     std::uint32_t keep = 0;  // images for pages up to here outlive the inputs behind it
   };
@@ -66,12 +74,13 @@ class SegmentMerge {
   bool fill(Input& input);
   void drop_frame(Input& input);
   ByteView image(const Input& input) const;
-  void add_zeros(std::uint32_t before);
+  bool add_zeros(std::uint32_t before);
   void add(std::uint32_t page, ByteView image);
   void flush(Bytes& out);
 
   std::uint32_t index_;
   std::vector<Input> inputs_;
+  std::size_t reading_ = 0;
   Metadata metadata_;
   bool begun_ = false;
   bool done_ = false;
@@ -79,6 +88,7 @@ class SegmentMerge {
   std::uint32_t page_size_ = 0;
   std::uint32_t size_ = 0;       // of the database, at the end
   std::uint64_t next_zero_ = 0;  // pages from here on are zeros where they have no image
+  std::uint64_t zeros_ = 0;      // bytes of such pages
   std::uint32_t held_page_ = 0;  // the last frame, kept back: it might be the commit
   Bytes held_;
   Bytes raw_;

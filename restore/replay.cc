@@ -177,6 +177,9 @@ void WalReplay::begin_compacted(const replica::Segment& segment,
 }
 
 void WalReplay::take(const wal::Decoder::Frame& frame) {
+  if (folded_ && std::max(frame.page, frame.commit_size) > metadata_->database_size) {
+    throw Error("it holds pages beyond the database's end");
+  }
   after_commit_ = frame.commit_size != 0;
   if (ends_on_commit_) {
     image_.write_page(frame.page, frame.data);

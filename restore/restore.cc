@@ -77,8 +77,18 @@ class Restore {
   asio::awaitable<RestoreResult> run() {
     using asio::experimental::awaitable_operators::operator&&;
     co_await (guarded(read_snapshot()) && guarded(read_wal()));
-    if (failure_) std::rethrow_exception(failure_);
+    try {
+      if (failure_) std::rethrow_exception(failure_);
+      co_return finish();
+    } catch (const OutputError&) {
+      failure_ = std::current_exception();
+    }
+    co_await doubt_sizes();
+    std::rethrow_exception(failure_);
+  }
 
+ private:
+  RestoreResult finish() {
     RestoreResult result;
     result.generation = plan_.generation;
     result.position = {plan_.snapshot.index, 0};
@@ -89,10 +99,27 @@ class Restore {
     }
     result.pages = image_.finish();
     result.page_size = image_.page_size();
-    co_return result;
+    return result;
   }
 
- private:
+  // What cannot be written may be what only a compacted object says is there, on no disk of any
+  // size. Where the segments have the same size, what is lacking is room for the database. None of
+  // the others takes more than the largest.
+  asio::awaitable<void> doubt_sizes() {
+    if (!largest_) co_return;
+    std::optional<std::uint32_t> pages;
+    try {
+      pages = co_await size_behind(store_, plan_.generation, plan_.segments[largest_->segment]);
+    } catch (const Error&) {
+      co_return;  // that it could not be written is what is to be said
+    }
+    if (!pages || *pages == largest_->pages) co_return;
+    throw CompactedUnusable(
+        damaged(segment_key(largest_->segment),
+                Error("it says that the database has " + std::to_string(largest_->pages) +
+                      " pages, but its segments " + std::to_string(*pages))));
+  }
+
   OrderedFetch::Limits share(unsigned parts) const {
     return {kDownloadMemory / parts, std::max<std::uint64_t>(units_ / parts, 1)};
   }
@@ -180,7 +207,9 @@ class Restore {
             if (waits) return;
             if (offset == 0 && piece.first) {
               if (segment.position.offset == 0) index_begun_ = steady_clock::now();
-              wal_.begin(segment, decode_metadata(piece.data));
+              const auto metadata = decode_metadata(piece.data);
+              wal_.begin(segment, metadata);
+              if (segment.level != 0) note_size(piece.object, metadata->database_size);
             }
             const auto step = ByteView(piece.data)
                                   .subspan(offset)
@@ -227,6 +256,10 @@ class Restore {
     snapshot_fetch_.set_limits(share(1));
   }
 
+  void note_size(std::size_t segment, std::uint32_t pages) {
+    if (!largest_ || pages > largest_->pages) largest_ = Size{segment, pages};
+  }
+
   bool ends_index(std::size_t segment) const {
     return segment + 1 == plan_.segments.size() ||
            plan_.segments[segment + 1].position.index != plan_.segments[segment].position.index;
@@ -258,6 +291,11 @@ class Restore {
   OrderedFetch wal_fetch_;
   Event snapshot_moved_;
   steady_clock::time_point index_begun_ = steady_clock::now();
+  struct Size {
+    std::size_t segment;
+    std::uint32_t pages;
+  };
+  std::optional<Size> largest_;  // that a compacted segment begun says the database has
   bool wal_begun_ = false;
   bool stopped_ = false;
   std::exception_ptr failure_;

@@ -284,6 +284,18 @@ asio::awaitable<Reach> reach_before(Store& store, const RestorePlan& plan, std::
   co_return Reach{plan.generation, {plan.snapshot.index, 0}, time};
 }
 
+asio::awaitable<std::optional<std::uint32_t>> size_behind(Store& store, Generation generation,
+                                                          const Segment& compacted) {
+  const Position end{compacted.position.index, compacted.end};
+  const auto segments =
+      co_await replica::list_segments(store, generation, right_before(compacted.position), end);
+  if (segments.empty()) co_return std::nullopt;
+  const Segment& last = segments.back();
+  const auto metadata = co_await metadata_of(store, replica::key_of(generation, last));
+  if (!metadata || last.position.offset + metadata->wal_size != end.offset) co_return std::nullopt;
+  co_return metadata->database_size;
+}
+
 asio::awaitable<RestoreTarget> find_target(Store& store, RestoreOptions options) {
   const Chosen chosen = co_await choose_generation(store, options);
   const GenerationSpan span = co_await commit_span(store, chosen.generation, chosen.holdings);

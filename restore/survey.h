@@ -20,4 +20,9 @@ asio::awaitable<RestorePlan> survey(Store& store, const RestoreOptions& options)
 /// How far a restore by `plan` can go without its segments from `end` on.
 asio::awaitable<Reach> reach_before(Store& store, const RestorePlan& plan, std::size_t end);
 
+/// The pages that the database has behind a compacted segment, as the last of the segments says
+/// that it stands for. Empty where that one is not there, or not sqlstream's.
+asio::awaitable<std::optional<std::uint32_t>> size_behind(Store& store, Generation generation,
+                                                          const replica::Segment& compacted);
+
 }  // namespace sqlstream

@@ -64,6 +64,7 @@ void Compaction::shipped(Generation generation, const replica::Segment& segment)
     looked_ = false;
     last_.reset();
     covered_.clear();
+    passed_over_.clear();
     meanwhile_.clear();
   }
   // Behind an answer that was lost, there is one more than it was told of.
@@ -143,21 +144,39 @@ asio::awaitable<std::uint64_t> Compaction::fold_next(const std::function<bool()>
   replica::Segment output = inputs->front();
   output.end = inputs->back().end;
   ++output.level;
-  std::string unsuitable;
+  std::string key = replica::key_of(generation, output);
+  if (passed_over_.contains(key)) {
+    plan_.pop();
+    co_return 0;
+  }
+  bool folded = true;
+  std::string damage;
   std::uint64_t written = 0;
   try {
     const auto stored = co_await fold(*inputs, output, wanted);
     if (!stored) co_return 0;
     output.size = written = *stored;
-  } catch (const SegmentMerge::Unsuitable& e) {
-    unsuitable = e.what();
+  } catch (const SegmentMerge::Unsuitable&) {
+    folded = false;
   } catch (const StoreError& e) {
     // From an upload whose answer was lost, or a process that died: it holds the same.
     if (e.kind() != StoreError::Kind::exists) throw;
+  } catch (const Error& e) {
+    folded = false;
+    damage = e.what();
+  }
+  if (!damage.empty()) {
+    log::warn(damage +
+                  ", so it and those around it are not compacted; sqlstream verify tells whether "
+                  "the replica restores",
+              fields_);
   }
   if (generation != generation_) co_return written;
   plan_.pop();
-  if (!unsuitable.empty()) co_return written;
+  if (!folded) {
+    passed_over_.insert(std::move(key));
+    co_return 0;
+  }
   plan_.add(output);
   auto keys = std::exchange(covered_, {});
   if (output.level > 1) {
@@ -178,13 +197,24 @@ asio::awaitable<std::optional<std::uint64_t>> Compaction::fold(
     stored += input.size;
   }
   SegmentMerge merge(output.position.index, spans);
+  const auto read = [&](auto step) {
+    try {
+      return step();
+    } catch (const SegmentMerge::Unsuitable&) {
+      throw;
+    } catch (const Error& e) {
+      throw Error("object " + store_.url() + "/" +
+                  replica::key_of(generation, inputs[merge.reading()]) + " is damaged (" +
+                  e.what() + ")");
+    }
+  };
   std::vector<std::uint64_t> taken(inputs.size());
   std::unique_ptr<Upload> upload;
   std::uint64_t written = 0;
   while (!merge.done()) {
     Bytes out;
     if (!wanted() || generation != generation_) co_return std::nullopt;
-    const auto lacking = co_await on_worker([&] { return merge.run(out); });
+    const auto lacking = co_await on_worker([&] { return read([&] { return merge.run(out); }); });
     if (!out.empty()) {
       if (upload == nullptr) {
         PutOptions options;
@@ -201,7 +231,7 @@ asio::awaitable<std::optional<std::uint64_t>> Compaction::fold(
         co_await store_.get(replica::key_of(generation, inputs[i]), ByteRange{taken[i], kPiece});
     taken[i] += piece.size();
     const bool last = piece.size() < kPiece;
-    merge.give(i, std::move(piece), last);
+    read([&] { merge.give(i, std::move(piece), last); });
   }
   co_await upload->finish();
   co_return written;

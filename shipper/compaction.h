@@ -5,8 +5,11 @@
 #include <deque>
 #include <functional>
 #include <optional>
+#include <set>
+#include <string>
 #include <vector>
 
+#include "base/log.h"
 #include "shipper/deletion.h"
 #include "shipper/engine.h"
 #include "store/replica.h"
@@ -45,15 +48,17 @@ class CompactionPlan {
 /// engine's thread.
 class Compaction {
  public:
-  /// Both must outlive it.
-  Compaction(Store& store, Deletion& deletion) : store_(store), deletion_(deletion) {}
+  /// Both must outlive it; `fields` go into the log.
+  Compaction(Store& store, Deletion& deletion, log::Fields fields)
+      : store_(store), deletion_(deletion), fields_(std::move(fields)) {}
 
   /// A segment is there, behind which the replica ends.
   void shipped(Generation generation, const replica::Segment& segment);
   bool due() const { return plan_.next().has_value(); }
-  /// Does what is due; one object at most. Throws StoreError, and Error for damage; what failed is
-  /// looked for again when more was shipped. Nothing becomes visible of what is no longer `wanted`.
-  /// The bytes of what was written; 0: nothing.
+  /// Does what is due; one object at most. Throws StoreError; what failed is looked for again when
+  /// more was shipped. What is damaged is logged, and passed over like what cannot be folded: it is
+  /// not read again. Nothing becomes visible of what is no longer `wanted`. The bytes of what was
+  /// written; 0: nothing.
   asio::awaitable<std::uint64_t> run(const std::function<bool()>& wanted);
 
  private:
@@ -65,6 +70,7 @@ class Compaction {
 
   Store& store_;
   Deletion& deletion_;
+  const log::Fields fields_;
   Generation generation_{};
   CompactionPlan plan_;
   std::optional<replica::Segment> last_;  // shipped
@@ -73,6 +79,7 @@ class Compaction {
   std::vector<replica::Segment> meanwhile_;  // shipped
   // Folded into others, but perhaps being read by a restore: deleted after the next fold.
   std::vector<std::string> covered_;
+  std::set<std::string> passed_over_;  // what would have been made of it: a look finds it again
 };
 
 }  // namespace sqlstream

@@ -21,6 +21,10 @@ constexpr auto kFirstPause = std::chrono::seconds(10);
 constexpr auto kLongestPause = std::chrono::minutes(10);
 constexpr auto kStaleUpload = std::chrono::hours(24);
 
+log::Fields fields_of(Replicator& replicator) {
+  return {{"db", replicator.database().path()}, {"replica", replicator.settings().name}};
+}
+
 }  // namespace
 
 std::optional<Time> SnapshotRule::due(Time last_snapshot, std::uint64_t snapshot_size,
@@ -38,9 +42,8 @@ std::optional<Time> SnapshotRule::due(Time last_snapshot, std::uint64_t snapshot
 
 Maintenance::Maintenance(Replicator& replicator)
     : replicator_(replicator),
-      deletion_(replicator.store(),
-                {{"db", replicator.database().path()}, {"replica", replicator.settings().name}}),
-      compaction_(replicator.store(), deletion_),
+      deletion_(replicator.store(), fields_of(replicator)),
+      compaction_(replicator.store(), deletion_, fields_of(replicator)),
       signal_(Engine::get().executor()) {}
 
 bool Maintenance::compaction_due() const {
@@ -117,8 +120,7 @@ asio::awaitable<void> Maintenance::run() {
     }
     // Once, however often it is tried.
     if (std::exchange(last_error_, error) != error) {
-      log::warn("maintenance failed: " + error,
-                {{"db", replicator_.database().path()}, {"replica", replicator_.settings().name}});
+      log::warn("maintenance failed: " + error, fields_of(replicator_));
     }
     co_await release_outbox();
     not_before_ = steady_clock::now() + backoff.next();

@@ -12,9 +12,10 @@ namespace {
 constexpr std::size_t kLargestPiece = 256 << 10;
 
 // Empty when the stream was refused.
-std::optional<Bytes> decode(ByteView stream, std::optional<std::uint8_t> pieces) {
+std::optional<Bytes> decode(ByteView stream, std::optional<std::uint8_t> pieces,
+                            std::size_t largest_block = 4 << 20) {
   Bytes all;
-  lz4::Decompressor decompressor;
+  lz4::Decompressor decompressor(largest_block);
   const auto keep = [&all](ByteView piece) {
     require(!piece.empty() && piece.size() <= kLargestPiece);
     all.insert(all.end(), piece.begin(), piece.end());
@@ -49,7 +50,10 @@ FUZZ(data, size) {
   fuzz::Input input(data, size);
   const std::uint8_t pieces = input.byte();
   const ByteView stream = input.rest();
-  fuzz::require(fuzz::decode(stream, std::nullopt) == fuzz::decode(stream, pieces));
+  const auto decoded = fuzz::decode(stream, std::nullopt);
+  fuzz::require(decoded == fuzz::decode(stream, pieces));
+  const auto of_small_blocks = fuzz::decode(stream, pieces, 64 << 10);
+  fuzz::require(!of_small_blocks || of_small_blocks == decoded);
 
   Bytes whole = lz4::skippable_frame(stream.first(stream.size() / 2));
   fuzz::require(lz4::parse_skippable_frame(whole)->size() == stream.size() / 2);

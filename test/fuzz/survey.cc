@@ -132,6 +132,9 @@ asio::awaitable<void> plan(Store& store, const RestoreOptions& options) {
       fuzz::require(!options.until || segment.position < *options.until);
     }
     (void)describe_reach(co_await reach_before(store, plan, plan.segments.size()));
+    for (const auto& segment : plan.segments) {
+      if (segment.level != 0) (void)co_await size_behind(store, plan.generation, segment);
+    }
   } catch (const Error& error) {
     fuzz::require(error.what()[0] != '\0');
   }

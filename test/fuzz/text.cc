@@ -1,10 +1,12 @@
-// Short texts from listings, headers, flags and settings: keys, times, durations, sizes, profiles.
+// Short texts from listings, headers, flags, settings and answers: keys, times, durations, sizes,
+// profiles, credentials.
 
 #include "base/clock.h"
 #include "capture/outbox_log.h"
 #include "config/units.h"
 #include "format/names.h"
 #include "store/s3/http.h"
+#include "store/s3/metadata_credentials.h"
 #include "store/s3/profiles.h"
 #include "test/fuzz/input.h"
 
@@ -63,6 +65,11 @@ void encodings(std::string_view text) {
   read_profiles(text, false, profiles);
 }
 
+void credentials(std::string_view text) {
+  const auto found = parse_metadata_credentials(as_bytes(text));
+  require(!found || found->keys.complete());
+}
+
 }  // namespace
 
 FUZZ(data, size) {
@@ -73,5 +80,6 @@ FUZZ(data, size) {
   times(text, Time(std::chrono::nanoseconds(nanos)));
   units(text);
   encodings(text);
+  credentials(text);
   return 0;
 }

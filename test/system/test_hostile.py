@@ -15,10 +15,12 @@ import urllib.parse
 import pytest
 
 import harness
+from test_lifecycle import Session
 
 PAGE = 4096
 GENERATION = "0123456789abcdef"
 MOST_MEMORY = 256 << 20  # with the stacks of its threads; a restore needs 64 MiB, whatever the size
+MOST_FOLDING = 64 << 20  # more than before, inside an application
 MOST_FILE = 64 << 20  # what is restored here is far smaller
 
 
@@ -82,6 +84,13 @@ def segment(frames, page_size=PAGE, **changes):
     return metadata("segment", **{**values, "wal_sum": sums, **changes}) + lz4(data)
 
 
+def compacted(frames, data=None, **changes):
+    """In the place of the one segment."""
+    values = {"last": 10**18, "first_seq": 2, "last_seq": 2, "page_size": PAGE, "db_size": 2,
+              "wal_size": 4152, "wal_salt": [1, 2], "wal_sum": wal(GOOD_SEGMENT)[1]}  # fmt: skip
+    return metadata("compacted", **{**values, **changes}) + (data or lz4(wal(frames)[0]))
+
+
 def zeros(size):
     """What is small and becomes large."""
     lines = subprocess.Popen(["head", "-c", str(size), "/dev/zero"], stdout=subprocess.PIPE)
@@ -93,6 +102,7 @@ def zeros(size):
 
 SNAPSHOT = "snapshots/00000000.snapshot.lz4"
 SEGMENT = "wal/00000000_00000000.wal.lz4"
+COMPACTED = "compacted/00000000_00000000_00001038_1.wal.lz4"
 GOOD_SEGMENT = [(2, 2, b"w" * PAGE)]
 
 
@@ -231,6 +241,85 @@ def test_segments(build, tmp_path, output, content, said):
     assert said in fails(build, output, folder)
 
 
+def test_a_compacted_object_made_here_is_right_where_nothing_is_changed(build, tmp_path, output):
+    objects = {SNAPSHOT: snapshot(), COMPACTED: compacted([(2, 2, b"c" * PAGE)])}
+    assert restore(build, output, write_replica(tmp_path / "replica", objects))[0] == 0
+    assert output.read_bytes() == database()[:PAGE] + b"c" * PAGE
+
+
+@pytest.mark.parametrize("with_segments", [True, False], ids=["segments", "alone"])
+@pytest.mark.parametrize(
+    "content, said",
+    [
+        (lambda: compacted(GOOD_SEGMENT, page_size=65536), "not the ones"),
+        (lambda: compacted(GOOD_SEGMENT, wal_size=4153), "not what its name says"),
+        (lambda: compacted(GOOD_SEGMENT, wal_size=2**64 - 1), "not what its name says"),
+        (lambda: compacted(GOOD_SEGMENT, first_seq=2**64 - 1), "is missing"),
+        (lambda: compacted([(0, 2, b"c" * PAGE)]), "page 0"),
+        (lambda: compacted([(2, 0, b"c" * PAGE)]), "does not end with a commit"),
+        (lambda: compacted(GOOD_SEGMENT)[:-1], "cut short"),
+        (lambda: compacted(GOOD_SEGMENT).replace(b"wwww", b"wwwx", 1), "contentChecksum"),
+        (lambda: segment(GOOD_SEGMENT), "not a WAL segment"),
+        (lambda: b"", "not what its name says"),
+        (lambda: b"\xff" * 5000, "not what its name says"),
+        (lambda: zeros(512 << 20), "not what its name says"),
+        (lambda: compacted([], data=lz4(wal([])[0]) + zeros(512 << 20)), "not the ones"),
+        (lambda: compacted(GOOD_SEGMENT) + zeros(512 << 20), "not the ones"),
+    ],
+    ids=range(14),
+)
+def test_compacted(build, tmp_path, output, content, said, with_segments):
+    """Done without: what the segments say is restored, or nothing of it."""
+    objects = {SNAPSHOT: snapshot(), COMPACTED: content()}
+    if with_segments:
+        objects[SEGMENT] = segment(GOOD_SEGMENT)
+    code, lines = restore(build, output, write_replica(tmp_path / "replica", objects))
+    assert code == 0, lines
+    assert re.search(f"WARN.*{said}.*; restoring without compacted segments", lines), lines
+    page = b"w" if with_segments else b"\2"
+    assert output.read_bytes() == database()[:PAGE] + page * PAGE
+
+
+@pytest.mark.parametrize(
+    "frames, size, said",
+    [
+        ([(2, 2**32 - 1, b"c" * PAGE)], 2**32 - 1, "has 4294967295 pages, but its segments 2"),
+        ([(2**32 - 1, 2, b"c" * PAGE)], 2**32 - 1, "has 4294967295 pages, but its segments 2"),
+        ([(2, 2**32 - 1, b"c" * PAGE)], 2, "beyond the database's end"),
+        ([(2**32 - 1, 2, b"c" * PAGE)], 2, "beyond the database's end"),
+    ],
+    ids=range(4),
+)
+def test_compacted_of_a_database_that_is_too_large(build, tmp_path, output, frames, size, said):
+    """Done without, where the segments say that it is smaller."""
+    objects = {SNAPSHOT: snapshot(), COMPACTED: compacted(frames, db_size=size)}
+    objects[SEGMENT] = segment(GOOD_SEGMENT, db_size=2)
+    code, lines = restore(build, output, write_replica(tmp_path / "replica", objects))
+    assert code == 0, lines
+    assert re.search(f"WARN.*{said}.*; restoring without compacted segments", lines), lines
+    assert output.read_bytes() == database()[:PAGE] + b"w" * PAGE
+
+
+@pytest.mark.parametrize("pages", [2**32 - 1, (MOST_FILE // PAGE) + 1])
+@pytest.mark.parametrize("segments", ["one of that size", "a damaged one", "none"])
+def test_a_database_that_is_too_large(build, tmp_path, output, pages, segments):
+    """That is what is said, not that what is compacted were damaged: nothing tells so."""
+    frames = [(2, pages, b"w" * PAGE)]
+    objects = {SNAPSHOT: snapshot(), COMPACTED: compacted(frames, db_size=pages)}
+    if segments != "none":
+        plain = segment(frames, db_size=pages)
+        objects[SEGMENT] = plain if segments == "one of that size" else plain[:20] + b"x" + plain[21:]
+    code, said = restore(build, output, write_replica(tmp_path / "replica", objects))
+    assert code == 1 and "larger than this process may write" in said, said
+    assert "WARN" not in said and "damaged" not in said, said
+
+
+def test_a_size_in_front_of_what_is_compacted_is_not_the_one_that_counts(build, tmp_path, output):
+    objects = {SNAPSHOT: snapshot(), COMPACTED: compacted(GOOD_SEGMENT, db_size=2**32 - 1)}
+    assert restore(build, output, write_replica(tmp_path / "replica", objects))[0] == 0
+    assert output.read_bytes() == database()[:PAGE] + b"w" * PAGE
+
+
 def test_a_page_beyond_the_database_is_cut_off_again(build, tmp_path, output):
     frames = [(5000, 0, b"x" * PAGE), (2, 2, b"w" * PAGE)]
     folder = write_replica(tmp_path / "replica", {SNAPSHOT: snapshot(), SEGMENT: segment(frames)})
@@ -258,6 +347,83 @@ def test_an_object_of_a_terabyte_of_holes(build, tmp_path, output):
     folder = write_replica(tmp_path / "replica", {SNAPSHOT: snapshot(), SEGMENT: b""})
     os.truncate(folder / "generations" / GENERATION / SEGMENT, 1 << 40)
     assert "damaged" in fails(build, output, folder)
+
+
+# What an application reads back
+
+
+def bomb(kind, *options):
+    """A frame, and behind it what takes memory where somebody waits for other objects."""
+    data = b"\0" * 32 * (kind == "compacted") + struct.pack(">II", 1, 0) + bytes(16 << 20)
+    packed = subprocess.run(["lz4", "-c", *options], input=data, capture_output=True, check=True).stdout
+    return lambda told, _: metadata(kind, **told) + packed
+
+
+def pages_of(told, size, header):
+    """Right frames for what is told, of a database that is said to have `size` pages."""
+    count = told["wal_size"] // (24 + PAGE)
+    frames = [(page, size * (page == count), bytes(PAGE)) for page in range(1, count + 1)]
+    return metadata("segment", **{**told, "db_size": size}) + lz4(wal(frames, header=header)[0])
+
+
+@pytest.mark.parametrize(
+    "content, said",
+    [
+        (bomb("segment", "-B5"), "longer than its name says"),
+        (bomb("compacted"), "blocks of 4194304 bytes"),
+        (bomb("compacted", "-B5"), "frame without a page"),
+        (lambda told, first: pages_of(told, 1 if first else 2**32 - 1, first), None),
+        (lambda told, first: pages_of(told, 2, first)[:-1], "cut short"),
+        (lambda told, _: metadata("segment", **{**told, "page_size": 2**31}), None),
+        (lambda *_: b"\xff" * 5000, None),
+    ],
+    ids=range(7),
+)
+def test_folding(build, tmp_path, content, said):
+    """Who ships goes on, and needs no more memory. What is damaged is passed over, with a word; what is not ours, or
+    never can be folded, without one."""
+    replica, log = tmp_path / "replica", tmp_path / "log"
+    url = f"file://{replica}?sync-interval=1ms"
+
+    def segments():
+        return sorted(replica.glob("generations/*/wal/*.lz4"))
+
+    def ship(session, count):
+        while len(segments()) < count:
+            session.do("insert into t values (null)")
+            assert session.shipped() == 1
+
+    with Session(build, tmp_path / "app.db", f"{url}&compaction=false") as session:
+        session.do("create table t(id integer primary key)")
+        ship(session, 33)
+        session.end()
+    for file in segments()[:32]:
+        head = file.read_bytes()[:1024]
+        told = json.loads(head[8 : 8 + struct.unpack("<I", head[4:8])[0]])
+        told = {key: value for key, value in told.items() if key not in ("sqlstream", "kind", "sum")}
+        file.write_bytes(content(told, file.name == SEGMENT.split("/")[1]))
+
+    env = harness.clean_environment(SQLSTREAM_LOG=log)
+    with Session(build, tmp_path / "app.db", url, env) as session:
+        ship(session, 64)
+        process = f"/proc/{session.process.pid}"
+        with open(f"{process}/clear_refs", "w") as file:
+            file.write("5")  # the peak begins anew
+
+        def peak():
+            with open(f"{process}/status") as file:
+                return int(re.search(r"VmHWM:\s+(\d+) kB", file.read())[1]) << 10
+
+        before = peak()
+        ship(session, 70)
+        harness.wait_until(lambda: list(replica.glob("generations/*/compacted/*.lz4")), "the others to be folded")
+        if "asan" not in build.dir.name:
+            assert peak() - before < MOST_FOLDING
+        warnings = [line for line in log.read_text().splitlines() if "is damaged" in line]
+        assert len(warnings) == bool(said) and (not said or said in warnings[0]), warnings
+        ship(session, 72)
+        session.end()
+    assert len(list(replica.glob("generations/*"))) == 1
 
 
 # What is in a folder besides files

@@ -10,6 +10,7 @@ from contextlib import closing
 import pytest
 
 import harness
+from test_local_faults import file_system
 
 
 def connect(database):
@@ -235,17 +236,10 @@ def test_says_how_far_it_can_go_without_a_segment(build, replica, output):
 def test_a_full_disk_leaves_nothing(build, replica, tmp_path):
     folder = tmp_path / "small"
     folder.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", folder], capture_output=True, text=True
-    )
-    if mounted.returncode != 0:
-        pytest.skip(f"cannot mount a small file system: {mounted.stderr.strip()}")
-    try:
+    with file_system(folder, "64k"):
         said = fails(build, "restore", "-o", folder / "app.db", f"file://{replica}")
         assert "the disk is full" in said and str(folder) in said
         assert list(folder.iterdir()) == []
-    finally:
-        subprocess.run(["umount", folder], check=True)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

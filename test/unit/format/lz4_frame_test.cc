@@ -216,5 +216,39 @@ TEST_CASE("we read what the lz4 program writes: any block size, linked or not, w
   }
 }
 
+TEST_CASE("blocks that are larger than asked for are refused, in every frame") {
+  test::Random random("lz4 block sizes");
+  const test::TempFolder folder;
+  const Bytes data = sample(random, 5'000'000);
+  test::write_file(folder.file("data"), data);
+  const Bytes ours = compress(as_bytes("x"));
+  for (const std::size_t size : {4, 5, 6, 7}) {
+    run_lz4("-B" + std::to_string(size) + ' ' + folder.file("data") + ' ' +
+            folder.file("data.lz4"));
+    const Bytes frame = test::read_file(folder.file("data.lz4"));
+    for (const std::size_t piece : {std::size_t{1}, frame.size()}) {
+      for (const Bytes& stream : {frame, ours + frame, skippable_frame({}) + frame}) {
+        CAPTURE(size);
+        Decompressor decompressor(256 << 10);
+        std::size_t decoded = 0;
+        const auto decode = [&] {
+          for (ByteView rest = stream; !rest.empty();
+               rest = rest.subspan(std::min(piece, rest.size()))) {
+            decompressor.write(rest.first(std::min(piece, rest.size())),
+                               [&](ByteView output) { decoded += output.size(); });
+          }
+        };
+        if (size <= 5) {
+          CHECK_NOTHROW(decode());
+          CHECK(decoded >= data.size());
+        } else {
+          CHECK_THROWS_WITH_AS(decode(), doctest::Contains("not of 262144 at most"), Error);
+          CHECK(decoded <= 1);
+        }
+      }
+    }
+  }
+}
+
 }  // namespace
 }  // namespace sqlstream::lz4

@@ -58,7 +58,9 @@ class Replica {
   FaultStore& faults() { return *faults_; }
   History& history() { return history_; }
   Compaction& compaction() { return *compaction_; }
-  void begin_process() { compaction_ = std::make_unique<Compaction>(*store_, deletion()); }
+  void begin_process() {
+    compaction_ = std::make_unique<Compaction>(*store_, deletion(), log::Fields{});
+  }
 
   void ship(test::Random& random) {
     const std::uint32_t size = random.one_in(9) ? random.between(2, 20) : random.between(15, 60);
@@ -282,6 +284,59 @@ TEST_CASE("a process goes on folding where another ended, whatever failed in bet
     });
   }
   CHECK(inside <= CompactionPlan::kFanIn);
+}
+
+TEST_CASE("what is damaged is said once and read once, and those behind it are folded") {
+  using Operation = FaultStore::Operation;
+  test::Random random("compaction behind damage");
+  Replica replica;
+  for (int n = 0; n < 20; ++n) replica.ship(random);
+  const std::string key = replica.history().keys().back();
+  const Bytes whole = test::read_file(replica.history().path(key));
+  Bytes damaged = whole;
+  SUBCASE("the metadata") {
+    damaged[20] ^= 1;
+  }
+  SUBCASE("what is behind it") {
+    damaged.resize(damaged.size() - 1);
+  }
+  test::write_file(replica.history().path(key), damaged);
+
+  std::vector<std::string> lines;
+  log::set_sink([&](log::Level, std::string_view line) { lines.emplace_back(line); });
+  const int lists = replica.faults().count(Operation::list);
+  for (int n = 0; n < 200; ++n) {
+    replica.ship(random);
+    while (replica.compaction().due()) replica.run();
+  }
+  CHECK(replica.faults().count(Operation::list) == lists + 2);  // one look
+  CHECK(replica.compacted().size() == 5);
+
+  // What the store fails with makes it look again, and find it: nothing is folded behind it now.
+  for (const auto& segment : replica.compacted()) {
+    std::filesystem::remove(replica.history().path(replica::key_of({7}, segment)));
+  }
+  replica.faults().add({.operation = Operation::upload});
+  replica.faults().add({.operation = Operation::get, .key_part = key, .times = -1});
+  int failed = 0;
+  for (int n = 0; n < 64; ++n) {
+    replica.ship(random);
+    while (replica.compaction().due() && failed < 2) {
+      try {
+        replica.run();
+      } catch (const StoreError&) {
+        ++failed;
+      }
+    }
+  }
+  log::set_sink({});
+  CHECK(failed == 1);
+  CHECK(replica.compacted().size() > 5);
+  REQUIRE(lines.size() == 1);
+  CHECK(lines.front().find(key) != std::string::npos);
+  replica.faults().clear();
+  test::write_file(replica.history().path(key), whole);
+  replica.check(40);
 }
 
 TEST_CASE("a store that refuses to delete keeps all, says so once, and is compacted all the same") {
