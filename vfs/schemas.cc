@@ -24,7 +24,8 @@ std::vector<std::string> schemas_of(const sqlite3_api_routines& api, sqlite3* db
   const Statement statement = prepare(api, db, "PRAGMA database_list");
   std::vector<std::string> schemas;
   while (statement && api.step(statement.get()) == SQLITE_ROW) {
-    schemas.emplace_back(reinterpret_cast<const char*>(api.column_text(statement.get(), 1)));
+    const auto* name = reinterpret_cast<const char*>(api.column_text(statement.get(), 1));
+    if (name != nullptr) schemas.emplace_back(name);  // else there was no memory to convert it
   }
   return schemas;
 }

@@ -4,8 +4,6 @@
 #include <sstream>
 #include <utility>
 
-#include <nlohmann/json.hpp>
-
 #include "store/s3/crypto.h"
 #include "store/s3/profiles.h"
 #include "store/s3/xml.h"
@@ -41,28 +39,15 @@ std::string value(const Profile& profile, const std::string& name) {
   return found == profile.end() ? std::string() : found->second;
 }
 
-bool complete(const sigv4::Keys& keys) {
-  return !keys.access_key_id.empty() && !keys.secret_access_key.empty();
+/// Not with its value: a password may stand in that.
+[[noreturn]] void throw_no_url(const std::string& variable) {
+  throw StoreError(Kind::rejected, variable + " is not a URL (http[s]://host[:port][/path])");
 }
 
 /// A metadata service is on this machine or in its container's network.
 constexpr std::chrono::milliseconds kMetadataTimeout{1000};
 
 }  // namespace
-
-std::optional<Credentials> parse_metadata_credentials(ByteView json) {
-  const auto document = nlohmann::json::parse(json.begin(), json.end(), nullptr, false);
-  if (!document.is_object()) return {};
-  const auto text = [&](const char* name) {
-    const auto found = document.find(name);
-    return found != document.end() && found->is_string() ? found->get<std::string>()
-                                                         : std::string();
-  };
-  Credentials credentials{{text("AccessKeyId"), text("SecretAccessKey"), text("Token")},
-                          parse_rfc3339(text("Expiration"))};
-  if (!complete(credentials.keys)) return {};
-  return credentials;
-}
 
 CredentialChain::CredentialChain(CredentialSettings settings, Environment env,
                                  const asio::any_io_executor& executor,
@@ -97,7 +82,7 @@ asio::awaitable<bool> CredentialChain::look_again(sigv4::Keys refused) {
 asio::awaitable<Credentials> CredentialChain::find() {
   Credentials given;
   given.keys = settings_.keys;
-  if (complete(given.keys)) co_return given;
+  if (given.keys.complete()) co_return given;
   if (!settings_.keys.access_key_id.empty() || !settings_.keys.secret_access_key.empty())
     throw StoreError(Kind::denied,
                      "of access key id and secret access key only one is set; set both");
@@ -107,10 +92,10 @@ asio::awaitable<Credentials> CredentialChain::find() {
   }
   sigv4::Keys keys{
       variable("LITESTREAM_ACCESS_KEY_ID"), variable("LITESTREAM_SECRET_ACCESS_KEY"), {}};
-  if (complete(keys)) co_return Credentials{keys, {}};
+  if (keys.complete()) co_return Credentials{keys, {}};
   keys = {variable("AWS_ACCESS_KEY_ID"), variable("AWS_SECRET_ACCESS_KEY"),
           variable("AWS_SESSION_TOKEN")};
-  if (complete(keys)) co_return Credentials{keys, {}};
+  if (keys.complete()) co_return Credentials{keys, {}};
 
   const std::string token_file = variable("AWS_WEB_IDENTITY_TOKEN_FILE");
   const std::string role = variable("AWS_ROLE_ARN");
@@ -190,7 +175,7 @@ asio::awaitable<std::optional<Credentials>> CredentialChain::from_profile(std::s
       std::string token_file = value(profile, "web_identity_token_file");
       std::string session = value(profile, "role_session_name");
       credentials = co_await from_web_identity(std::move(token_file), role, std::move(session));
-    } else if (complete(keys)) {
+    } else if (keys.complete()) {
       credentials.keys = keys;
       if (!role.empty() && source == current) roles.push_back(profile);
     } else {
@@ -257,9 +242,7 @@ asio::awaitable<Credentials> CredentialChain::ask_token_service(http::Query form
                               : "https://sts." + region + ".amazonaws.com" +
                                     (region.starts_with("cn-") ? ".cn" : "");
   const auto url = http::parse_url(endpoint);
-  if (!url)
-    throw StoreError(Kind::rejected,
-                     "AWS_ENDPOINT_URL_STS is \"" + endpoint + "\", which is not a URL");
+  if (!url) throw_no_url("AWS_ENDPOINT_URL_STS");
 
   const std::string body = http::encode_query(form);
   http::Request request;
@@ -302,9 +285,7 @@ asio::awaitable<Credentials> CredentialChain::ask_token_service(http::Query form
 
 asio::awaitable<Credentials> CredentialChain::from_container(std::string text) {
   const auto url = http::parse_url(text);
-  if (!url)
-    throw StoreError(Kind::rejected,
-                     "AWS_CONTAINER_CREDENTIALS_FULL_URI is \"" + text + "\", which is not a URL");
+  if (!url) throw_no_url("AWS_CONTAINER_CREDENTIALS_FULL_URI");
   http::Request request;
   request.origin = url->origin;
   request.path = url->path.empty() ? "/" : url->path;
@@ -340,9 +321,7 @@ asio::awaitable<std::optional<Credentials>> CredentialChain::from_instance() {
   std::string endpoint = variable("AWS_EC2_METADATA_SERVICE_ENDPOINT");
   if (endpoint.empty()) endpoint = "http://169.254.169.254";
   const auto url = http::parse_url(endpoint);
-  if (!url)
-    throw StoreError(Kind::rejected, "AWS_EC2_METADATA_SERVICE_ENDPOINT is \"" + endpoint +
-                                         "\", which is not a URL");
+  if (!url) throw_no_url("AWS_EC2_METADATA_SERVICE_ENDPOINT");
   const std::string role_path = "/latest/meta-data/iam/security-credentials/";
   http::Request request;
   request.origin = url->origin;

@@ -7,24 +7,15 @@
 #include <boost/asio/any_io_executor.hpp>
 #include <boost/asio/awaitable.hpp>
 
-#include "base/bytes.h"
-#include "base/clock.h"
 #include "store/s3/environment.h"
 #include "store/s3/http_client.h"
+#include "store/s3/metadata_credentials.h"
 #include "store/s3/semaphore.h"
 #include "store/s3/sigv4.h"
 
 namespace sqlstream {
 
 namespace asio = boost::asio;
-
-struct Credentials {
-  sigv4::Keys keys;
-  std::optional<Time> expires;  ///< none: they do not
-};
-
-/// The document of a container's or an instance's metadata service; nothing when it holds no keys.
-std::optional<Credentials> parse_metadata_credentials(ByteView json);
 
 struct CredentialSettings {
   sigv4::Keys keys;     ///< used when both halves are set, before anything else

@@ -4,6 +4,7 @@
 #include <memory>
 
 #include <openssl/core_names.h>
+#include <openssl/crypto.h>
 #include <openssl/evp.h>
 #include <openssl/params.h>
 #include <openssl/ssl.h>
@@ -14,8 +15,15 @@ namespace sqlstream::crypto {
 
 void initialise() {
   // The first call decides whether there is an exit handler. (OpenSSL calls are counted inside.)
-  static const bool ready = OPENSSL_init_ssl(OPENSSL_INIT_NO_ATEXIT, nullptr) == 1;
-  if (!ready) throw Error("OpenSSL cannot be initialised in this process");
+  // What is begun without memory stays so for OpenSSL, and much of it would take a null pointer for
+  // its default context.
+  static const bool ready = OPENSSL_init_ssl(OPENSSL_INIT_NO_ATEXIT, nullptr) == 1 &&
+                            OSSL_LIB_CTX_get0_global_default() != nullptr;
+  if (!ready)
+    throw Error(
+        "OpenSSL could not be initialised in this process, as when there is no memory: nothing can "
+        "be "
+        "sent to an S3 service before the program is started anew");
 }
 
 namespace {

@@ -1,18 +1,26 @@
 #include "store/s3/http_client.h"
 
+#include <exception>
 #include <fcntl.h>
 #include <map>
+#include <new>
 #include <optional>
 #include <sys/socket.h>
 #include <unistd.h>
 #include <vector>
 
+#include <boost/asio/bind_cancellation_slot.hpp>
+#include <boost/asio/cancellation_signal.hpp>
+#include <boost/asio/co_spawn.hpp>
 #include <boost/asio/connect.hpp>
 #include <boost/asio/ip/tcp.hpp>
 #include <boost/asio/redirect_error.hpp>
 #include <boost/asio/ssl.hpp>
+#include <boost/asio/steady_timer.hpp>
+#include <boost/asio/this_coro.hpp>
 #include <boost/asio/use_awaitable.hpp>
 #include <boost/beast/core/flat_buffer.hpp>
+#include <boost/beast/core/flat_stream.hpp>
 #include <boost/beast/core/tcp_stream.hpp>
 #include <boost/beast/http/empty_body.hpp>
 #include <boost/beast/http/parser.hpp>
@@ -21,7 +29,6 @@
 #include <boost/beast/http/span_body.hpp>
 #include <boost/beast/http/vector_body.hpp>
 #include <boost/beast/http/write.hpp>
-#include <boost/beast/ssl/ssl_stream.hpp>
 
 #include "base/signals.h"
 #include "base/unique_fd.h"
@@ -61,12 +68,25 @@ std::string text_of(const error_code& error) {
   return error.message();
 }
 
+/// What OpenSSL refuses only when it has no memory. Unchecked, a name might not be verified, and
+/// Asio takes no error for success.
+void must(bool done) {
+  if (!done)
+    throw Failure(
+        Failure::Kind::unreachable,
+        "OpenSSL has no memory for a connection (what it lacked for its first one it never "
+        "asks for again: then the program must be started anew)");
+}
+
+// As beast::ssl_stream, which cannot be made of an SSL that is known to be there.
+using TlsStream = beast::flat_stream<ssl::stream<beast::tcp_stream>>;
+
 /// One connection and what was read ahead on it.
 struct Connection {
   explicit Connection(const asio::any_io_executor& executor) : plain(executor) {}
 
   beast::tcp_stream plain;  // moved into `tls` when that is set
-  std::optional<beast::ssl_stream<beast::tcp_stream>> tls;
+  std::optional<TlsStream> tls;
   beast::flat_buffer buffer;
   Clock::time_point idle_since;
 
@@ -168,8 +188,11 @@ struct Client::Impl {
 
   ssl::context make_context() const {
     crypto::initialise();
-    ssl::context made(ssl::context::tls_client);
-    SSL_CTX_set_min_proto_version(made.native_handle(), TLS1_2_VERSION);
+    SSL_CTX* const handle = SSL_CTX_new(TLS_client_method());
+    must(handle != nullptr);
+    ssl::context made(handle);
+    made.set_options(ssl::context::no_compression);
+    must(SSL_CTX_set_min_proto_version(handle, TLS1_2_VERSION) == 1);
     SSL_CTX_set_mode(made.native_handle(), SSL_MODE_RELEASE_BUFFERS);
     if (settings.skip_verify) {
       made.set_verify_mode(ssl::verify_none);
@@ -319,30 +342,40 @@ struct Client::Impl {
 
   asio::awaitable<void> start_tls(Connection& connection, const Origin& origin,
                                   std::chrono::milliseconds timeout) {
-    connection.tls.emplace(std::move(connection.plain), tls_context());
-    SSL* handle = connection.tls->native_handle();
+    SSL* const handle = SSL_new(tls_context().native_handle());
+    must(handle != nullptr);
+    connection.tls.emplace(std::move(connection.plain), handle);
+    must(SSL_get_rbio(handle) != nullptr);
     error_code error;
     asio::ip::make_address(origin.host, error);
     const bool is_name = error.failed();
     if (is_name) {
-      SSL_set_tlsext_host_name(handle, origin.host.c_str());
+      must(SSL_set_tlsext_host_name(handle, origin.host.c_str()) == 1);
       SSL_set_hostflags(handle, X509_CHECK_FLAG_NO_PARTIAL_WILDCARDS);
-      SSL_set1_host(handle, origin.host.c_str());
+      must(SSL_set1_host(handle, origin.host.c_str()) == 1);
     } else {
-      X509_VERIFY_PARAM_set1_ip_asc(SSL_get0_param(handle), origin.host.c_str());
+      must(X509_VERIFY_PARAM_set1_ip_asc(SSL_get0_param(handle), origin.host.c_str()) == 1);
     }
     auto token = asio::redirect_error(asio::use_awaitable, error);
     connection.tcp().expires_after(timeout);
-    co_await connection.tls->async_handshake(ssl::stream_base::client, token);
+    co_await connection.tls->next_layer().async_handshake(ssl::stream_base::client, token);
     connection.tcp().expires_never();
     check_cancelled(error);
-    if (!error) co_return;
+    // Without memory OpenSSL fails without an error, which Asio takes for none.
+    if (!error) {
+      must(SSL_is_init_finished(handle) == 1);
+      co_return;
+    }
+    // For the next one the CA's file is read again: it may be another one by then.
+    context.reset();
     const long verified = SSL_get_verify_result(handle);
     if (!settings.skip_verify && verified != X509_V_OK)
       throw Failure(Failure::Kind::untrusted,
                     "the certificate of " + origin.str() +
                         " is not trusted: " + X509_verify_cert_error_string(verified));
-    if (error.category() == asio::error::get_ssl_category())
+    const bool tls = error.category() == asio::error::get_ssl_category();
+    must(!tls || ERR_GET_REASON(static_cast<unsigned long>(error.value())) != ERR_R_MALLOC_FAILURE);
+    if (tls)
       throw Failure(Failure::Kind::tls,
                     origin.str() + " does not answer with usable TLS: " + text_of(error));
     throw Failure(Failure::Kind::unreachable,
@@ -411,13 +444,67 @@ struct Client::Impl {
   std::map<Origin, Pool> pools;
 };
 
+/// A request on its way, in a coroutine of its own. Where a step of Asio's or Beast's cannot go on
+/// for want of memory, it is destroyed with all that awaits it, and nobody is told: but for this.
+struct Client::Sending {
+  explicit Sending(const asio::any_io_executor& executor)
+      : over(executor, asio::steady_timer::time_point::max()) {}
+
+  static asio::awaitable<void> carry(std::shared_ptr<Impl> impl, Request request,
+                                     std::shared_ptr<Sending> sending) {
+    struct End {
+      explicit End(Sending& s) : of(s) {}
+      End(const End&) = delete;
+      End& operator=(const End&) = delete;
+      ~End() {
+        of.ended = true;
+        of.over.cancel();
+      }
+      Sending& of;
+    };
+    const End end(*sending);
+    try {
+      sending->response = co_await impl->send(std::move(request));
+    } catch (...) {
+      sending->failure = std::current_exception();
+    }
+  }
+
+  asio::awaitable<void> wait() {
+    error_code cancelled;
+    if (!ended) co_await over.async_wait(asio::redirect_error(asio::use_awaitable, cancelled));
+  }
+
+  asio::steady_timer over;  // ends with `ended`
+  asio::cancellation_signal cancel;
+  bool ended = false;
+  std::optional<Response> response;
+  std::exception_ptr failure;
+};
+
 Client::Client(asio::any_io_executor executor, ClientSettings settings)
-    : impl_(std::make_unique<Impl>(std::move(executor), std::move(settings))) {}
+    : impl_(std::make_shared<Impl>(std::move(executor), std::move(settings))) {}
 
 Client::~Client() = default;
 
 asio::awaitable<Response> Client::send(Request request) {
-  return impl_->send(std::move(request));
+  const auto impl = impl_;
+  const auto sending = std::make_shared<Sending>(impl->executor);
+  // Asio looks at the slot once more behind the coroutine's end.
+  asio::co_spawn(impl->executor, Sending::carry(impl, std::move(request), sending),
+                 asio::bind_cancellation_slot(sending->cancel.slot(),
+                                              [sending](const std::exception_ptr&) {}));
+  co_await sending->wait();
+  if (!sending->ended) {
+    sending->cancel.emit(asio::cancellation_type::terminal);
+    // It uses what the caller owns until then.
+    co_await asio::this_coro::throw_if_cancelled(false);
+    while (!sending->ended) co_await sending->wait();
+    co_await asio::this_coro::throw_if_cancelled(true);
+  }
+  if (sending->failure) std::rethrow_exception(sending->failure);
+  if (!sending->response) throw std::bad_alloc();
+  co_return std::move(*sending->response);
 }
 
 }  // namespace sqlstream::http

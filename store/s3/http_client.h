@@ -49,12 +49,13 @@ class Client {
   Client(asio::any_io_executor executor, ClientSettings settings);
   ~Client();
 
-  /// Throws Failure. An answer of any status is an answer.
+  /// Throws Failure, or std::bad_alloc. An answer of any status is an answer.
   asio::awaitable<Response> send(Request request);
 
  private:
   struct Impl;
-  std::unique_ptr<Impl> impl_;
+  struct Sending;
+  std::shared_ptr<Impl> impl_;
 };
 
 }  // namespace sqlstream::http

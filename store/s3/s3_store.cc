@@ -161,6 +161,8 @@ asio::awaitable<bool> S3Store::remove_batch(std::vector<std::string> keys) {
   if (!failures) throw_not_s3(action);
   // Each on its own is retried, and says clearly what is wrong with it.
   for (const xml::DeleteFailure& failure : *failures) {
+    // Nothing is deleted because an answer names it.
+    if (std::ranges::find(keys, failure.key) == keys.end()) throw_not_s3(action);
     if (failure.error.code != "NoSuchKey") co_await remove_one(failure.key);
   }
   co_return true;
@@ -197,6 +199,9 @@ asio::awaitable<void> S3Store::abort_stale_uploads(std::string prefix,
       if (upload.initiated < before && upload.key.starts_with(prefix_ + prefix))
         co_await s3_abort(client_, upload.key, upload.id);
     }
+    // Else this would never end.
+    if (!next_key.empty() && page->next_key == next_key && page->next_id == next_id)
+      throw_not_s3(action);
     next_key = std::move(page->next_key);
     next_id = std::move(page->next_id);
   } while (!next_key.empty());

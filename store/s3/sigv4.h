@@ -16,6 +16,7 @@ struct Keys {
   std::string secret_access_key;
   std::string session_token;  ///< empty: none
 
+  bool complete() const { return !access_key_id.empty() && !secret_access_key.empty(); }
   bool operator==(const Keys&) const = default;
 };
 

@@ -28,23 +28,26 @@ enum class Who : std::uint8_t { engine, application, nobody };
 
 thread_local Who who = Who::engine;
 
-std::atomic<std::int64_t> counts[2]{};
-std::atomic<std::int64_t> failing[2]{INT64_MAX, INT64_MAX};
+std::atomic<std::int64_t> counts[3]{};
+std::atomic<std::int64_t> failing[3]{INT64_MAX, INT64_MAX, INT64_MAX};
 std::atomic<bool> all_from_there{false};
 std::atomic<int> threads_left{INT_MAX};
 
+bool fails(Threads threads) {
+  const auto place = static_cast<std::size_t>(threads);
+  const std::int64_t number = counts[place].fetch_add(1) + 1;
+  const std::int64_t wanted = failing[place].load();
+  return number == wanted || (number > wanted && all_from_there.load());
+}
+
 bool fails() {
   if (who == Who::nobody) return false;
-  const auto threads =
-      static_cast<std::size_t>(who == Who::application ? Threads::application : Threads::engine);
-  const std::int64_t number = counts[threads].fetch_add(1) + 1;
-  const std::int64_t wanted = failing[threads].load();
-  if (number != wanted && (number < wanted || !all_from_there.load())) return false;
+  if (!fails(who == Who::application ? Threads::application : Threads::engine)) return false;
   errno = ENOMEM;
   return true;
 }
 
-/// SQLite's own memory never fails.
+/// What SQLite's allocator takes from malloc() does not fail there.
 class AsNobody {
  public:
   AsNobody() : before_(who) { who = Who::nobody; }
@@ -58,12 +61,18 @@ class AsNobody {
 
 sqlite3_mem_methods sqlites{};
 
+bool sqlite_fails() {
+  return who == Who::application && fails(Threads::sqlite);
+}
+
 void* sqlite_malloc(int size) {
+  if (sqlite_fails()) return nullptr;
   const AsNobody exempt;
   return sqlites.xMalloc(size);
 }
 
 void* sqlite_realloc(void* old, int size) {
+  if (sqlite_fails()) return nullptr;
   const AsNobody exempt;
   return sqlites.xRealloc(old, size);
 }

@@ -4,12 +4,13 @@
 
 namespace sqlstream::testing::allocations {
 
-/// Whose allocations: those made inside of SQLite's calls (AsApplication) but not for SQLite
-/// itself, or those of all other threads but the test's own.
-enum class Threads { application, engine };
+/// Whose allocations: those made inside of SQLite's calls (AsApplication) but not by its allocator,
+/// those of all other threads but the test's own, or those that SQLite's allocator is asked for
+/// inside of its calls, by itself or by the shim.
+enum class Threads { application, engine, sqlite };
 
-/// Takes the calling thread, the test's own, out of all this, and what SQLite allocates for itself.
-/// Before SQLite is used, and before any thread is started.
+/// Takes the calling thread, the test's own, out of all this. Before SQLite is used, and before any
+/// thread is started.
 void begin();
 
 /// From now on fails the `number`th allocation of `threads`, or with `onwards` each from there on.

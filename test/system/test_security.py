@@ -56,6 +56,18 @@ class EmptyBucket(http.server.BaseHTTPRequestHandler):
 
 
 @contextmanager
+def serving(server):
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
+    thread.start()
+    try:
+        yield server
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+@contextmanager
 def tls_server(certificate, *, newest=None):
     """A server with that certificate; its port. `newest`: the newest TLS it offers."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -66,14 +78,8 @@ def tls_server(certificate, *, newest=None):
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), EmptyBucket)
     server.handle_error = lambda *_: None
     server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
-    thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
-    thread.start()
-    try:
+    with serving(server):
         yield server.server_port
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
 
 
 @pytest.fixture(scope="module")
@@ -336,7 +342,7 @@ def test_root_leaves_the_owner_what_is_his(build, minio, tmp_path):
 
 # --- Secrets
 
-SECRET, TOKEN, PROXY = "hush/4c1d+secret=", "hush-77aa-token", "hush-proxy-word"
+SECRET, TOKEN, PROXY, CONTAINER = "hush/4c1d+secret=", "hush-77aa-token", "hush-proxy-word", "hush-container-token"
 
 
 def secretive_config(file, database, minio, bucket, **changes):
@@ -345,8 +351,20 @@ def secretive_config(file, database, minio, bucket, **changes):
     return file
 
 
+class Refusing(http.server.BaseHTTPRequestHandler):
+    """A container's credentials: says why there are none, with the token that it was given."""
+
+    def do_GET(self):  # noqa: N802
+        token = self.headers["Authorization"]
+        self.server.tokens.add(token)
+        self.send_error(403, f"not with {token}", token)
+
+    def log_message(self, *_):
+        pass
+
+
 def test_no_secret_is_written_anywhere(build, minio, tmp_path):
-    """By no command, whether it succeeds or fails, to no file."""
+    """By no command, whether it succeeds or fails, to no file and no object."""
     database, bucket, log = tmp_path / "app.db", minio.bucket(), tmp_path / "log"
     right, wrong = tmp_path / "right.yml", tmp_path / "wrong.yml"
     secretive_config(right, database, minio, bucket)
@@ -356,7 +374,7 @@ def test_no_secret_is_written_anywhere(build, minio, tmp_path):
     credentials.write_text(f"[default]\naws_access_key_id=x\naws_secret_access_key={SECRET}\n"
                            f"aws_session_token={TOKEN}\n")  # fmt: skip
     inputs = {right, wrong, away, credentials}
-    secrets = (SECRET, TOKEN, PROXY, minio.password)
+    secrets = (SECRET, TOKEN, PROXY, CONTAINER, minio.password)
     secrets += tuple(urllib.parse.quote(secret, safe="") for secret in secrets)
     said = []
 
@@ -399,6 +417,18 @@ def test_no_secret_is_written_anywhere(build, minio, tmp_path):
         {"AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": SECRET, **proxied},
     ):
         assert tell("restore", "-o", tmp_path / "x.db", url, env=harness.clean_environment(**env)).returncode == 1
+    container = {"AWS_CONTAINER_AUTHORIZATION_TOKEN": CONTAINER}
+    with serving(http.server.ThreadingHTTPServer(("127.0.0.1", 0), Refusing)) as server:
+        server.tokens = set()
+        for port in (server.server_port, 1):
+            env = harness.clean_environment(SQLSTREAM_LOG=log, SQLSTREAM_LOG_LEVEL="debug", **container,
+                                            AWS_CONTAINER_CREDENTIALS_FULL_URI=f"http://127.0.0.1:{port}/")  # fmt: skip
+            assert tell("restore", "-o", tmp_path / "x.db", url, env=env).returncode == 1
+            with Session(build, database, url, env=env) as app:
+                harness.wait_until(lambda: app.status()["replicas"][0].get("error"), "an error")
+                said.append(json.dumps(app.status()))
+                app.kill()
+        assert server.tokens == {CONTAINER}
     quoted = urllib.parse.quote(SECRET, safe="")
     for bad in (f"s3://key:{quoted}@{bucket}/app", f"s3://key:{SECRET}@{bucket}/app", f"{url}&secret-access-key={quoted}",
                 f"s3://b/a?endpoint=http://key:{quoted}@127.0.0.1:1", f"s3://b/a?secret={quoted}",
@@ -422,6 +452,11 @@ def test_no_secret_is_written_anywhere(build, minio, tmp_path):
         if path.is_file() and path not in inputs:
             content = path.read_bytes()
             assert not any(secret.encode() in content for secret in secrets), path
+    keys = minio.keys(bucket)
+    assert any("/wal/" in key for key in keys)
+    for key in keys:
+        content = key.encode() + minio.get(bucket, key)
+        assert not any(secret.encode() in content for secret in secrets), key
 
 
 # --- Nothing of a configuration is run

@@ -3,9 +3,9 @@
 
 #include <doctest/doctest.h>
 
-#include "store/s3/credentials.h"
 #include "store/s3/crypto.h"
 #include "store/s3/failure.h"
+#include "store/s3/metadata_credentials.h"
 #include "store/s3/profiles.h"
 #include "store/s3/proxy.h"
 #include "store/s3/retry.h"

@@ -1,12 +1,16 @@
 #define DOCTEST_CONFIG_IMPLEMENT_WITH_MAIN
 #include <fstream>
 #include <map>
+#include <new>
 
+#include <boost/asio/bind_cancellation_slot.hpp>
+#include <boost/asio/cancellation_signal.hpp>
 #include <doctest/doctest.h>
 
 #include "store/fault_store.h"
 #include "store/s3/s3_store.h"
 #include "store/s3/s3_upload.h"
+#include "test/unit/store/lacking.h"
 #include "test/unit/store/run.h"
 #include "test/unit/store/scripted_server.h"
 #include "test/unit/store/server.h"
@@ -15,6 +19,7 @@
 
 using namespace sqlstream;
 using namespace std::chrono_literals;
+using sqlstream::test::lacking;
 using sqlstream::test::run;
 using sqlstream::test::ScriptedServer;
 using sqlstream::test::store_error;
@@ -110,6 +115,18 @@ TEST_CASE("retries end, and say why") {
   CHECK(error.kind() == StoreError::Kind::unavailable);
   CHECK(std::string(error.what()).find("SlowDown") != std::string::npos);
   CHECK(s.requests() > 1);
+}
+
+TEST_CASE("a service that asks for a pause gets it") {
+  std::vector<std::chrono::steady_clock::time_point> asked;
+  Scripted s([&](const Asked&) -> Reply {
+    asked.push_back(std::chrono::steady_clock::now());
+    if (asked.size() == 1) return refuse(503, "SlowDown", {{"Retry-After", "1"}});
+    return {200, "body"};
+  });
+  run(s.context, s.store().get("k", {}));
+  REQUIRE(asked.size() == 2);
+  CHECK(asked[1] - asked[0] >= 1s);
 }
 
 TEST_CASE("refusals come at once") {
@@ -233,6 +250,82 @@ TEST_CASE("what could not be deleted in a batch is deleted alone") {
   run(s.context, s.store().remove({"a", "b"}));
   REQUIRE(s.requests() == 2);
   CHECK(s.server.asked()[1].target == "/b/b");
+}
+
+TEST_CASE("nothing is deleted because an answer names it") {
+  Scripted s([](const Asked& asked) -> Reply {
+    if (asked.method == "POST")
+      return {200,
+              "<DeleteResult><Error><Key>elsewhere/x</Key><Code>InternalError</Code></Error>"
+              "</DeleteResult>"};
+    return {204, ""};
+  });
+  CHECK_THROWS_AS(run(s.context, s.store().remove({"a", "b"})), StoreError);
+  CHECK(s.requests() == 1);
+}
+
+TEST_CASE("a list of unfinished uploads that comes again and again ends") {
+  Scripted s([](const Asked&) -> Reply {
+    return {200,
+            "<ListMultipartUploadsResult><IsTruncated>true</IsTruncated>"
+            "<NextKeyMarker>k</NextKeyMarker><NextUploadIdMarker>u</NextUploadIdMarker>"
+            "</ListMultipartUploadsResult>"};
+  });
+  CHECK_THROWS_AS(run(s.context, s.store().abort_stale_uploads("", std::chrono::seconds(1))),
+                  StoreError);
+  CHECK(s.requests() == 2);
+}
+
+TEST_CASE("an answer that there is no memory for is an error of who asked, and no more than that" *
+          doctest::skip(!test::kMayLack)) {
+  constexpr std::size_t kSize = 3'000'000;
+  Scripted s([](const Asked&) -> Reply { return {200, std::string(kSize, 'x')}; });
+  bool ended = false;
+  std::exception_ptr error;
+  asio::co_spawn(s.context, s.store().get("k", {}), [&](const std::exception_ptr& e, const Bytes&) {
+    ended = true;
+    error = e;
+  });
+  lacking = kSize;
+  // As the engine does: the handler that lacked it ends, the others go on.
+  const auto limit = std::chrono::steady_clock::now() + 60s;
+  while (!ended && std::chrono::steady_clock::now() < limit) {
+    try {
+      s.context.restart();
+      s.context.run_for(10ms);
+    } catch (const std::bad_alloc&) {
+    }
+  }
+  lacking = 0;
+  REQUIRE(ended);
+  REQUIRE(error);
+  CHECK_THROWS_AS(std::rethrow_exception(error), std::bad_alloc);
+  CHECK(run(s.context, s.store().get("k", {})).size() == kSize);
+}
+
+TEST_CASE("a request that ends before it waits for anything, of who may be cancelled" *
+          doctest::skip(!test::kMayLack)) {
+  Scripted s([](const Asked&) -> Reply { return {200, "x"}; });
+  constexpr std::size_t kLength = 30'000;  // a multiple of three
+  s.variables["http_proxy"] =
+      "http://u:" + std::string(kLength - 2, 'p') + '@' + s.server.url().substr(7);
+  s.settings.endpoint = "http://store.invalid";  // no proxy is asked for this machine's own
+  S3Store& store = s.store();
+  asio::cancellation_signal cancel;
+  std::exception_ptr error;
+  asio::co_spawn(
+      s.context, store.get("k", {}),
+      asio::bind_cancellation_slot(cancel.slot(), [&](const std::exception_ptr& e, const Bytes&) {
+        error = e;
+        s.context.stop();
+      }));
+  lacking = kLength / 3 * 4 + 2;  // what is sent of it in base64
+  s.context.run_for(60s);
+  lacking = 0;
+  REQUIRE(error);
+  CHECK_THROWS_AS(std::rethrow_exception(error), std::bad_alloc);
+  s.context.restart();
+  s.context.poll();
 }
 
 TEST_CASE("the service's clock counts") {
@@ -513,6 +606,18 @@ TEST_CASE("a container's credentials, renewed before they expire") {
   CHECK(s.key_used() == "container2");
   CHECK(s.key_used() == "container2");
   CHECK(given == 2);
+}
+
+TEST_CASE("a metadata service's address that is none is not repeated, with what stands in it") {
+  for (const char* variable :
+       {"AWS_CONTAINER_CREDENTIALS_FULL_URI", "AWS_EC2_METADATA_SERVICE_ENDPOINT"}) {
+    Sources s([](const Asked&) -> Reply { return {200, "x"}; });
+    s.variables["AWS_EC2_METADATA_DISABLED"] = "false";
+    s.variables[variable] = "ftp//user:hush@host";
+    const std::string text = store_error(s.context, s.store().get("k", {})).what();
+    CHECK(text.find(variable) != std::string::npos);
+    CHECK(text.find("hush") == std::string::npos);
+  }
 }
 
 TEST_CASE("an instance's credentials") {
