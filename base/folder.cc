@@ -16,7 +16,13 @@ std::vector<std::string> names_in(const std::string& folder) {
     throw std::system_error(errno, std::generic_category(), "cannot list " + folder);
   }
   std::vector<std::string> names;
-  while (const dirent* entry = open ? ::readdir(open.get()) : nullptr) {
+  while (open) {
+    errno = 0;
+    const dirent* entry = ::readdir(open.get());
+    if (entry == nullptr && errno != 0) {
+      throw std::system_error(errno, std::generic_category(), "cannot list " + folder);
+    }
+    if (entry == nullptr) break;
     const std::string_view name = entry->d_name;
     if (name != "." && name != "..") names.emplace_back(name);
   }

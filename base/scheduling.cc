@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <mutex>
 #include <new>
+#include <optional>
 #include <sched.h>
 #include <string_view>
 #include <unistd.h>
@@ -19,12 +20,12 @@ std::atomic<bool> waiting{false};
 std::mutex list_mutex;  // not allocated: that could fail, and nobody would catch it here
 InterruptsNobody* first = nullptr;  // list_mutex
 
-// A thread may get a filter at any time, but never loses it. Not known counts as filtered.
-bool are_calls_filtered() noexcept {
+// A thread may get a filter at any time, but never loses it. Nothing: it cannot be known now.
+std::optional<bool> are_calls_filtered() noexcept {
   const UniqueFd status(::open("/proc/thread-self/status", O_RDONLY | O_CLOEXEC));
   std::array<char, 4096> bytes{};
   const ssize_t n = status ? ::read(status.get(), bytes.data(), bytes.size()) : -1;
-  if (n <= 0) return true;
+  if (n <= 0) return std::nullopt;
   const std::string_view text(bytes.data(), static_cast<std::size_t>(n));
   return text.find("\nSeccomp:\t0\n") == text.npos;
 }
@@ -37,15 +38,22 @@ void set_policy(pid_t thread, int policy) noexcept {
 }  // namespace
 
 InterruptsNobody::InterruptsNobody() noexcept {
-  if (waiting.load() || are_calls_filtered() || ::sched_getscheduler(0) != SCHED_OTHER) return;
+  if (are_calls_filtered().value_or(true)) return;
+  const int policy = ::sched_getscheduler(0);
+  if (policy != SCHED_OTHER && policy != SCHED_BATCH) return;
   // In a child of fork() the others' threads do not exist.
   call_in_child([] {
     first = nullptr;
     new (&list_mutex) std::mutex();
   });
   const std::lock_guard lock(list_mutex);
-  if (waiting.load()) return;
-  set_policy(0, SCHED_BATCH);
+  // From the thread that began this one, which is one of these: else somebody chose it.
+  const bool inherited = policy == SCHED_BATCH;
+  if (inherited && first == nullptr) return;
+  const bool interrupts = waiting.load();
+  if (interrupts && inherited) set_policy(0, SCHED_OTHER);
+  if (interrupts) return;
+  if (!inherited) set_policy(0, SCHED_BATCH);
   id_ = ::gettid();
   next_ = first;
   first = this;
@@ -62,7 +70,10 @@ InterruptsNobody::~InterruptsNobody() {
 void somebody_waits() noexcept {
   if (waiting.load(std::memory_order_relaxed) || waiting.exchange(true)) return;
   const std::lock_guard lock(list_mutex);
-  if (first == nullptr || are_calls_filtered()) return;
+  if (first == nullptr) return;
+  const auto filtered = are_calls_filtered();
+  if (!filtered) waiting.store(false);  // for the next that waits
+  if (filtered.value_or(true)) return;
   for (const auto* thread = first; thread != nullptr; thread = thread->next_) {
     set_policy(thread->id_, SCHED_OTHER);
   }

@@ -304,8 +304,14 @@ void Outbox::release_role() {
 }
 
 int Outbox::watch_role() const {
-  return above_standard(
-      ::open((place_.directory + "/wake").c_str(), O_WRONLY | O_NONBLOCK | O_CLOEXEC | O_NOFOLLOW));
+  UniqueFd fd(above_standard(::open((place_.directory + "/wake").c_str(),
+                                    O_WRONLY | O_NONBLOCK | O_CLOEXEC | O_NOFOLLOW)));
+  struct stat st {};
+  if (fd && (::fstat(fd.get(), &st) != 0 || !S_ISFIFO(st.st_mode))) {
+    fd.reset();
+    errno = ENXIO;  // as where nobody reads
+  }
+  return fd.release();
 }
 
 bool Outbox::poke(char wake) {
@@ -333,6 +339,10 @@ bool Outbox::poke(char wake) {
 void Outbox::read_control() {
   std::array<std::uint8_t, kFileNoteAt + sizeof(DiskFileNote)> bytes{};
   const ssize_t n = ::pread(control_fd_.get(), bytes.data(), bytes.size(), kControlAt);
+  if (n < 0) {
+    throw std::system_error(errno, std::generic_category(),
+                            "cannot read the outbox's control file");
+  }
   DiskControl disk{};
   std::memcpy(&disk, bytes.data(), sizeof disk);
   DiskFileNote noted{};

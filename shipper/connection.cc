@@ -517,8 +517,10 @@ void flush_databases(bool hurry) noexcept {
     const auto begun = std::chrono::steady_clock::now();
     for (const auto& database : Database::all()) {
       if (!database->ours()) continue;
-      if (hurry) database->hurry();
-      database->flush(begun + database->settings().shutdown_timeout, !hurry);
+      guarded("flushing", [&] {
+        if (hurry) database->hurry();
+        database->flush(begun + database->settings().shutdown_timeout, !hurry);
+      });
     }
   });
 }

@@ -43,6 +43,8 @@ constexpr int kLooks = 5;  // behind a checkpoint whose end nothing tells of
 constexpr auto kBlindPause = std::chrono::milliseconds(150);
 constexpr auto kLongestTurn = std::chrono::minutes(10);
 constexpr auto kTurn = std::chrono::seconds(10);  // of who ships, and has no longer the file open
+// Errors in a row, of what nobody has open, until it is left to who opens it next.
+constexpr int kMostTries = 10;
 constexpr auto kTakeOverPause = std::chrono::milliseconds(20);
 
 struct Registry {
@@ -135,16 +137,21 @@ class Database::Borrowed {
 /// While one lives, what there is is captured and shipped without pacing.
 class Database::Flushing {
  public:
-  Flushing(Database& database, unsigned news) : database_(database) {
+  Flushing(Database& database, unsigned news) : database_(database), ends_((news & kEnd) != 0) {
     database_.flushing_.fetch_add(1);
+    if (ends_) database_.ending_.fetch_add(1);
     database_.tell(kCapture | news);
   }
   Flushing(const Flushing&) = delete;
   Flushing& operator=(const Flushing&) = delete;
-  ~Flushing() { database_.flushing_.fetch_sub(1); }
+  ~Flushing() {
+    if (ends_) database_.ending_.fetch_sub(1);
+    database_.flushing_.fetch_sub(1);
+  }
 
  private:
   Database& database_;
+  const bool ends_;
 };
 
 std::shared_ptr<Database> Database::attach(const Host& host, const DatabaseSettings& settings) {
@@ -163,6 +170,7 @@ std::shared_ptr<Database> Database::attach(const Host& host, const DatabaseSetti
   }
   if (known == all.databases.end()) all.databases.push_back(database);
   database->connections_.fetch_add(1);
+  database->opened_.fetch_add(1);
   return database;
 }
 
@@ -557,11 +565,13 @@ bool Database::look() try {
 }
 
 // What another process captured. It will not say so again: not even want of memory is in the way.
-bool Database::look_anew() noexcept {
+bool Database::look_anew(std::string* fault) noexcept {
   while (true) {
     try {
       const std::lock_guard lock(capture_mutex_);
-      return look();
+      const bool looked = look();
+      if (fault != nullptr) *fault = outbox_error_;
+      return looked;
     } catch (const std::bad_alloc&) {
       std::this_thread::sleep_for(kSoon);
     } catch (const std::exception&) {  // of the mutex
@@ -864,8 +874,10 @@ asio::awaitable<void> Database::capture_loop(Self self) {
       co_await self->capture_signal_.wait_until(looked + kRetry);
       self->capture_signal_.notify();
     }
-    if (self->replicators_.empty() && outcome != capture::Outcome::moved) {
-      co_await on_worker([&] { self->tell_news(); });
+    if (self->replicators_.empty() && outcome != capture::Outcome::moved &&
+        !co_await on_worker([&] { return self->tell_news(); })) {
+      co_await self->capture_signal_.wait_until(looked + kRetry);
+      self->capture_signal_.notify();
     }
     for (const auto& replicator : self->replicators_) replicator->notify();
     // It may be the outbox's bound that is waited for, and all be in the replicas already.
@@ -873,7 +885,9 @@ asio::awaitable<void> Database::capture_loop(Self self) {
       co_await on_worker([&] {
         try {
           self->trim();
-        } catch (const std::system_error&) {  // it comes here again
+        } catch (const std::bad_alloc&) {
+          throw;
+        } catch (const std::exception&) {  // it comes here again
         }
       });
     }
@@ -881,13 +895,16 @@ asio::awaitable<void> Database::capture_loop(Self self) {
 }
 
 // A look that found nothing is none, and a program may ask for many: one each time it opens the
-// database.
-void Database::tell_news() {
+// database. False: nobody could be told now, as when there is no descriptor to be had.
+bool Database::tell_news() {
   const std::lock_guard lock(capture_mutex_);
-  if (!outbox_ || !outbox_->tail()) return;
+  if (!outbox_ || !outbox_->tail()) return true;
   const auto& tail = *outbox_->tail();
   const ToldOf news{tail.generation, tail.last.sequence, outbox_->generation_alive()};
-  if (news != told_of_ && outbox_->poke()) told_of_ = news;
+  if (news == told_of_) return true;
+  if (!outbox_->poke()) return false;
+  told_of_ = news;
+  return true;
 }
 
 // That the outbox cannot be opened is said elsewhere.
@@ -908,12 +925,16 @@ bool Database::others_first() {
 asio::awaitable<void> Database::leave_role_to_others() {
   set_role(Role::none);  // an exit waits until somebody has it
   const auto until = steady_clock::now() + kRetry;
-  while (steady_clock::now() < until && !closed_ && !leaving_.load()) {
-    co_await role_signal_.wait_until(until);
+  const bool unused = connections_.load() == 0;
+  const auto wanted_here = [&] { return unused && (ending() || connections_.load() > 0); };
+  while (steady_clock::now() < until && !closed_ && !leaving_.load() && !wanted_here()) {
+    // Neither an end nor a connection that opens says so here.
+    co_await role_signal_.wait_until(std::min(until, steady_clock::now() + kSoon * 10));
   }
 }
 
 asio::awaitable<void> Database::role_loop(Self self) {
+  int failed_unused = 0;
   while (!self->closed_) {
     if (self->leave_role()) {
       co_await self->role_signal_.wait();
@@ -940,7 +961,12 @@ asio::awaitable<void> Database::role_loop(Self self) {
       self->set_role(Role::none);
       self->set_role_error(error);
       co_await self->role_signal_.wait_until(steady_clock::now() + kRetry);
-      if (self->connections_.load() == 0) self->closed_ = self->close_if_unused();
+      // What it was told of last is still to be shipped, by nobody else if they have ended.
+      if (self->connections_.load() == 0 && ++failed_unused == kMostTries) {
+        self->closed_ = self->close_if_unused();
+      }
+    } else {
+      failed_unused = 0;
     }
   }
   self->set_role(Role::left);
@@ -968,6 +994,9 @@ asio::awaitable<void> Database::take_turn() {
   const auto shipped = co_await hold_role();
   if (shipped && !co_await on_worker([&] { return has_more_than(*shipped); })) {
     closed_ = close_if_unused();
+  } else if (connections_.load() == 0 && (shipped || blind_.load())) {
+    // Who writes may have it; without connections here a generation cannot be begun.
+    co_await leave_role_to_others();
   }
   if (!closed_) set_role(Role::none);
 }
@@ -990,19 +1019,32 @@ asio::awaitable<void> Database::prepare_role() {
       log::warn(e.what(), {{"db", path()}});
     }
   });
+  std::string error;
   for (std::size_t i = 0; i < settings_.replicas.size(); ++i) {
     try {
       replicators_.push_back(std::make_unique<Replicator>(*this, i));
     } catch (const std::bad_alloc&) {
       throw;
     } catch (const std::exception& e) {
-      log::error(e.what(), {{"db", path()}, {"replica", settings_.replicas[i].name}});
+      error = e.what();
+      {
+        const std::lock_guard lock(status_mutex_);
+        if (replica_status_[i].error == error) continue;  // said before
+      }
+      log::error(error, {{"db", path()}, {"replica", settings_.replicas[i].name}});
       ReplicaStatus status;
-      status.error = e.what();
+      status.error = error;
       status.error_since = now();
       set_status(i, status);
     }
   }
+  if (!replicators_.empty()) co_return;
+  // Another process may be able to.
+  co_await on_worker([&] {
+    const std::lock_guard lock(capture_mutex_);
+    outbox_->release_role();
+  });
+  throw Error(error);
 }
 
 // A program that opens them in turn, again and again, need not be slow; but each takes descriptors
@@ -1034,6 +1076,11 @@ asio::awaitable<std::optional<std::uint64_t>> Database::hold_role() {
   std::optional<std::uint64_t> shipped;
   const auto executor = Engine::get().executor();
   std::optional<steady_clock::time_point> turn_ends;
+  std::optional<steady_clock::time_point> unused_until;
+  const auto wanted_by_others = [&] {
+    return blind_.load() && steady_clock::now() < poked_at_ + kTurn;
+  };
+  std::uint64_t opened = opened_.load();
   role_over_ = role_wanted_ = false;
   blind_.store(false);
   std::size_t running = replicators_.size() + 2;
@@ -1056,6 +1103,8 @@ asio::awaitable<std::optional<std::uint64_t>> Database::hold_role() {
 
   while (!role_over_ && !leaving_.load() && !deafened) {
     if (!others_first()) turn_ends.reset();
+    if (opened != opened_.load() || connections_.load() > 0) unused_until.reset();
+    opened = opened_.load();
     if (others_first()) {
       if (!turn_ends) turn_ends = steady_clock::now() + turn_;
       const auto wanted = [&] {
@@ -1063,14 +1112,15 @@ asio::awaitable<std::optional<std::uint64_t>> Database::hold_role() {
       };
       if (!wanted()) co_await role_signal_.wait_until(*turn_ends);
       role_over_ = others_first() && (wanted() || steady_clock::now() >= *turn_ends);
-    } else if (connections_.load() > 0 || !drained()) {
+    } else if (connections_.load() > 0 || !(drained() || wanted_by_others())) {
       co_await role_signal_.wait();
-    } else if (!co_await role_signal_.wait_until(steady_clock::now() + linger())) {
+    } else {
+      // However busy others keep it; at once where they wait for what only they can do.
+      if (!unused_until) unused_until = steady_clock::now() + linger();
+      role_over_ = wanted_by_others() || steady_clock::now() >= *unused_until;
       const auto known = tail();
-      if (connections_.load() == 0 && drained()) {
-        role_over_ = true;
-        shipped = known ? known->last.sequence : 0;
-      }
+      if (role_over_ && drained()) shipped = known ? known->last.sequence : 0;
+      if (!role_over_) co_await role_signal_.wait_until(*unused_until);
     }
   }
   role_over_ = true;
@@ -1098,7 +1148,18 @@ asio::awaitable<std::optional<std::uint64_t>> Database::hold_role() {
 asio::awaitable<void> Database::read_wakes(Self self) {
   // The descriptor is the outbox's; a copy would outlive it in a forked child.
   const auto executor = Engine::get().executor();
-  asio::posix::stream_descriptor wakes(executor, self->outbox_->wake_reader());
+  struct Ear : asio::posix::stream_descriptor {
+    Ear(const asio::any_io_executor& e, Database& database)
+        : asio::posix::stream_descriptor(e, database.outbox_->wake_reader()), of(database) {}
+    Ear(const Ear&) = delete;
+    Ear& operator=(const Ear&) = delete;
+    ~Ear() {
+      release();
+      of.stop_watching_ = nullptr;
+    }
+    Database& of;
+  };
+  Ear wakes(executor, *self);
   asio::steady_timer again(executor);
   self->stop_watching_ = [&] {
     if (!self->role_over_) return;  // asked also when a connection closes
@@ -1107,12 +1168,17 @@ asio::awaitable<void> Database::read_wakes(Self self) {
   };
   bool at_once = false;
   for (bool poked = false; !self->role_over_; poked = true) {
-    // Nobody says it again: what cannot be looked at now is looked at until it can.
+    // Nobody says it again: what cannot be looked at now is looked at until it can, but for a fault
+    // that stays: then the role is for others.
+    std::string fault;
+    auto since = steady_clock::now();
     while (!co_await on_worker([&] {
-      const bool looked = self->look_anew();
+      const bool looked = self->look_anew(&fault);
       self->notice_moved();
       return looked;
     }) && !self->role_over_) {
+      if (fault.empty()) since = steady_clock::now();
+      if (steady_clock::now() > since + kRetry) throw Error(fault);
       again.expires_after(kSoon * 20);
       co_await again.async_wait(asio::as_tuple(asio::use_awaitable));
     }
@@ -1131,7 +1197,8 @@ asio::awaitable<void> Database::read_wakes(Self self) {
     if (self->role_over_) break;  // nobody would end the wait
     const auto [error] = co_await wakes.async_wait(asio::posix::descriptor_base::wait_read,
                                                    asio::as_tuple(asio::use_awaitable));
-    if (error) break;
+    if (error && self->role_over_) break;
+    if (error) throw boost::system::system_error(error, "cannot wait for who captures");
     std::array<char, 512> bytes{};
     ssize_t n = 0;
     while ((n = ::read(wakes.native_handle(), bytes.data(), bytes.size())) > 0) {
@@ -1139,8 +1206,6 @@ asio::awaitable<void> Database::read_wakes(Self self) {
                              static_cast<std::size_t>(n)) != nullptr;
     }
   }
-  wakes.release();
-  self->stop_watching_ = nullptr;
 }
 
 // While the store is away: from half of the bound on, folds what nobody has begun to ship, and
@@ -1212,15 +1277,17 @@ void Database::fold_outbox(const std::vector<OutboxUse>& uses) {
 
 asio::awaitable<void> Database::watch_role() {
   const auto executor = Engine::get().executor();
-  const int fd = outbox_->watch_role();
+  UniqueFd fd(outbox_->watch_role());
   // All that watch hear of its end at once: who sees the wal-index comes first.
   const auto blind = [this] { return connections_.load() > 0 && !has_mapping(); };
-  if (fd < 0) {
+  if (!fd) {
     // Between its lock and its pipe, or at its end: look again soon.
     co_await role_signal_.wait_until(steady_clock::now() +
                                      (blind() ? kBlindPause : kTakeOverPause));
   } else {
-    asio::posix::stream_descriptor holder(executor, fd);
+    asio::posix::stream_descriptor holder(executor);
+    holder.assign(fd.get());
+    fd.release();
     stop_watching_ = [&] {
       if (connections_.load() == 0 || leaving_.load()) holder.cancel();
     };
@@ -1411,7 +1478,7 @@ void Database::flush(steady_clock::time_point deadline, bool last) {
   const auto done = [&](bool refused_counts) {
     if (validations_ > 0) return false;
     if (!tail_ || role_ == Role::watching || role_ == Role::left) return true;
-    if (role_ != Role::shipping) return false;
+    if (role_ != Role::shipping) return refused_counts && !role_error_.empty();
     if (moved_.load()) return true;  // nothing that was committed here is to be shipped
     return settled(refused_counts);
   };
@@ -1434,9 +1501,15 @@ void Database::flush(steady_clock::time_point deadline, bool last) {
     const bool aside = step_aside(deadline);
     if (closed_.load() || steady_clock::now() >= deadline) return;
     if (aside && known && !has_more_than(*known)) return;
-    if (aside && tell_who_ships(left())) return;
+    // Somebody may just be taking the role.
+    const auto taken = std::min(deadline, steady_clock::now() + 3 * kTakeOverPause);
+    while (aside) {
+      if (tell_who_ships(left())) return;
+      if (steady_clock::now() >= taken) break;
+      std::this_thread::sleep_for(kSoon);
+    }
     take_part();
-    std::this_thread::sleep_for(kSoon);  // somebody may just be taking the role
+    std::this_thread::sleep_for(kSoon);
   }
 }
 
@@ -1486,7 +1559,7 @@ bool Database::wait_shipped(const capture::Tail& target, steady_clock::time_poin
   bool done = shipped();
   // Who ended it may be another process: the mark tells, without a lock.
   const auto goes_on = [&] {
-    return generation_alive() && tail_->generation == target.generation &&
+    return generation_alive() && tail_ && tail_->generation == target.generation &&
            !outbox_->ended(target.generation);
   };
   while (!done && goes_on() && steady_clock::now() < deadline) {

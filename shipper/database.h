@@ -196,6 +196,8 @@ class Database : public std::enable_shared_from_this<Database> {
   std::vector<std::uint64_t> log_files();
   std::uint64_t connections() const { return connections_.load(); }
   bool flushing() const { return flushing_.load() > 0; }
+  /// As flushing(), since the program ends, or the connection does.
+  bool ending() const { return ending_.load() > 0; }
   /// Somebody waits for a commit that a replica ending at `sequence` has not.
   bool hurried(std::uint64_t sequence) const { return hurry_.load() > sequence; }
   /// How many commits there are that wait, or waited, and how many of them were captured so far.
@@ -266,7 +268,7 @@ class Database : public std::enable_shared_from_this<Database> {
   static asio::awaitable<void> bound_outbox(Self self);
   void tell(unsigned news) noexcept;
   void told();
-  void tell_news();
+  bool tell_news();
   asio::awaitable<void> take_turn();
   asio::awaitable<void> prepare_role();
   asio::awaitable<std::optional<std::uint64_t>> hold_role();
@@ -293,7 +295,7 @@ class Database : public std::enable_shared_from_this<Database> {
   Mapping* current_mapping() const;
   bool look();
   bool has_left_wal() const;
-  bool look_anew() noexcept;
+  bool look_anew(std::string* fault = nullptr) noexcept;
   /// False at the deadline, and when the generation ends.
   bool wait_shipped(const capture::Tail& target, std::chrono::steady_clock::time_point deadline);
   /// False: the engine has no threads yet, and does what it is told when it has.
@@ -362,7 +364,9 @@ class Database : public std::enable_shared_from_this<Database> {
   std::atomic<std::int64_t> own_commit_time_{0};
   std::atomic<std::int64_t> first_commit_time_{0};
   std::atomic<std::uint64_t> connections_{0};
+  std::atomic<std::uint64_t> opened_{0};  // connections, ever
   std::atomic<int> flushing_{0};
+  std::atomic<int> ending_{0};
   std::atomic<bool> leaving_{false};  // the role is for others, since the program ends
   Durability durability_;
   std::mutex looking_at_notes_;

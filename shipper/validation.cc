@@ -97,8 +97,8 @@ void Validation::stop() {
 // Also over restarts: the note remembers the last one.
 std::optional<Time> Validation::due() const {
   const auto& interval = replicator_.settings().validation_interval;
-  // A store that is away gets no further requests.
-  if (!interval || !replicator_.shipping()) return std::nullopt;
+  // A store that is away gets no further requests, and a program that ends does not wait for one.
+  if (!interval || !replicator_.shipping() || replicator_.database().ending()) return std::nullopt;
   auto& last = replicator_.note().validation.last;
   const Time time = now();
   last = last == Time{} ? time : std::min(last, time);

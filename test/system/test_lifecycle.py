@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import sqlite3
+import statistics
 import subprocess
 import threading
 import time
@@ -341,12 +342,37 @@ def test_who_cannot_make_a_snapshot_leaves_the_shipping_to_who_can(build, litest
         if holder == "has closed it":
             first.do("close")
         os.utime(database)  # as after a copy over it
-        for i in range(100):
-            second.do(f"insert into t values ({i})")
-            time.sleep(0.02)
+
+        def ships():
+            second.do("insert into t values (0)")
+            return second.status()["shipping"] == "this process"
+
+        harness.wait_until(ships, "its role, while it commits all the time")
         assert second.shipped(20000) == 1
         assert len(generations(replica)) == 2
         assert second.status()["shipping"] == "this process"
+        second.do("close")
+        second.end()
+    check_restores(build, litestream, database, url, replica, tmp_path)
+
+
+def test_who_has_closed_it_leaves_the_shipping_to_who_writes_all_the_time(build, litestream, place, tmp_path):
+    database, replica, url = place
+    with Session(build, database, url) as first, Session(build, database, url) as second:
+        first.do("create table t(x)")
+        assert first.shipped() == 1
+        assert second.do("select count(*) from t") == [[0]]
+        assert first.status()["shipping"] == "this process"
+        first.do("close")
+
+        def ships():
+            second.do("insert into t values (0)")
+            return second.status()["shipping"] == "this process"
+
+        harness.wait_until(ships, "the second's role")
+        assert second.shipped(20000) == 1
+        assert len(generations(replica)) == 1
+        first.end()
         second.do("close")
         second.end()
     check_restores(build, litestream, database, url, replica, tmp_path)
@@ -431,7 +457,7 @@ def test_another_process_takes_over_when_the_shipping_one_is_killed(
 
 def test_the_shipping_is_taken_over_within_a_second(build, place):
     """… from a process that is killed and leaves a child that only sleeps. The requirement is a time;
-    as a busy machine may be slow at any of them, one of five takes must keep to it."""
+    as a busy machine may be slow at any of them, most of five takes must keep to it."""
     database, _, url = place
     takes = []
     with ExitStack() as stack:
@@ -451,10 +477,8 @@ def test_the_shipping_is_taken_over_within_a_second(build, place):
             harness.wait_until(lambda: second.status()["shipping"] == "this process", "taking over", 20)
             takes.append(time.monotonic() - began)
             os.kill(child, 0)
-            if takes[-1] < 1:
-                break
             first = second
-    assert takes[-1] < 1, takes
+    assert statistics.median(takes) < 1, takes
 
 
 def end_generation(database, app):

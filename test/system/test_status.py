@@ -107,7 +107,8 @@ def test_the_status_inside_a_program_tells_the_whole_lag(place):
             session.do("insert into t values (1)")
             time.sleep(0.02)
         lag = session.status()["replicas"][0]["lag_ms"]
-        assert 3000 <= lag <= (time.monotonic() - begun + 1) * 1000
+        # The two clocks do not go at quite the same speed.
+        assert 2900 <= lag <= (time.monotonic() - begun + 1) * 1000
         session.kill()
 
 
@@ -220,6 +221,7 @@ def test_commits_that_another_program_writes_beside_one_that_replicates(place):
     with place.session() as session:
         session.do("create table t(x)")
         assert session.shipped() == 1
+        time.sleep(1)  # until it looks no more for what it committed itself
         with closing(sqlite3.connect(place.database, isolation_level=None)) as db:
             db.execute("insert into t values (1)")
             assert all(entry["lag_ms"] > 0 for entry in place.status())

@@ -90,6 +90,23 @@ TEST_CASE("threads of ours interrupt nobody, until somebody waits for them") {
         }) == 0);
 }
 
+TEST_CASE("so do those that they begin") {
+  const bool can = can_choose();
+  CHECK(in_child([can] {
+          const int chosen = ::sched_getscheduler(0);
+          std::promise<bool> right;
+          std::thread([&] {
+            const InterruptsNobody polite;
+            const Ours begun;
+            const bool batch = begun.policy() == SCHED_BATCH;
+            somebody_waits();
+            const Ours later;
+            right.set_value(batch == can && begun.policy() == chosen && later.policy() == chosen);
+          }).join();
+          return right.get_future().get();
+        }) == 0);
+}
+
 TEST_CASE("a child of fork() leaves the threads of its parent alone") {
   const bool can = can_choose();
   CHECK(in_child([can] {
@@ -111,6 +128,16 @@ TEST_CASE("a policy that was chosen for the program stays") {
           const Ours ours;
           somebody_waits();
           return ours.policy() == SCHED_IDLE;
+        }) == 0);
+}
+
+TEST_CASE("so does one that is the same as ours") {
+  CHECK(in_child([] {
+          const sched_param none{};
+          if (::sched_setscheduler(0, SCHED_BATCH, &none) != 0) return !can_choose();
+          const Ours ours;
+          somebody_waits();
+          return ours.policy() == SCHED_BATCH;
         }) == 0);
 }
 

@@ -268,12 +268,15 @@ TEST_CASE("without a mapping nothing can be captured") {
   CHECK(c.session->capturer.capture(Source{}, 1s) == Outcome::try_again);
 }
 
+// With pages of 512 bytes: more frames than one region of the wal-index has.
+constexpr const char* kTwoRegions =
+    "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 6000) "
+    "INSERT INTO t(x) SELECT randomblob(400) FROM n";
+
 TEST_CASE("a region that is not mapped here is asked for") {
   Captured c(512);
   c.sync();
-  c.db->run(
-      "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 6000) "
-      "INSERT INTO t(x) SELECT randomblob(400) FROM n");
+  c.db->run(kTwoRegions);
   UniqueFd wal;
   Source source = c.db->source(wal);
   source.map_more = nullptr;
@@ -286,9 +289,7 @@ TEST_CASE("frames that are not what the wal-index said are not captured") {
   constexpr std::size_t kFrame = 3000;
   Captured c(512);
   c.sync();
-  c.db->run(
-      "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 6000) "
-      "INSERT INTO t(x) SELECT randomblob(400) FROM n");
+  c.db->run(kTwoRegions);
   UniqueFd wal;
   Source source = c.db->source(wal);
   std::vector<std::uint32_t> words(kRegionSize / 4);
