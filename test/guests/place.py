@@ -4,6 +4,7 @@ import json
 import os
 import sys
 import xml.etree.ElementTree as ElementTree
+from contextlib import contextmanager
 from pathlib import Path
 
 import harness
@@ -22,6 +23,7 @@ class Place:
         self.temporary = self.data / "tmp"
         self.log = folder / "sqlstream.log"
         self.statuses = []  # of the programs that ran, in their order
+        self.logged = []  # of each program: its name, and what was logged while it ran
         self.temporary.mkdir(parents=True)
 
     def settings(self):
@@ -52,10 +54,19 @@ class Place:
             return {}
         return {"GUEST_EXTENSION": self.build.extension.with_suffix(""), "SQLSTREAM_DEFAULT_VFS": "1"}
 
+    @contextmanager
+    def program(self, name):
+        """One runs meanwhile, and no other."""
+        begin = self.log.stat().st_size if self.log.exists() else 0
+        yield
+        logged = self.log.read_bytes()[begin:] if self.log.exists() else b""
+        self.logged.append((name, logged.decode(errors="replace")))
+
     def run(self, command, *, cwd=None, **env):
         """Runs a program to its end, and notes its exit status; returns what it printed."""
-        said = harness.run(command, env=self.environment(**env), cwd=cwd or self.data, check=False,
-                           timeout=LIMIT)  # fmt: skip
+        with self.program(" ".join(map(str, command))):
+            said = harness.run(command, env=self.environment(**env), cwd=cwd or self.data, check=False,
+                               timeout=LIMIT)  # fmt: skip
         self.statuses.append(said.returncode)
         output = said.stdout + said.stderr
         with open(self.folder / "output", "a", encoding="utf-8") as file:

@@ -9,7 +9,8 @@ from contextlib import closing
 import harness
 
 MAGIC = b"SQLite format 3\0"
-OPENED = re.compile(r'msg="new generation" db=("[^"]*"|\S+)')
+CAPTURED, SHIPPED = (re.compile(rf'msg="{what}" db=("[^"]*"|\S+)')
+                     for what in ("new generation", "wal segment written"))  # fmt: skip
 
 
 class Tool:
@@ -44,10 +45,14 @@ def databases(folder):
                     yield file
 
 
+def named(line, logged):
+    """Every database that such lines name."""
+    return {json.loads(name) if name.startswith('"') else name for name in line.findall(logged)}
+
+
 def replicated(place):
     """Every database of which something was captured, as the log tells."""
-    names = OPENED.findall(place.log.read_text(errors="replace")) if place.log.exists() else []
-    return {json.loads(name) if name.startswith('"') else name for name in names}
+    return named(CAPTURED, place.log.read_text(errors="replace")) if place.log.exists() else set()
 
 
 def compare(tool, database, output):
@@ -77,7 +82,7 @@ def check_deleted(tool, database, output):
 def check_replicas(place):
     """How many databases were compared, how many of deleted ones restored, and what is wrong."""
     tool, known, wrong = Tool(place), replicated(place), []
-    compared = restored = segments = 0
+    compared, restored, segments = 0, 0, {}
     folder = place.folder / "restored"
     folder.mkdir()
     left = list(databases(place.data))
@@ -92,11 +97,12 @@ def check_replicas(place):
         try:
             if database not in map(str, left):
                 restored += check_deleted(tool, database, folder / f"deleted-{number}.db")
-            segments += tool.segments(database)
+            segments[database] = tool.segments(database)
         except AssertionError as error:
             wrong.append(str(error))
-    if segments == 0:
-        wrong.append("no segment was shipped")
+    for program, logged in place.logged:
+        if not any(segments.get(database) for database in named(SHIPPED, logged)):
+            wrong.append(f"{program}: no segment was shipped")
     if compared + restored == 0:
         wrong.append("no database was compared, and none restored")
     return compared, restored, wrong

@@ -18,7 +18,7 @@ class Server:
     """`command` may hold {port}; GUEST's database is in $DATABASE."""
 
     def __init__(self, place, name, command, **env):
-        self.plain = place.replica is None
+        self.place, self.plain = place, place.replica is None
         self.name, self.database = name, place.data / f"{name}.db"
         self.port = harness.free_port()
         words = [str(word).replace("{port}", str(self.port)) for word in command]
@@ -87,7 +87,7 @@ def play(server):
         assert good or not server.plain, f"without the shim: {what}: no"
         outcomes[f"{server.name}: {what}"] = "passed" if good else "failed"
 
-    with server.process:
+    with server.place.program(server.name), server.process:
         try:
             harness.wait_until(load.one, "the server")
             load.unanswered = 0

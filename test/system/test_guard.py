@@ -1,5 +1,6 @@
 """The classic accident: a copy of a database that replicates over the one it was made from."""
 
+import hashlib
 import shutil
 
 import pytest
@@ -24,7 +25,14 @@ def production(build, tmp_path):
 
 
 def files_of(replica):
-    return sorted(path for path in replica.rglob("*") if path.is_file())
+    """What is in each."""
+    return {path: hashlib.sha256(path.read_bytes()).hexdigest() for path in replica.rglob("*") if path.is_file()}
+
+
+def check_generation(build, database, replica, generation, output):
+    """It restores to this database, whatever newer ones there are."""
+    build.restore(output, f"file://{replica}", "-generation", generation)
+    harness.compare_databases(database, output)
 
 
 @pytest.mark.parametrize("with_outbox", [False, True])
@@ -37,7 +45,7 @@ def test_a_copy_is_warned_of_or_refused(build, tmp_path, production, with_outbox
     if with_outbox:
         shutil.copytree(folder / ".app.db-sqlstream", copy / ".app.db-sqlstream",
                         ignore=shutil.ignore_patterns("wake"))
-    before = files_of(replica)
+    before, [generation] = files_of(replica), generations(replica)
     log = tmp_path / "log"
     env = harness.clean_environment(SQLSTREAM_LOG=str(log))
     url = f"file://{replica}" + ("?exclusive=true" if exclusive else "")
@@ -58,8 +66,9 @@ def test_a_copy_is_warned_of_or_refused(build, tmp_path, production, with_outbox
         assert files_of(replica) == before
     else:
         # Beside what was there, which still restores.
-        assert set(before) < set(files_of(replica))
+        assert before.items() < files_of(replica).items()
         assert len(generations(replica)) == 2
+    check_generation(build, folder / "app.db", replica, generation, tmp_path / "restored.db")
 
 
 @pytest.mark.parametrize("closed", [False, True])
@@ -86,6 +95,7 @@ def test_a_copy_on_another_host_with_its_outbox(build, litestream, tmp_path, exc
     with Session(build, database, url, host.env(host="first")) as app:
         app.do("insert into t values ('first')")
         assert app.shipped() == 1
+        generation = app.status()["generation"]
         app.do("close")
         app.end()
     here.rename(tmp_path / "first")
@@ -109,8 +119,9 @@ def test_a_copy_on_another_host_with_its_outbox(build, litestream, tmp_path, exc
         assert files_of(replica) == before
         database = tmp_path / "first" / "app.db"
     else:
-        assert set(before) < set(files_of(replica))  # nothing of the first one's is touched
+        assert before.items() < files_of(replica).items()  # nothing of the first one's is touched
         assert len(generations(replica)) == len(newest) + 1
+    check_generation(build, tmp_path / "first" / "app.db", replica, generation, tmp_path / "restored.db")
     check_restores(build, litestream, database, url, replica, tmp_path)
 
 

@@ -80,11 +80,23 @@ def test_a_guest_that_ships_nothing_fails(build, runner, tmp_path):
     assert [sentence.split()[-1] for sentence in wrong] == ["captured", "shipped", "restored"]
 
 
+def test_a_guest_one_of_whose_programs_ships_nothing_fails(build, runner, tmp_path):
+    """Though another did, and for the same database."""
+    place = runner.Place(build, tmp_path / "shim", f"file://{tmp_path}/replicas/{{path}}", False)
+    database = place.data / "app.db"
+    place.run(place.preloaded(["sqlite3", database, "create table t(x)", "select sqlstream_wait(50000)",
+                               "insert into t values (1)"]))  # fmt: skip
+    place.run(place.preloaded(["sqlite3", database, "select * from t"]))
+    compared, _, wrong = runner.check_replicas(place)
+    assert compared == 1
+    assert len(wrong) == 1 and wrong[0].endswith("select * from t: no segment was shipped")
+
+
 def test_a_guest_that_takes_a_database_out_of_wal_mode_fails(build, runner, tmp_path):
     place = runner.Place(build, tmp_path / "shim", f"file://{tmp_path}/replicas/{{path}}", False)
     for name, last in ("kept.db", "select 1"), ("left.db", "pragma journal_mode = delete"):
-        shell = ["sqlite3", place.data / name, "create table t(x)", "insert into t values (1)",
-                 "select sqlstream_wait(50000)", last]  # fmt: skip
+        shipped = "select sqlstream_wait(50000)"
+        shell = ["sqlite3", place.data / name, "create table t(x)", shipped, "insert into t values (1)", shipped, last]
         place.run(place.preloaded(shell))
     compared, restored, wrong = runner.check_replicas(place)
     assert (compared, restored) == (1, 0)

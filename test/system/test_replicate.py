@@ -18,6 +18,7 @@ from types import SimpleNamespace
 import pytest
 
 import harness
+from test_local_faults import file_system
 from test_workloads import WORKLOADS
 
 PAGE, FRAME = 4096, 4096 + 24
@@ -644,10 +645,7 @@ def test_signals_that_come_together_are_one(build, litestream, own_minio, tmp_pa
 def test_a_replica_without_space_is_two_lines_in_the_log(world):
     replica = Path(world.url.removeprefix("file://"))
     replica.mkdir()
-    small = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", replica]
-    if subprocess.run(small, capture_output=True).returncode != 0:
-        pytest.skip("cannot mount a small file system")
-    try:
+    with file_system(replica, "256k") as remount:
         process = world.replicate()
         with closing(world.connect()) as db:
             db.execute("pragma journal_mode = wal")
@@ -658,13 +656,11 @@ def test_a_replica_without_space_is_two_lines_in_the_log(world):
         before = process.said()
         time.sleep(3)  # it tries again meanwhile
         assert process.said() == before
-        harness.run(["mount", "-o", "remount,size=16m", replica])
+        remount("size=16m")
         harness.wait_until(lambda: "replica takes data again" in process.said(), "the end of it")
         world.end(process)
         assert process.said().count("level=ERROR") == process.said().count("takes data again") == 1
         world.check()
-    finally:
-        subprocess.run(["umount", replica], check=True)
 
 
 @pytest.mark.parametrize(

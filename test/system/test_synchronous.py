@@ -65,13 +65,13 @@ class Place:
         assert process.returncode == (-9 if killed else 0), said
         return said
 
-    def restored(self, sql="select count(*) from t"):
-        """What the bucket alone gives."""
+    def restored(self, url=None):
+        """What the bucket alone gives, or another replica."""
         self._restored += 1
         output = self.folder / f"{self.database.stem}-{self._restored}.db"
-        self.build.restore(output, self.url, env=self.env)
+        self.build.restore(output, url or self.url, env=self.env)
         with closing(sqlite3.connect(output)) as db:
-            return db.execute(sql).fetchone()[0]
+            return db.execute("select count(*) from t").fetchone()[0]
 
     def segments(self):
         return [key for key in self.minio.keys(self.bucket) if "/wal/" in key]
@@ -551,6 +551,26 @@ os.kill(os.getpid(), signal.SIGKILL)
         assert place.log().count("writes are refused") == 1
     finally:
         place.close()
+
+
+def test_killed_after_a_commit_that_waited_for_all_replicas_or_for_any(place, tmp_path):
+    folder = f"file://{tmp_path}/folder"
+
+    def commit(replicas, count):
+        settings = {"sync": "60s", "sync-replicas": replicas}
+        config = write_config(tmp_path / "c.yml", place.database, place.far_url, folder, **settings)
+        place.env["SQLSTREAM_CONFIG"] = str(config)
+        return int(place.run(COMMIT_AND_DIE, place.build.uri(place.database), str(count), killed=True))
+
+    place.proxy.delay = 0.05  # the folder is the first to have it
+    for round_ in range(8):
+        both = commit("all", round_ % 4 + 1)
+        assert (place.restored(), place.restored(folder)) == (both, both), f"round {round_}"
+    place.proxy.held = True
+    for round_ in range(8):
+        any_ = commit("any", round_ % 4 + 1)
+        assert (place.restored(), place.restored(folder)) == (both, any_), f"round {round_}"
+    assert "do not wait" not in place.log()
 
 
 def test_any_replica_is_enough_where_that_is_said(place, tmp_path):
