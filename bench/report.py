@@ -118,6 +118,18 @@ def of_many(results):
     ]  # fmt: skip
 
 
+def of_many_quiet(results):
+    if "many-quiet" not in results:
+        return []
+    many = results["many-quiet"]
+    title, ours = f"{many['databases']:,} databases, {many['seconds']} s idle", many.get("sqlstream", {})
+    return [
+        entry(f"{title}: requests", pick(many, "requests"), str, target="0", met=ours.get("requests") == 0),
+        entry(f"{title}: CPU", pick(many, "cpu_percent"), lambda v: f"{v:.2f} %", target="0",
+              met=ours.get("cpu_percent") == 0),
+    ]  # fmt: skip
+
+
 def of_restore_big(results):
     if "restore-big" not in results:
         return []
@@ -211,8 +223,8 @@ def of_the_rest(results):
 
 def summary(results):
     """What was measured, by the targets that this project has."""
-    parts = (of_commits, of_the_rest, of_traffic, of_quiet, of_many, of_restore_big, of_restore,
-             of_sync)  # fmt: skip
+    parts = (of_commits, of_the_rest, of_traffic, of_quiet, of_many, of_many_quiet, of_restore_big,
+             of_restore, of_sync)  # fmt: skip
     return [line for part in parts for line in part(results)]
 
 
@@ -279,6 +291,8 @@ def print_report(results):
         print_quiet(results["quiet"], settings["quiet"])
     if "many" in results:
         print_many(results["many"])
+    if "many-quiet" in results:
+        print_many_quiet(results["many-quiet"])
     if "lag" in results:
         print_lag(results["lag"], settings["paced_seconds"])
     if "restore" in results:
@@ -372,6 +386,20 @@ def print_many(many):
             rows.append((name_of(system), f"{own['cpu_percent']:.1f}", f"{own['rss_mib']:,.0f}",
                          f"{own['peak_rss_mib']:,.0f}", str(own["threads"]), f"{own['puts']:,}",
                          f"{own['lists']:,}", f"{own['requests']:,}",
+                         f"{own['settled_after_s']:.1f}"))  # fmt: skip
+    table(rows)
+
+
+def print_many_quiet(many):
+    print(
+        f"{many['databases']:,} databases in {many['processes']} processes, "
+        f"{many['seconds']} s without a commit"
+    )
+    rows = [("", "CPU %", "all requests", "RSS MiB", "threads", "descriptors", "begun in s")]
+    for system, own in many.items():
+        if isinstance(own, dict):
+            rows.append((name_of(system), f"{own['cpu_percent']:.2f}", str(own["requests"]),
+                         f"{own['rss_mib']:,.0f}", str(own["threads"]), f"{own['descriptors']:,}",
                          f"{own['settled_after_s']:.1f}"))  # fmt: skip
     table(rows)
 

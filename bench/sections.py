@@ -333,6 +333,47 @@ def measure_many(bench):
     return results
 
 
+DESCRIPTORS_OF_ONE = 11  # that an open database has at most: three of SQLite, the others are the shim's
+
+
+def measure_many_quiet(bench):
+    """Very many databases that nobody writes, in as many processes as their descriptors take."""
+    count, seconds = bench.arguments.quiet_databases, bench.arguments.quiet
+    share = min(count, most_connections() // DESCRIPTORS_OF_ONE)
+    shares = [min(share, count - begin) for begin in range(0, count, share)]
+    results = {"databases": count, "seconds": seconds, "processes": len(shares)}
+    for system in [name for name in bench.arguments.systems if name in ("plain", "sqlstream")]:
+        with contextlib.ExitStack() as stack:
+            begun = time.monotonic()
+            applications = []
+            for databases in shares:
+                database = stack.enter_context(bench.fresh_database())
+                url = f"{bench.minio.new_prefix()}/{{name}}"
+                application = stack.enter_context(
+                    bench.application(system, database, url, by_environment=True)
+                )
+                application.ask(f"databases {databases}")
+                applications.append(application)
+            for application in applications if system == "sqlstream" else ():
+                if application.ask("waitall 120000")["shipped"] != 1:
+                    raise BenchError("sqlstream did not ship what very many databases began with")
+            settled = time.monotonic() - begun
+            pids = [application.replicator() for application in applications]
+            time.sleep(15)  # what is kept for a while after a commit is over then
+            with bench.minio.counted() as counted:
+                before = sum(map(cpu_seconds, pids))
+                time.sleep(seconds)
+                cpu = sum(map(cpu_seconds, pids)) - before
+            results[system] = {
+                **counted, "cpu_percent": cpu * 100 / seconds, "settled_after_s": settled,
+                "rss_mib": sum(memory_of(pid)["VmRSS"] for pid in pids),
+                "threads": max(len(os.listdir(f"/proc/{pid}/task")) for pid in pids),
+                "descriptors": sum(len(os.listdir(f"/proc/{pid}/fd")) for pid in pids),
+            }  # fmt: skip
+            say(f"  {system}: {results[system]['cpu_percent']:.2f} % CPU")
+    return results
+
+
 # When a commit came to be in the bucket
 
 
