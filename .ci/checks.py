@@ -235,7 +235,7 @@ def check_system(long):
     report = RELEASE.dir / "pytest.xml"
     report.unlink(missing_ok=True)
     command = [
-        sys.executable, "-m", "pytest", "test/system", "-q", "-p", "no:cacheprovider",
+        sys.executable, "-m", "pytest", "test/system", "-q", "-rs", "-p", "no:cacheprovider",
         # One test waits mostly for a server, a kill or a timer: one process more than there are processors.
         "-n", str(JOBS + 1), "--color=no", "--durations=10", f"--junitxml={report}",
     ]
