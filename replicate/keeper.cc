@@ -48,8 +48,10 @@ Keeper::~Keeper() {
 
 bool Keeper::take_hold() {
   holder_->connection().enable_wal(kWalPatience);
-  if (!holder_->is_wal() || !holder_->begin_read()) return false;
-  if (holder_->connection().wal_index() == nullptr) return false;
+  // In this order: with the first look a generation may begin, and what is reset from then on
+  // before it is held could not be proven.
+  if (!holder_->begin_read()) return false;
+  if (!holder_->is_wal() || holder_->connection().wal_index() == nullptr) return false;
   other_ = std::make_unique<Handle>(path_);
   wal_ = UniqueFd(::open((path_ + "-wal").c_str(), O_RDONLY | O_CLOEXEC));
   return true;
