@@ -17,6 +17,8 @@ using namespace std::chrono_literals;
 
 // New ones are fetched this long before the old ones expire, while the old ones still work.
 constexpr auto kRefreshAhead = 5min;
+// … and where there are no others yet, again after so long: no request waits for that each time.
+constexpr auto kSearchPause = 30s;
 constexpr int kDeepestRoles = 5;
 
 /// A small local file, whole; nothing when it cannot be read.
@@ -61,6 +63,9 @@ CredentialChain::CredentialChain(CredentialSettings settings, Environment env,
 asio::awaitable<Credentials> CredentialChain::get() {
   const Semaphore::Permit one = co_await one_.acquire();
   if (found_ && (!found_->expires || now() < *found_->expires - kRefreshAhead)) co_return *found_;
+  const auto time = std::chrono::steady_clock::now();
+  if (found_ && now() < *found_->expires && time < search_again_) co_return *found_;
+  const sigv4::Keys before = found_ ? found_->keys : sigv4::Keys();
   std::exception_ptr failure;
   try {
     found_ = co_await find();
@@ -68,6 +73,7 @@ asio::awaitable<Credentials> CredentialChain::get() {
     // The old ones do until they really expire.
     if (!found_ || now() >= *found_->expires) failure = std::current_exception();
   }
+  if (found_ && found_->keys == before) search_again_ = time + kSearchPause;
   if (failure) std::rethrow_exception(failure);
   co_return *found_;
 }

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <chrono>
 #include <memory>
 #include <optional>
 #include <string>
@@ -57,6 +58,7 @@ class CredentialChain {
   http::Client direct_;  // metadata services are never behind a proxy
   Semaphore one_;        // one search at a time; the others wait for what it finds
   std::optional<Credentials> found_;
+  std::chrono::steady_clock::time_point search_again_{};
 };
 
 }  // namespace sqlstream

@@ -9,9 +9,18 @@
 #include <openssl/params.h>
 #include <openssl/ssl.h>
 
-#include "base/error.h"
+#include "store/store.h"
 
 namespace sqlstream::crypto {
+
+namespace {
+
+// Not the fault of what is hashed: it may be possible a little later.
+[[noreturn]] void throw_cannot(const std::string& what) {
+  throw StoreError(StoreError::Kind::unavailable, "OpenSSL " + what);
+}
+
+}  // namespace
 
 void initialise() {
   // The first call decides whether there is an exit handler. (OpenSSL calls are counted inside.)
@@ -20,10 +29,9 @@ void initialise() {
   static const bool ready = OPENSSL_init_ssl(OPENSSL_INIT_NO_ATEXIT, nullptr) == 1 &&
                             OSSL_LIB_CTX_get0_global_default() != nullptr;
   if (!ready)
-    throw Error(
-        "OpenSSL could not be initialised in this process, as when there is no memory: nothing can "
-        "be "
-        "sent to an S3 service before the program is started anew");
+    throw_cannot(
+        "could not be initialised in this process, as when there is no memory: nothing can be sent "
+        "to an S3 service before the program is started anew");
 }
 
 namespace {
@@ -71,7 +79,7 @@ Sha256 sha256(ByteView data) {
   const EVP_MD* algorithm = fetched_sha256();
   Sha256 digest{};
   if (EVP_Digest(data.data(), data.size(), digest.data(), nullptr, algorithm, nullptr) != 1)
-    throw Error("OpenSSL refuses to compute SHA-256");
+    throw_cannot("cannot compute SHA-256 now, as when there is no memory");
   return digest;
 }
 
@@ -84,7 +92,7 @@ Sha256 hmac_sha256(ByteView key, std::string_view data) {
   if (!mac || EVP_MAC_init(mac.get(), key.data(), key.size(), nullptr) != 1 ||
       EVP_MAC_update(mac.get(), bytes.data(), bytes.size()) != 1 ||
       EVP_MAC_final(mac.get(), digest.data(), &size, digest.size()) != 1) {
-    throw Error("OpenSSL refuses to compute HMAC-SHA-256");
+    throw_cannot("cannot compute HMAC-SHA-256 now, as when there is no memory");
   }
   return digest;
 }
@@ -93,7 +101,7 @@ std::string md5_base64(ByteView data) {
   initialise();
   std::array<std::uint8_t, 16> digest{};
   if (EVP_Digest(data.data(), data.size(), digest.data(), nullptr, EVP_md5(), nullptr) != 1)
-    throw Error("OpenSSL refuses to compute MD5, which deleting several objects at once needs");
+    throw_cannot("refuses to compute MD5, which deleting several objects at once needs");
   return base64(digest);
 }
 

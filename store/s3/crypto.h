@@ -6,7 +6,8 @@
 
 #include "base/bytes.h"
 
-/// The few digests S3 needs, from OpenSSL. Thread-safe.
+/// The few digests S3 needs, from OpenSSL. Thread-safe. What OpenSSL cannot do now is a StoreError
+/// (Kind::unavailable).
 namespace sqlstream::crypto {
 
 /// Readies OpenSSL without an exit handler of its own: as a guest in another program it must not

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cctype>
 
 #include "store/s3/xml.h"
 
@@ -35,6 +36,8 @@ struct Meaning {
   Kind kind;
   const char* text;
 };
+
+constexpr std::size_t kMostSaid = 300;  // characters of a service's own words
 
 constexpr Meaning kMeanings[] = {
     {"NoSuchKey", Kind::not_found, "there is no such object"},
@@ -77,7 +80,7 @@ S3Failure refusal(const S3Context& context, const http::Response& response) {
             response.status, code};
   std::string said = "HTTP " + std::to_string(response.status);
   if (!code.empty()) said += ", " + code;
-  if (body && !body->message.empty()) said += ": " + body->message;
+  if (body && !body->message.empty()) said += ": " + body->message.substr(0, kMostSaid);
   if (is_transient(response.status, code))
     return {Kind::unavailable, start + "the service is failing or overloaded (" + said + ")",
             response.status, code};
@@ -112,9 +115,16 @@ std::string region_hint(const http::Response& response) {
   if (response.status != 301 && response.status != 307 && response.status != 400 &&
       response.status != 403)
     return {};
-  if (const auto header = response.header("x-amz-bucket-region")) return std::string(*header);
-  const auto body = xml::parse_error(response.body);
-  return body ? body->region : std::string();
+  std::string region;
+  if (const auto header = response.header("x-amz-bucket-region")) {
+    region = *header;
+  } else if (const auto body = xml::parse_error(response.body)) {
+    region = body->region;
+  }
+  // It becomes a label of the host name that is asked, with the credentials.
+  const auto is_fit = [](unsigned char c) { return std::isalnum(c) != 0 || c == '-' || c == '_'; };
+  const bool valid = region.size() <= 63 && std::ranges::all_of(region, is_fit);
+  return valid ? region : std::string();
 }
 
 }  // namespace sqlstream

@@ -54,6 +54,11 @@ constexpr std::chrono::seconds kLongestIdle{60};
 constexpr std::chrono::seconds kStall{30};
 // Of answers that are larger.
 constexpr std::size_t kReadAtOnce = 64 << 10;
+// What is read ahead; Beast waits for the end of a chunk's line, or of a trailer, as long as it
+// fits.
+constexpr std::size_t kMostAhead = 256 << 10;
+// Before an answer there may be some that are none yet (RFC 9110, 15.2).
+constexpr int kMostInterim = 8;
 
 /// The error of an asynchronous step; cancellation passes as itself.
 void check_cancelled(const error_code& error) {
@@ -87,10 +92,15 @@ struct Connection {
 
   beast::tcp_stream plain;  // moved into `tls` when that is set
   std::optional<TlsStream> tls;
-  beast::flat_buffer buffer;
+  beast::flat_buffer buffer{kMostAhead};
   Clock::time_point idle_since;
 
   beast::tcp_stream& tcp() { return tls ? beast::get_lowest_layer(*tls) : plain; }
+
+  /// Nothing is left of what was read: it would be taken for the next answer.
+  bool is_read_up() {
+    return buffer.size() == 0 && (!tls || SSL_pending(tls->next_layer().native_handle()) == 0);
+  }
 
   /// False when the peer has closed it or said something unasked.
   bool alive() {
@@ -114,6 +124,13 @@ struct Exchange {
   error_code error;
   bool answer_began = false;
 };
+
+using Parser = beast::http::response_parser<beast::http::vector_body<std::uint8_t>>;
+
+bool is_interim(const Parser& parser) {
+  const unsigned status = parser.get().result_int();
+  return status / 100 == 1 && status != 101;
+}
 
 template <class Stream>
 asio::awaitable<Exchange> exchange(Stream& stream, Connection& connection, const Request& request,
@@ -141,20 +158,24 @@ asio::awaitable<Exchange> exchange(Stream& stream, Connection& connection, const
   }
   const error_code write_error = result.error;
 
-  beast::http::response_parser<beast::http::vector_body<std::uint8_t>> parser;
-  parser.body_limit(request.answer_limit);
-  parser.skip(request.method == "HEAD");
+  std::optional<Parser> parser;
   tcp.expires_after(write_error ? std::chrono::milliseconds(1000) : request.answer_timeout);
-  while (!parser.is_done()) {
-    const std::size_t n =
-        co_await beast::http::async_read_some(stream, connection.buffer, parser, token);
-    check_cancelled(result.error);
-    if (n > 0 || parser.got_some()) result.answer_began = true;
+  for (int interim = 0; !parser || (is_interim(*parser) && interim < kMostInterim); ++interim) {
+    parser.emplace();
+    parser->body_limit(request.answer_limit);
+    parser->skip(request.method == "HEAD");
+    while (!parser->is_done() && !result.error) {
+      const std::size_t n =
+          co_await beast::http::async_read_some(stream, connection.buffer, *parser, token);
+      check_cancelled(result.error);
+      if (n > 0 || parser->got_some()) result.answer_began = true;
+      if (result.error) break;
+      // Beast reads as much at once as the buffer has room for, and 512 bytes where that is none.
+      if (parser->is_header_done() && parser->content_length_remaining().value_or(0) > kReadAtOnce)
+        connection.buffer.reserve(kReadAtOnce);
+      if (!is_interim(*parser)) tcp.expires_after(kStall);
+    }
     if (result.error) break;
-    // Beast reads as much at once as the buffer has room for, and 512 bytes where that is none.
-    if (parser.is_header_done() && parser.content_length_remaining().value_or(0) > kReadAtOnce)
-      connection.buffer.reserve(kReadAtOnce);
-    tcp.expires_after(kStall);
   }
   tcp.expires_never();
   if (result.error) {
@@ -162,7 +183,7 @@ asio::awaitable<Exchange> exchange(Stream& stream, Connection& connection, const
     co_return result;
   }
 
-  auto answer = parser.release();
+  auto answer = parser->release();
   Response response;
   response.status = static_cast<int>(answer.result_int());
   for (const auto& field : answer)
@@ -236,7 +257,10 @@ struct Client::Impl {
   }
 
   void put_back(Pool& pool, std::unique_ptr<Connection> connection) {
-    if (!connection->tcp().socket().is_open() || pool.idle.size() >= kIdlePerOrigin) return;
+    if (!connection->tcp().socket().is_open() || pool.idle.size() >= kIdlePerOrigin ||
+        !connection->is_read_up()) {
+      return;
+    }
     connection->idle_since = Clock::now();
     pool.idle.push_back(std::move(connection));
   }
@@ -338,6 +362,10 @@ struct Client::Impl {
     if (parser.get().result_int() / 100 != 2)
       throw Failure(Failure::Kind::unreachable,
                     what + ": HTTP " + std::to_string(parser.get().result_int()));
+    // It would be read as if it had come through TLS.
+    if (connection.buffer.size() != 0)
+      throw Failure(Failure::Kind::unreachable,
+                    what + ": it sends more than its answer, before anything was asked through it");
   }
 
   asio::awaitable<void> start_tls(Connection& connection, const Origin& origin,

@@ -65,8 +65,11 @@ std::optional<ListPage> parse_list(ByteView body) {
   }
   for (const auto& node : result.children("CommonPrefixes"))
     page.prefixes.push_back(name(node, "Prefix"));
-  if (result.child("IsTruncated").text().as_bool())
+  if (result.child("IsTruncated").text().as_bool()) {
     page.next_token = text(result, "NextContinuationToken");
+    // As of a service that only knows the list's first version: the rest cannot be asked for.
+    if (page.next_token.empty()) return {};
+  }
   return page;
 }
 

@@ -83,6 +83,7 @@ ScriptedServer::ScriptedServer(asio::io_context& context, Script script)
       if (reply.status != 204)
         text += "Content-Length: " + std::to_string(reply.body.size()) + "\r\n";
       text += "\r\n" + reply.body;
+      if (!reply.raw.empty()) text = reply.raw;
       co_await asio::async_write(socket, asio::buffer(text), asio::use_awaitable);
       if (reply.close_after) co_return;
     }

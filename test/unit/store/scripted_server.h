@@ -35,6 +35,7 @@ class ScriptedServer {
     bool silent = false;                 ///< it is never answered, and the connection stays
     bool lose = false;                   ///< the connection ends without an answer
     bool close_after = false;            ///< it ends after the answer, which does not say so
+    std::string raw{};                   ///< what is sent, as it is, instead of an answer
   };
   using Script = std::function<Reply(const Asked&)>;
 

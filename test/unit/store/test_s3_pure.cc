@@ -246,6 +246,9 @@ TEST_CASE("refusals become sentences") {
   CHECK_FALSE(is_transient(501, "NotImplemented"));
   CHECK_FALSE(is_transient(403, "AccessDenied"));
   CHECK(region_hint(answer(301, "", {{"x-amz-bucket-region", "eu-west-1"}})) == "eu-west-1");
+  for (const char* other_host : {"evil.test/", "a@evil.test", "a:b", "a.b", "a b"}) {
+    CHECK(region_hint(answer(400, "", {{"x-amz-bucket-region", other_host}})).empty());
+  }
   CHECK(region_hint(answer(400,
                            "<Error><Code>AuthorizationHeaderMalformed</Code>"
                            "<Region>eu-west-2</Region></Error>")) == "eu-west-2");

@@ -428,6 +428,66 @@ TEST_CASE("a proxy is asked for the whole URL") {
   CHECK(tunnel.server.asked()[0].target == "s3.example.test:443");
 }
 
+TEST_CASE("what a proxy says behind its answer is not taken for what comes through TLS") {
+  Scripted s([](const Asked&) -> Reply {
+    return {.raw = "HTTP/1.1 200 OK\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\nx"};
+  });
+  s.variables["https_proxy"] = s.server.url();
+  s.settings.endpoint = "https://s3.example.test";
+  s.budget = 10ms;
+  const StoreError error = store_error(s.context, s.store().get("k", {}));
+  CHECK(error.kind() == StoreError::Kind::unreachable);
+  CHECK(std::string(error.what()).find("more than its answer") != std::string::npos);
+}
+
+TEST_CASE("answers that are none yet come before one") {
+  Scripted s([](const Asked& asked) -> Reply {
+    const std::string interim = "HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n";
+    const std::string body = std::to_string(asked.connection);
+    return {.raw = interim + interim + "HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n" + body};
+  });
+  CHECK(as_text(run(s.context, s.store().get("a", {}))) == "1");
+  CHECK(as_text(run(s.context, s.store().get("b", {}))) == "1");
+  Scripted endless([](const Asked&) -> Reply {
+    std::string text;
+    for (int i = 0; i < 20; ++i) text += "HTTP/1.1 102 Processing\r\n\r\n";
+    return {.raw = text};
+  });
+  CHECK(store_error(endless.context, endless.store().get("a", {})).kind() ==
+        StoreError::Kind::rejected);
+  CHECK(endless.requests() == 1);
+}
+
+TEST_CASE("what is left behind an answer is not taken for the next one") {
+  Scripted s([](const Asked& asked) -> Reply {
+    if (asked.method == "DELETE")
+      return {.raw = "HTTP/1.1 204 No Content\r\n\r\nHTTP/1.1 200 OK\r\n\r\n"};
+    return {200, std::to_string(asked.connection)};
+  });
+  run(s.context, s.store().remove({"k"}));
+  CHECK(as_text(run(s.context, s.store().get("k", {}))) == "2");
+}
+
+TEST_CASE("neither a chunk's line nor a trailer without end is kept in memory") {
+  const std::string chunked = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
+  for (const std::string& raw :
+       {chunked + std::string(1 << 20, '0'), chunked + "0\r\nA: " + std::string(1 << 20, 'a')}) {
+    Scripted s([&](const Asked&) -> Reply { return {.raw = raw}; });
+    s.answer_timeout = 300s;  // it does not end because it waits for more
+    CHECK(store_error(s.context, s.store().get("k", {})).kind() == StoreError::Kind::rejected);
+    CHECK(s.requests() == 1);
+  }
+}
+
+TEST_CASE("a list that goes on, and does not say how, is no whole one") {
+  Scripted s([](const Asked&) -> Reply {
+    return {200,
+            "<ListBucketResult><IsTruncated>true</IsTruncated><NextMarker>k</NextMarker><Contents>"
+            "<Key>k</Key><Size>1</Size></Contents></ListBucketResult>"};
+  });
+  CHECK(store_error(s.context, s.store().list({})).kind() == StoreError::Kind::rejected);
+}
+
 // Credentials: each source is a script that also plays S3 and tells who asked.
 namespace {
 
@@ -606,6 +666,20 @@ TEST_CASE("a container's credentials, renewed before they expire") {
   CHECK(s.key_used() == "container2");
   CHECK(s.key_used() == "container2");
   CHECK(given == 2);
+}
+
+TEST_CASE("keys that still work are used while there are no others, without asking each time") {
+  for (const bool fails : {false, true}) {
+    int asked_for = 0;
+    Sources s([&](const Asked& asked) -> Reply {
+      if (asked.target != "/creds") return {200, "x"};
+      if (++asked_for > 1 && fails) return {404, ""};
+      return {200, metadata_document("container", format_rfc3339(now() + 4min))};
+    });
+    s.variables["AWS_CONTAINER_CREDENTIALS_FULL_URI"] = s.server.url() + "/creds";
+    for (int i = 0; i < 5; ++i) CHECK(s.key_used() == "container");
+    CHECK(asked_for == 2);
+  }
 }
 
 TEST_CASE("a metadata service's address that is none is not repeated, with what stands in it") {
