@@ -43,8 +43,6 @@ constexpr int kLooks = 5;  // behind a checkpoint whose end nothing tells of
 constexpr auto kBlindPause = std::chrono::milliseconds(150);
 constexpr auto kLongestTurn = std::chrono::minutes(10);
 constexpr auto kTurn = std::chrono::seconds(10);  // of who ships, and has no longer the file open
-// Errors in a row, of what nobody has open, until it is left to who opens it next.
-constexpr int kMostTries = 10;
 constexpr auto kTakeOverPause = std::chrono::milliseconds(20);
 
 struct Registry {
@@ -909,12 +907,16 @@ bool Database::tell_news() {
 
 // That the outbox cannot be opened is said elsewhere.
 void Database::set_role_error(const std::string& error) {
-  const std::lock_guard lock(status_mutex_);
-  if (role_error_ == error) return;
-  role_error_ = error;
-  if (!error.empty() && capture_error_ != error) {
-    log::error("nothing can be shipped: " + error, {{"db", path()}});
+  std::string copy = error;  // not under the lock: this thread may wait for memory
+  bool said = false;
+  {
+    const std::lock_guard lock(status_mutex_);
+    role_error_.swap(copy);
+    said = capture_error_ == error;
   }
+  if (error.empty() || said || role_error_said_ == error) return;
+  role_error_said_ = error;
+  log::error("nothing can be shipped: " + error, {{"db", path()}});
 }
 
 // Who has another file open than the one that is there, or no wal-index where one is needed.
@@ -934,7 +936,8 @@ asio::awaitable<void> Database::leave_role_to_others() {
 }
 
 asio::awaitable<void> Database::role_loop(Self self) {
-  int failed_unused = 0;
+  std::optional<steady_clock::time_point> in_vain_since;  // with nobody that has it open
+  std::uint64_t opened = 0;
   while (!self->closed_) {
     if (self->leave_role()) {
       co_await self->role_signal_.wait();
@@ -957,16 +960,23 @@ asio::awaitable<void> Database::role_loop(Self self) {
     } catch (const std::exception& e) {
       error = text_of(e);
     }
-    if (!error.empty()) {
-      self->set_role(Role::none);
-      self->set_role_error(error);
-      co_await self->role_signal_.wait_until(steady_clock::now() + kRetry);
-      // What it was told of last is still to be shipped, by nobody else if they have ended.
-      if (self->connections_.load() == 0 && ++failed_unused == kMostTries) {
-        self->closed_ = self->close_if_unused();
-      }
-    } else {
-      failed_unused = 0;
+    if (error.empty()) {
+      in_vain_since.reset();
+      continue;
+    }
+    self->set_role(Role::none);
+    self->set_role_error(error);
+    const auto failed = steady_clock::now();
+    while (steady_clock::now() < failed + kRetry && !self->closed_ && !self->leaving_.load()) {
+      co_await self->role_signal_.wait_until(failed + kRetry);
+    }
+    // What it was told of last is still to be shipped, by nobody else if they have ended.
+    const bool used = self->connections_.load() > 0 ||
+                      std::exchange(opened, self->opened_.load()) != self->opened_.load();
+    if (used || !in_vain_since) {
+      in_vain_since = failed;
+    } else if (steady_clock::now() >= *in_vain_since + kTurn) {
+      self->closed_ = self->close_if_unused();
     }
   }
   self->set_role(Role::left);
@@ -991,10 +1001,11 @@ asio::awaitable<void> Database::take_turn() {
   set_role(Role::shipping);
   co_await prepare_role();
   set_role_error({});
+  const bool able = !replicators_.empty();
   const auto shipped = co_await hold_role();
   if (shipped && !co_await on_worker([&] { return has_more_than(*shipped); })) {
     closed_ = close_if_unused();
-  } else if (connections_.load() == 0 && (shipped || blind_.load())) {
+  } else if (connections_.load() == 0 || !able) {
     // Who writes may have it; without connections here a generation cannot be begun.
     co_await leave_role_to_others();
   }
@@ -1019,14 +1030,13 @@ asio::awaitable<void> Database::prepare_role() {
       log::warn(e.what(), {{"db", path()}});
     }
   });
-  std::string error;
   for (std::size_t i = 0; i < settings_.replicas.size(); ++i) {
     try {
       replicators_.push_back(std::make_unique<Replicator>(*this, i));
     } catch (const std::bad_alloc&) {
       throw;
     } catch (const std::exception& e) {
-      error = e.what();
+      const std::string error = e.what();
       {
         const std::lock_guard lock(status_mutex_);
         if (replica_status_[i].error == error) continue;  // said before
@@ -1038,13 +1048,6 @@ asio::awaitable<void> Database::prepare_role() {
       set_status(i, status);
     }
   }
-  if (!replicators_.empty()) co_return;
-  // Another process may be able to.
-  co_await on_worker([&] {
-    const std::lock_guard lock(capture_mutex_);
-    outbox_->release_role();
-  });
-  throw Error(error);
 }
 
 // A program that opens them in turn, again and again, need not be slow; but each takes descriptors
@@ -1077,9 +1080,10 @@ asio::awaitable<std::optional<std::uint64_t>> Database::hold_role() {
   const auto executor = Engine::get().executor();
   std::optional<steady_clock::time_point> turn_ends;
   std::optional<steady_clock::time_point> unused_until;
-  const auto wanted_by_others = [&] {
-    return blind_.load() && steady_clock::now() < poked_at_ + kTurn;
-  };
+  const auto others_commit = [&] { return steady_clock::now() < poked_at_ + kTurn; };
+  // With no client nothing can be shipped here. Another process may have other settings.
+  const bool able = !replicators_.empty();
+  const auto in_vain_until = steady_clock::now() + kTurn;
   std::uint64_t opened = opened_.load();
   role_over_ = role_wanted_ = false;
   blind_.store(false);
@@ -1105,22 +1109,26 @@ asio::awaitable<std::optional<std::uint64_t>> Database::hold_role() {
     if (!others_first()) turn_ends.reset();
     if (opened != opened_.load() || connections_.load() > 0) unused_until.reset();
     opened = opened_.load();
-    if (others_first()) {
+    if (!able && connections_.load() > 0) {
+      co_await role_signal_.wait_until(in_vain_until);
+      role_over_ = steady_clock::now() >= in_vain_until;
+    } else if (others_first()) {
       if (!turn_ends) turn_ends = steady_clock::now() + turn_;
-      const auto wanted = [&] {
-        return moved_.load() ? role_wanted_ : steady_clock::now() < poked_at_ + kTurn;
-      };
+      const auto wanted = [&] { return moved_.load() ? role_wanted_ : others_commit(); };
       if (!wanted()) co_await role_signal_.wait_until(*turn_ends);
       role_over_ = others_first() && (wanted() || steady_clock::now() >= *turn_ends);
-    } else if (connections_.load() > 0 || !(drained() || wanted_by_others())) {
+    } else if (connections_.load() > 0) {
       co_await role_signal_.wait();
     } else {
       // However busy others keep it; at once where they wait for what only they can do.
       if (!unused_until) unused_until = steady_clock::now() + linger();
-      role_over_ = wanted_by_others() || steady_clock::now() >= *unused_until;
+      const bool lingers = steady_clock::now() < *unused_until;
       const auto known = tail();
-      if (role_over_ && drained()) shipped = known ? known->last.sequence : 0;
-      if (!role_over_) co_await role_signal_.wait_until(*unused_until);
+      const bool all = drained();
+      role_over_ = others_commit() ? !lingers || blind_.load() : !lingers && all;
+      if (role_over_ && all) shipped = known ? known->last.sequence : 0;
+      if (!role_over_ && lingers) co_await role_signal_.wait_until(*unused_until);
+      if (!role_over_ && !lingers) co_await role_signal_.wait();
     }
   }
   role_over_ = true;
@@ -1186,7 +1194,9 @@ asio::awaitable<void> Database::read_wakes(Self self) {
       // Whoever captures has the file that is there, and most likely a wal-index.
       self->poked_at_ = steady_clock::now();
       if (self->moved_.load()) self->role_wanted_ = true;
-      if (self->role_wanted_ || self->blind_.load()) self->role_signal_.notify();
+      if (self->role_wanted_ || self->blind_.load() || self->connections_.load() == 0) {
+        self->role_signal_.notify();
+      }
     }
     if (std::exchange(at_once, false)) {
       somebody_waits();
@@ -1195,6 +1205,7 @@ asio::awaitable<void> Database::read_wakes(Self self) {
     for (const auto& replicator : self->replicators_) replicator->notify();
 
     if (self->role_over_) break;  // nobody would end the wait
+    self->role_error_said_.clear();
     const auto [error] = co_await wakes.async_wait(asio::posix::descriptor_base::wait_read,
                                                    asio::as_tuple(asio::use_awaitable));
     if (error && self->role_over_) break;
@@ -1470,9 +1481,10 @@ void Database::flush(steady_clock::time_point deadline, bool last) {
   const Flushing flushing(*this, kEnd);
   // A store that says no gets a second chance, not the whole time: the outbox keeps what is left.
   const auto patience = std::min(deadline, steady_clock::now() + kRefusedPatience);
-  const auto settled = [this](bool refused_counts) {
+  std::uint64_t target = 0;
+  const auto settled = [&](bool refused_counts) {
     return std::all_of(replica_status_.begin(), replica_status_.end(), [&](const auto& status) {
-      return status.settled >= tail_->last.sequence || (refused_counts && !status.error.empty());
+      return status.settled >= target || (refused_counts && !status.error.empty());
     });
   };
   const auto done = [&](bool refused_counts) {
@@ -1486,12 +1498,14 @@ void Database::flush(steady_clock::time_point deadline, bool last) {
     std::optional<std::uint64_t> known;  // of what there is to ship, when it was done or given up
     {
       std::unique_lock lock(status_mutex_);
+      // Not what others commit meanwhile, who may do so for ever.
+      target = tail_ ? tail_->last.sequence : 0;
       if (!status_changed_.wait_until(lock, patience, [&] { return done(false); })) {
         status_changed_.wait_until(lock, deadline, [&] { return done(true); });
       }
       if (!last) return;
       if (role_ == Role::shipping) {
-        known = tail_ ? tail_->last.sequence : 0;
+        known = target;
       } else if (role_ != Role::watching) {
         return;
       }
@@ -1501,6 +1515,12 @@ void Database::flush(steady_clock::time_point deadline, bool last) {
     const bool aside = step_aside(deadline);
     if (closed_.load() || steady_clock::now() >= deadline) return;
     if (aside && known && !has_more_than(*known)) return;
+    {
+      // What is under way with the store comes to its end; until then nobody can take the role.
+      std::unique_lock lock(status_mutex_);
+      status_changed_.wait_until(lock, std::min(deadline, steady_clock::now() + kLongestWait),
+                                 [this] { return role_ == Role::left; });
+    }
     // Somebody may just be taking the role.
     const auto taken = std::min(deadline, steady_clock::now() + 3 * kTakeOverPause);
     while (aside) {

@@ -395,6 +395,7 @@ class Database : public std::enable_shared_from_this<Database> {
   std::string obstacle_;                       // status_mutex_
   bool refusable_ = true;                      // status_mutex_
   std::string role_error_;                     // status_mutex_
+  std::string role_error_said_;                // engine's thread
   Role role_ = Role::none;                     // status_mutex_
   bool deaf_ = false;                          // status_mutex_; to others, while it ships
   Time role_since_{};                          // status_mutex_

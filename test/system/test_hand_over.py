@@ -1,14 +1,20 @@
 """Who ships, where one of two processes has a fault: the other one does, and neither ends for it."""
 
+import sqlite3
 import subprocess
+import threading
 import time
+from contextlib import closing, contextmanager
 
 import pytest
 
 import harness
+from slow_proxy import SlowProxy
 from test_endings import program  # noqa: F401
 from test_lifecycle import Session
 from test_local_faults import Place, whole
+from test_sync_verify import write_config
+from test_workloads import PYTHON
 
 
 @pytest.fixture
@@ -114,3 +120,139 @@ def test_a_program_whose_end_takes_long_holds_nothing_back(build, place, program
         assert ending.poll() is None
         ending.stdin.close()
         assert ending.wait(60) == 0
+
+
+class Far:
+    """A database whose store is so far away that others always commit while something is under way with it."""
+
+    def __init__(self, build, minio, folder):
+        self.build, self.folder = build, folder
+        self.database = folder / "app.db"
+        bucket = minio.bucket()
+        self.proxy = SlowProxy(minio.port, delay=0.3)
+        self.url = minio.url(bucket, "app")
+        self.far_url = minio.url(
+            bucket, "app", endpoint=f"http://127.0.0.1:{self.proxy.port}", sync_interval="50ms"
+        )
+        config = write_config(
+            folder / "sqlstream.yml", self.database, self.far_url, **{"shutdown-timeout": "10m"}
+        )
+        self.env = minio.env(SQLSTREAM_CONFIG=config)
+
+    def session(self, **more):
+        return Session(self.build, self.database, "", {**self.env, **more})
+
+    @contextmanager
+    def busy(self, session):
+        """Commits of `session`, all the time."""
+        over = threading.Event()
+
+        def commit():
+            while not over.is_set():
+                assert session.do("insert into t values (1)") == []
+
+        thread = threading.Thread(target=commit)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
+
+    def check(self):
+        restored = self.folder / "restored.db"
+        self.build.restore(restored, self.url, env=self.env)
+        with closing(sqlite3.connect(restored)) as there, closing(sqlite3.connect(self.database)) as here:
+            count = "select count(*) from t"
+            assert there.execute(count).fetchone() == here.execute(count).fetchone()
+
+
+@pytest.fixture
+def far(build, minio, tmp_path):
+    place = Far(build, minio, tmp_path)
+    yield place
+    place.proxy.stop()
+
+
+ENDS_WHEN_TOLD = """
+import sqlite3, sys
+loader = sqlite3.connect(":memory:")
+loader.enable_load_extension(True)
+loader.load_extension(sys.argv[1].removesuffix(".so"))
+db = sqlite3.connect(sys.argv[2], uri=True, isolation_level=None)
+db.execute("create table t(x)")
+assert db.execute("select sqlstream_wait(30000)").fetchone() == (1,)
+print("ships", flush=True)
+sys.stdin.read()
+db.execute("insert into t values (0)")
+"""
+
+
+def test_who_ends_does_not_wait_for_what_others_commit(far):
+    uri = far.build.uri(far.database)
+    with (
+        subprocess.Popen(
+            [PYTHON, "-c", ENDS_WHEN_TOLD, far.build.extension, uri], env=far.env, text=True,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        ) as first,
+        far.session() as second,
+    ):  # fmt: skip
+        assert first.stdout.readline() == "ships\n"
+        with far.busy(second):
+            time.sleep(1)
+            first.stdin.close()
+            assert first.wait(60) == 0  # of ten minutes that it would have
+        assert second.status()["shipping"] == "this process"
+        assert second.shipped() == 1
+        second.do("close")
+        second.end()
+    far.check()
+
+
+def test_who_has_closed_it_leaves_the_shipping_also_while_something_is_under_way(far):
+    with far.session() as first, far.session() as second:
+        first.do("create table t(x)")
+        assert first.shipped() == 1
+        first.do("close")
+
+        def ships():
+            for _ in range(20):
+                assert second.do("insert into t values (1)") == []
+                time.sleep(0.01)
+            return second.status()["shipping"] == "this process"
+
+        harness.wait_until(ships, "the second's role")
+        assert second.shipped() == 1
+        first.end()
+        second.do("close")
+        second.end()
+    far.check()
+
+
+def test_who_can_make_no_client_leaves_the_shipping_to_others(far, tmp_path):
+    """Its settings will be the same in a second; it says so once, and captures for those that can."""
+    logs = [tmp_path / "log0", tmp_path / "log1"]
+    proxy = "https://127.0.0.1:1"  # which sqlstream does not know how to use
+    with (
+        far.session(http_proxy=proxy, SQLSTREAM_LOG=logs[0]) as app,
+        far.session(http_proxy=proxy, SQLSTREAM_LOG=logs[1]) as another,
+    ):
+        app.do("create table t(x)")
+        assert another.do("insert into t values (1)") == []
+        for log in logs:
+            harness.wait_until(lambda log=log: "level=ERROR" in log.read_text(), "the fault to be told")
+        with far.session() as other:
+            assert other.do("insert into t values (2)") == []
+            assert app.do("insert into t values (3)") == []
+            for session in (other, app, another):
+                assert session.shipped(60000) == 1
+            assert other.status()["shipping"] == "this process"
+            other.do("close")
+            other.end()
+        for session in (app, another):
+            session.do("close")
+            session.end()
+    for log in logs:
+        lines = [line for line in log.read_text().splitlines() if "level=ERROR" in line]
+        assert len(lines) == 1 and "http_proxy" in lines[0], lines
+    far.check()
