@@ -2,8 +2,6 @@
 
 #include <algorithm>
 #include <string>
-#include <utility>
-#include <vector>
 
 #include "base/error.h"
 #include "format/wal.h"
@@ -26,30 +24,44 @@ bool DatabaseImage::claimed(std::uint64_t page) const {
   return (chunk->second[bit / 64] >> (bit % 64) & 1) != 0;
 }
 
-void DatabaseImage::write_snapshot(ByteView data) {
-  const std::uint64_t begin = frontier_;                      // only this side changes it
-  std::vector<std::pair<std::uint64_t, std::uint64_t>> runs;  // what of it counts
-  {
-    const std::lock_guard lock(mutex_);
-    window_end_ = begin + data.size();
-    if (page_size_ == 0) {
-      runs.emplace_back(begin, window_end_);
-    } else {
-      const std::uint64_t end = std::min(window_end_, limit_);
-      const std::uint64_t lock_page = wal::lock_byte_page(page_size_);
-      for (std::uint64_t at = begin; at < end; at += page_size_) {
-        const std::uint64_t page = at / page_size_ + 1;
-        if (page == lock_page || claimed(page)) continue;
-        if (!runs.empty() && runs.back().second == at) {
-          runs.back().second = at + page_size_;
-        } else {
-          runs.emplace_back(at, at + page_size_);
-        }
+DatabaseImage::Runs DatabaseImage::begin_window(std::uint64_t size) {
+  Runs runs;
+  const std::lock_guard lock(mutex_);
+  window_end_ = frontier_ + size;
+  if (page_size_ == 0) {
+    runs.emplace_back(frontier_, window_end_);
+  } else {
+    const std::uint64_t end = std::min(window_end_, limit_);
+    const std::uint64_t lock_page = wal::lock_byte_page(page_size_);
+    for (std::uint64_t at = frontier_; at < end; at += page_size_) {
+      const std::uint64_t page = at / page_size_ + 1;
+      if (page == lock_page || claimed(page)) continue;
+      if (!runs.empty() && runs.back().second == at) {
+        runs.back().second = at + page_size_;
+      } else {
+        runs.emplace_back(at, at + page_size_);
       }
     }
-    if (!runs.empty()) high_ = std::max(high_, runs.back().second);
   }
-  for (const auto& [from, to] : runs) file_.write(from, data.subspan(from - begin, to - from));
+  if (!runs.empty()) high_ = std::max(high_, runs.back().second);
+  return runs;
+}
+
+void DatabaseImage::write_snapshot(ByteView data) {
+  const std::uint64_t begin = frontier_;  // only this side changes it
+  try {
+    for (const auto& [from, to] : begin_window(data.size())) {
+      file_.write(from, data.subspan(from - begin, to - from));
+    }
+  } catch (...) {
+    // Who waits for the window, or comes to it later, would wait for ever.
+    {
+      const std::lock_guard lock(mutex_);
+      window_end_ = frontier_;
+    }
+    window_moved_.notify_all();
+    throw;
+  }
   {
     const std::lock_guard lock(mutex_);
     frontier_ = window_end_;

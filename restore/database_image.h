@@ -7,6 +7,8 @@
 #include <mutex>
 #include <optional>
 #include <unordered_map>
+#include <utility>
+#include <vector>
 
 #include "base/bytes.h"
 #include "restore/target_file.h"
@@ -26,7 +28,8 @@ class DatabaseImage {
   void set_page_size(std::uint32_t page_size);
   std::uint32_t page_size() const { return page_size_; }
 
-  /// The snapshot's side. The next bytes; whole pages once the page size is set.
+  /// The snapshot's side. The next bytes; whole pages once the page size is set. When it throws,
+  /// the image is of no use, and the WAL's side waits for nothing any more.
   void write_snapshot(ByteView data);
   void end_snapshot();
 
@@ -49,6 +52,9 @@ class DatabaseImage {
   using Chunk = std::array<std::uint64_t, kChunkPages / 64>;
 
   bool claimed(std::uint64_t page) const;
+  // Of the snapshot's next bytes, those that count.
+  using Runs = std::vector<std::pair<std::uint64_t, std::uint64_t>>;
+  Runs begin_window(std::uint64_t size);
 
   TargetFile& file_;
   std::uint32_t page_size_ = 0;

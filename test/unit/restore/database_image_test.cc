@@ -1,6 +1,13 @@
 #include "restore/database_image.h"
 
 #include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <csignal>
+#include <functional>
+#include <future>
+#include <memory>
+#include <sys/resource.h>
 #include <thread>
 
 #include <doctest/doctest.h>
@@ -93,6 +100,51 @@ TEST_CASE("a snapshot and a WAL written at the same time give what one after the
     }
     REQUIRE((test::read_file(path) == expected));
   }
+}
+
+TEST_CASE("when the snapshot cannot be written, the WAL does not wait for it") {
+  constexpr std::uint32_t kPageSize = 4096;
+  const TempFolder folder;
+  // Shared with a thread that may hang: then the test is to fail, and go on.
+  struct Restored {
+    explicit Restored(std::string path) : target(std::move(path)) {
+      image.set_page_size(kPageSize);
+    }
+    TargetFile target;
+    DatabaseImage image{target};
+    std::atomic<bool> failed = false;
+  };
+  std::function<void(DatabaseImage&)> step;
+  SUBCASE("with a page") {
+    step = [](DatabaseImage& image) { image.write_page(10, Bytes(kPageSize)); };
+  }
+  SUBCASE("with a commit that leaves less") {
+    step = [](DatabaseImage& image) { image.commit(300); };
+  }
+  rlimit before{};
+  ::getrlimit(RLIMIT_FSIZE, &before);
+  rlimit limit = before;
+  limit.rlim_cur = 1 << 20;
+  std::signal(SIGXFSZ, SIG_IGN);
+  ::setrlimit(RLIMIT_FSIZE, &limit);
+  bool ended = true;
+  for (int round = 0; round < 20 && ended; ++round) {
+    const auto restored = std::make_shared<Restored>(folder.path() + "/db" + std::to_string(round));
+    // Before the window, in it, and once more behind its failure.
+    std::packaged_task<void()> wal([restored, step] {
+      for (bool last = false; !last;) {
+        last = restored->failed;
+        step(restored->image);
+      }
+    });
+    const auto end = wal.get_future();
+    std::thread(std::move(wal)).detach();
+    CHECK_THROWS_AS(restored->image.write_snapshot(Bytes(2 << 20)), OutputError);
+    restored->failed = true;
+    ended = end.wait_for(std::chrono::seconds(10)) == std::future_status::ready;
+  }
+  ::setrlimit(RLIMIT_FSIZE, &before);
+  CHECK(ended);
 }
 
 TEST_CASE("the lock-byte page is never written") {
