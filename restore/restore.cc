@@ -338,11 +338,8 @@ asio::awaitable<RestoreResult> restore(Store& store, RestoreOptions options,
   std::string unusable;
   try {
     co_return co_await restore_as_planned(store, options, workers, progress);
-  } catch (const CompactedUnusable& error) {
-    unusable = error.what();
-  } catch (const StoreError& error) {
-    // Folded further meanwhile: the smaller ones are deleted then.
-    if (error.kind() != StoreError::Kind::not_found || !options.compacted) throw;
+  } catch (const Error& error) {
+    if (!may_do_without_compacted(error, options)) throw;
     unusable = error.what();
   }
   log::warn(unusable + "; restoring without compacted segments", {{"replica", store.url()}});

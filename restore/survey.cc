@@ -102,14 +102,19 @@ GenerationSpan stored_span(Generation generation, const Holdings& holdings) {
   return span;
 }
 
+asio::awaitable<Time> latest_commit(Store& store, Generation generation, const Holdings& holdings) {
+  Time latest = co_await time_of(store, generation, holdings.snapshots.back());
+  if (const Segment* last = holdings.last()) {
+    latest = std::max(latest, co_await time_of(store, generation, *last));
+  }
+  co_return latest;
+}
+
 asio::awaitable<GenerationSpan> commit_span(Store& store, Generation generation,
                                             const Holdings& holdings) {
   GenerationSpan span{generation};
   span.earliest = co_await time_of(store, generation, holdings.snapshots.front());
-  span.latest = co_await time_of(store, generation, holdings.snapshots.back());
-  if (const Segment* last = holdings.last()) {
-    span.latest = std::max(span.latest, co_await time_of(store, generation, *last));
-  }
+  span.latest = co_await latest_commit(store, generation, holdings);
   co_return span;
 }
 
@@ -269,6 +274,12 @@ asio::awaitable<void> limit_to_time(Store& store, RestorePlan& plan, Time moment
   plan.segments.insert(plan.segments.end(), inside.begin(), inside.end());
 }
 
+asio::awaitable<RestoreTarget> find_as_listed(Store& store, const RestoreOptions& options) {
+  const Chosen chosen = co_await choose_generation(store, options);
+  const Time latest = co_await latest_commit(store, chosen.generation, chosen.holdings);
+  co_return RestoreTarget{chosen.generation, latest};
+}
+
 }  // namespace
 
 asio::awaitable<Reach> reach_before(Store& store, const RestorePlan& plan, std::size_t end) {
@@ -296,10 +307,22 @@ asio::awaitable<std::optional<std::uint32_t>> size_behind(Store& store, Generati
   co_return metadata->database_size;
 }
 
+bool may_do_without_compacted(const Error& error, const RestoreOptions& options) {
+  if (!options.compacted) return false;
+  const auto* refused = dynamic_cast<const StoreError*>(&error);
+  // Folded further meanwhile: the smaller ones are deleted then.
+  if (refused != nullptr) return refused->kind() == StoreError::Kind::not_found;
+  return dynamic_cast<const CompactedUnusable*>(&error) != nullptr;
+}
+
 asio::awaitable<RestoreTarget> find_target(Store& store, RestoreOptions options) {
-  const Chosen chosen = co_await choose_generation(store, options);
-  const GenerationSpan span = co_await commit_span(store, chosen.generation, chosen.holdings);
-  co_return RestoreTarget{chosen.generation, span.latest};
+  try {
+    co_return co_await find_as_listed(store, options);
+  } catch (const Error& error) {
+    if (!may_do_without_compacted(error, options)) throw;
+  }
+  options.compacted = false;  // a restore says so
+  co_return co_await find_as_listed(store, options);
 }
 
 asio::awaitable<RestorePlan> survey(Store& store, const RestoreOptions& options) {

@@ -12,6 +12,9 @@ class CompactedUnusable : public Error {
   using Error::Error;
 };
 
+/// Whether what failed so with these options is to be tried again without options.compacted.
+bool may_do_without_compacted(const Error& error, const RestoreOptions& options);
+
 /// Finds out by listing, and by reading metadata where a moment was asked for, what a restore has
 /// to read. Throws Error when there is nothing for these options, CompactedUnusable where it may do
 /// without options.compacted. Uses options.generation, index, timestamp, until and compacted.

@@ -117,7 +117,7 @@ class RestoreLock {
   ForkClosedFd fd_;
 };
 
-// The one with the latest data. A store that cannot be asked may be that one, so it is an error.
+// The one with the latest data. One that cannot be asked, or is damaged, may be that: an error.
 asio::awaitable<std::unique_ptr<Store>> choose_store(const std::vector<ReplicaSettings>& replicas,
                                                      RestoreOptions& options) {
   if (replicas.size() == 1) {

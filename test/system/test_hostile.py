@@ -470,9 +470,9 @@ class Bucket:
         self.read = set()
 
     def list(self, query):
-        prefix, delimiter = query.get("prefix", ""), query.get("delimiter")
+        prefix, delimiter, after = query.get("prefix", ""), query.get("delimiter"), query.get("start-after", "")
         begin = int(query.get("continuation-token", 0))
-        keys = [key for key in self.keys if key.startswith(prefix)]
+        keys = [key for key in self.keys if key.startswith(prefix) and key > after]
         said, folders = [], set()
         for key in keys[begin : begin + 1000]:
             rest = key[len(prefix) :]

@@ -5,6 +5,8 @@ import json
 import pytest
 
 import harness
+from test_hostile import (COMPACTED, GOOD_SEGMENT, PREFIX, SEGMENT, SNAPSHOT, Bucket, credentials, database, segment,
+                          serving, snapshot, write_replica)  # fmt: skip
 from test_lifecycle import Session
 from test_sync_verify import write_config
 
@@ -62,3 +64,46 @@ def test_one_that_is_down_holds_no_other_back(build, own_minio, litestream, tmp_
         harness.compare_databases(source, tmp_path / f"{name}.db")
         litestream.restore(tmp_path / f"{name}-stock.db", stock)
         harness.compare_databases(source, tmp_path / f"{name}-stock.db")
+
+
+# Which of them is restored
+
+
+LATER = 2 * 10**18  # than what the objects that are made say of themselves
+OLDER = {SNAPSHOT: snapshot()}
+NEWER = {SNAPSHOT: snapshot(), SEGMENT: segment(GOOD_SEGMENT, last=LATER)}
+
+
+def damaged(content):
+    """In what it says of itself."""
+    return content[:20] + b"x" + content[21:]
+
+
+def restore(build, folder, urls, *flags):
+    """Exit code and what was said; the replicas are r0, r1, …"""
+    config = write_config(folder / "c.yml", folder / "app.db", *urls)
+    said = harness.run([build.sqlstream, "restore", "-config", config, *flags, folder / "app.db"],
+                       env=credentials(), check=False)  # fmt: skip
+    return said.returncode, said.stdout + said.stderr
+
+
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize("listed", [0, 1000], ids=["empty", "gone"])
+def test_the_latest_data_behind_a_compacted_object_that_cannot_be_used(build, tmp_path, listed, turned):
+    older = write_replica(tmp_path / "older", OLDER)
+    objects = {PREFIX + key: body for key, body in NEWER.items()} | ({} if listed else {PREFIX + COMPACTED: b""})
+    sizes = {key: len(body) for key, body in objects.items()} | {PREFIX + COMPACTED: listed}
+    with serving(Bucket(objects, sizes)) as newer:
+        urls = [f"file://{older}", newer][:: -1 if turned else 1]
+        code, said = restore(build, tmp_path, urls)
+    assert code == 0, said
+    assert "restoring without compacted segments" in said, said
+    assert (tmp_path / "app.db").read_bytes() == database()[:4096] + b"w" * 4096
+
+
+def test_the_latest_data_behind_a_first_snapshot_that_is_damaged(build, tmp_path):
+    objects = {SNAPSHOT: damaged(snapshot()), "snapshots/00000001.snapshot.lz4": snapshot(database(3), last=LATER)}
+    newer, older = write_replica(tmp_path / "newer", objects), write_replica(tmp_path / "older", OLDER)
+    code, said = restore(build, tmp_path, [f"file://{older}", f"file://{newer}"])
+    assert code == 0, said
+    assert (tmp_path / "app.db").read_bytes() == database(3)

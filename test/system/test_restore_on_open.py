@@ -180,7 +180,8 @@ def test_a_copy_that_replicates_nowhere(local):
     assert local.open(COUNT, uri=uri, SQLSTREAM_CONFIG=os.devnull).stdout == ALL
 
 
-def test_of_several_replicas_the_one_with_the_latest_data(local):
+@pytest.mark.parametrize("compacted", [False, True])
+def test_of_several_replicas_the_one_with_the_latest_data(local, compacted):
     older = local.folder / "older"
     config = local.folder / "c.yml"
     entry = {"path": str(local.database), "restore-if-missing": True,
@@ -189,7 +190,13 @@ def test_of_several_replicas_the_one_with_the_latest_data(local):
     harness.run(["cp", "-a", local.folder / "replica", older])
     for segment in older.glob("generations/*/wal/*"):
         segment.unlink()
+    if compacted:  # in which nothing is, of all there is
+        (folder,) = (local.folder / "replica").glob("generations/*")
+        index, offset = max((folder / "wal").iterdir()).name.split(".")[0].split("_")
+        (folder / "compacted").mkdir()
+        (folder / f"compacted/{index}_00000000_{int(offset, 16) + 1:08x}_1.wal.lz4").touch()
     assert local.open(COUNT, uri=f"file:{local.database}?vfs=sqlstream", SQLSTREAM_CONFIG=str(config)).stdout == ALL
+    assert ("restoring without compacted segments" in local.log.read_text()) == compacted
 
 
 def test_nothing_in_the_replica_is_a_new_database(local):
