@@ -69,22 +69,22 @@ ReplicaSettings choose_replica(const Source& source, RestoreOptions& options) {
   if (source.replicas.size() == 1) return source.replicas.front();
   const ReplicaSettings* best = nullptr;
   RestoreTarget latest;
-  std::exception_ptr why_not;
+  std::exception_ptr nothing;
   for (const ReplicaSettings& replica : source.replicas) {
     try {
       const RestoreTarget target = look_into(replica, options);
       if (best != nullptr && target.latest <= latest.latest) continue;
       best = &replica;
       latest = target;
-    } catch (const StoreError& error) {
+    } catch (const NothingToRestore&) {
+      if (!nothing) nothing = std::current_exception();
+    } catch (const Error& error) {
       // It may be the one with the latest data: whoever can do without must say so.
       throw Error(std::string(error.what()) + "; to restore from another replica, name it with " +
                   "-replica (this is " + replica.name + ')');
-    } catch (const Error&) {
-      if (!why_not) why_not = std::current_exception();
     }
   }
-  if (best == nullptr) std::rethrow_exception(why_not);
+  if (best == nullptr) std::rethrow_exception(nothing);
   options.generation = latest.generation;
   log::info("restoring from the replica with the latest data",
             {{"replica", best->name},

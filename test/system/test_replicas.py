@@ -107,3 +107,22 @@ def test_the_latest_data_behind_a_first_snapshot_that_is_damaged(build, tmp_path
     code, said = restore(build, tmp_path, [f"file://{older}", f"file://{newer}"])
     assert code == 0, said
     assert (tmp_path / "app.db").read_bytes() == database(3)
+
+
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize("other", [{}, OLDER], ids=["empty", "older"])
+@pytest.mark.parametrize("damage", ["snapshot", "segment", "not a folder"])
+def test_one_that_may_have_the_latest_data_is_not_passed_over(build, tmp_path, damage, other, turned):
+    bad, good = tmp_path / "bad", write_replica(tmp_path / "good", other)
+    if damage == "not a folder":
+        bad.write_text("")
+    else:
+        key = SNAPSHOT if damage == "snapshot" else SEGMENT
+        write_replica(bad, NEWER | {key: damaged(NEWER[key])})
+    urls = [f"file://{bad}", f"file://{good}"][:: -1 if turned else 1]
+    code, said = restore(build, tmp_path, urls, "-if-replica-exists")
+    assert code == 1 and not (tmp_path / "app.db").exists(), said
+    assert f"name it with -replica (this is r{int(turned)})" in said and str(bad) in said, said
+    # As it says.
+    code, said = restore(build, tmp_path, urls, "-if-replica-exists", "-replica", f"r{1 - turned}")
+    assert code == 0 and (tmp_path / "app.db").exists() == bool(other), said
