@@ -77,6 +77,12 @@ std::vector<replica::Segment> fewest_covering(std::span<const replica::Segment> 
   return chosen;
 }
 
+bool is_behind_compacted(const RestorePlan& plan, std::size_t at) {
+  return std::any_of(plan.segments.begin(),
+                     plan.segments.begin() + static_cast<std::ptrdiff_t>(at + 1),
+                     [](const replica::Segment& segment) { return segment.level != 0; });
+}
+
 std::optional<std::size_t> first_gap(const RestorePlan& plan) {
   std::uint64_t index = plan.snapshot.index;  // one behind the last must not be the first
   for (std::size_t i = 0; i < plan.segments.size(); ++i) {

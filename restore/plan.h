@@ -68,6 +68,9 @@ struct RestorePlan {
   std::vector<replica::Segment> segments;
 };
 
+/// Whether segment `at`, or one before it, is compacted: then that may be why it does not follow.
+bool is_behind_compacted(const RestorePlan& plan, std::size_t at);
+
 /// The first segment that cannot follow what is before it, as far as the names tell: an index that
 /// does not start at offset 0, or that skips one. Gaps inside an index show only when decoding.
 std::optional<std::size_t> first_gap(const RestorePlan& plan);

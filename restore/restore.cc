@@ -246,8 +246,11 @@ class Restore {
         if (stopped_) co_return;
         co_await on_worker(workers_, replay);
       } while (waits);
-      if (!reason.empty() && plan_.segments[failed].level != 0) throw CompactedUnusable(reason);
       if (!reason.empty()) {
+        if (plan_.segments[failed].level != 0) throw CompactedUnusable(reason);
+        if (is_behind_compacted(plan_, failed)) {
+          throw CompactedUnusable(reason + ", or a compacted one before it is damaged");
+        }
         const Reach reach = co_await reach_before(store_, plan_, failed);
         throw Error(reason + ": " + describe_reach(reach));
       }

@@ -352,10 +352,12 @@ asio::awaitable<RestorePlan> survey(Store& store, const RestoreOptions& options)
   if (options.timestamp) co_await limit_to_time(store, plan, *options.timestamp);
 
   if (const auto gap = first_gap(plan)) {
+    const std::string missing = "cannot restore, a WAL segment is missing in " + store.url() +
+                                " before " + replica::key_of(plan.generation, plan.segments[*gap]);
+    // A bucket that is copied while it is written may have compacted ones of segments it has not.
+    if (is_behind_compacted(plan, *gap)) throw CompactedUnusable(missing);
     const Reach reach = co_await reach_before(store, plan, *gap);
-    throw Error("cannot restore, a WAL segment is missing in " + store.url() + " before " +
-                replica::key_of(plan.generation, plan.segments[*gap]) + ": " +
-                describe_reach(reach));
+    throw Error(missing + ": " + describe_reach(reach));
   }
   co_return plan;
 }

@@ -6,7 +6,8 @@
 
 namespace sqlstream {
 
-/// A compacted segment is damaged or gone. What it stands for is there as it was shipped.
+/// A compacted segment is damaged or gone, or may be why one behind it does not follow. What it
+/// stands for is there as it was shipped.
 class CompactedUnusable : public Error {
  public:
   using Error::Error;

@@ -84,6 +84,13 @@ def segment(frames, page_size=PAGE, **changes):
     return metadata("segment", **{**values, "wal_sum": sums, **changes}) + lz4(data)
 
 
+def behind(before, frames, **changes):
+    """The segment of `frames` behind those of the index that others hold."""
+    begin, (data, sums) = len(wal(before)[0]), wal(before + frames)
+    values = {"last": 10**18, "first_seq": 3, "last_seq": 3, "wal_size": len(data) - begin}
+    return metadata("segment", **{**values, "wal_sum": sums, **changes}) + lz4(data[begin:])
+
+
 def compacted(frames, data=None, **changes):
     """In the place of the one segment."""
     values = {"last": 10**18, "first_seq": 2, "last_seq": 2, "page_size": PAGE, "db_size": 2,
@@ -104,6 +111,8 @@ SNAPSHOT = "snapshots/00000000.snapshot.lz4"
 SEGMENT = "wal/00000000_00000000.wal.lz4"
 COMPACTED = "compacted/00000000_00000000_00001038_1.wal.lz4"
 GOOD_SEGMENT = [(2, 2, b"w" * PAGE)]
+SECOND, SECOND_FRAMES = "wal/00000000_00001038.wal.lz4", [(2, 2, b"x" * PAGE)]
+THIRD, THIRD_FRAMES = "wal/00000000_00002050.wal.lz4", [(3, 3, b"y" * PAGE)]
 
 
 def write_replica(folder, objects):
@@ -278,6 +287,57 @@ def test_compacted(build, tmp_path, output, content, said, with_segments):
     assert re.search(f"WARN.*{said}.*; restoring without compacted segments", lines), lines
     page = b"w" if with_segments else b"\2"
     assert output.read_bytes() == database()[:PAGE] + page * PAGE
+
+
+@pytest.mark.parametrize(
+    "end, changes, said",
+    [
+        (0x1038, {"wal_sum": [1, 2]}, f"/{SECOND} is damaged"),
+        (0x1038, {"wal_salt": [2, 1]}, f"/{SECOND} is damaged"),
+        (0x1000, {"wal_size": 0x1000}, f"is missing in .* before .*/{SECOND}"),
+        (0x1039, {"wal_size": 0x1039}, f"is missing in .* before .*/{THIRD}"),
+    ],
+    ids=range(4),
+)
+@pytest.mark.parametrize("whole", [True, False], ids=["whole", "third damaged"])
+def test_compacted_that_nothing_follows(build, tmp_path, output, end, changes, said, whole):
+    """It is done without, and what is said of the segments then is true."""
+    third = behind(GOOD_SEGMENT + SECOND_FRAMES, THIRD_FRAMES)
+    objects = {
+        SNAPSHOT: snapshot(),
+        SEGMENT: segment(GOOD_SEGMENT),
+        SECOND: behind(GOOD_SEGMENT, SECOND_FRAMES),
+        THIRD: third if whole else third[:-1],
+        f"compacted/00000000_00000000_{end:08x}_1.wal.lz4": compacted(GOOD_SEGMENT, **changes),
+    }
+    code, lines = restore(build, output, write_replica(tmp_path / "replica", objects))
+    assert re.search(f"WARN.*{said}.*, or a compacted one before it is damaged; restoring without", lines), lines
+    if whole:
+        assert code == 0, lines
+        assert output.read_bytes() == database()[:PAGE] + b"x" * PAGE + b"y" * PAGE
+    else:
+        assert code == 1, lines
+        assert re.search(f"{THIRD} is damaged .*: a restore can go to {GENERATION}/00000000:00002050", lines), lines
+
+
+def test_compacted_further_than_there_are_segments(build, tmp_path, output):
+    """As a bucket has it that was copied while it was written, `wal/` first."""
+    objects = {SNAPSHOT: snapshot(), SEGMENT: segment(GOOD_SEGMENT)}
+    objects[COMPACTED.replace("/00000000", "/00000002")] = compacted([(2, 2, b"c" * PAGE)])
+    code, lines = restore(build, output, write_replica(tmp_path / "replica", objects))
+    assert code == 0, lines
+    assert re.search("WARN.*is missing in .* before .*/compacted/00000002.*; restoring without", lines), lines
+    assert output.read_bytes() == database()[:PAGE] + b"w" * PAGE
+
+
+def test_a_missing_segment_behind_a_damaged_compacted_object(build, tmp_path, output):
+    """The segment is what is said to be missing, with how far the others reach."""
+    content = compacted(GOOD_SEGMENT)
+    objects = {SNAPSHOT: snapshot(), SEGMENT: segment(GOOD_SEGMENT), COMPACTED: content[:20] + b"x" + content[21:]}
+    objects[SEGMENT.replace("/00000000", "/00000002")] = segment(GOOD_SEGMENT)
+    said = fails(build, output, write_replica(tmp_path / "replica", objects))
+    missing = "is missing in .* before .*/wal/00000002_00000000"
+    assert re.search(f"{missing}.*: a restore can go to {GENERATION}/00000000:00001038", said), said
 
 
 @pytest.mark.parametrize(
