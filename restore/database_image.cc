@@ -100,9 +100,9 @@ void DatabaseImage::write_page(std::uint32_t page, ByteView data) {
   file_.write(at, data);
 }
 
-bool DatabaseImage::crowded() {
+bool DatabaseImage::crowded(std::uint64_t pending) {
   const std::lock_guard lock(mutex_);
-  return claims_.size() >= kMostChunks;
+  return !snapshot_done_ && claims_.size() + pending / 4 >= kMostChunks;
 }
 
 void DatabaseImage::commit(std::uint32_t pages) {

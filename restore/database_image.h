@@ -36,8 +36,10 @@ class DatabaseImage {
   /// The WAL's side. A page of the batch that the next commit ends.
   void write_page(std::uint32_t page, ByteView data);
   /// True while the WAL is to wait for the snapshot to move: it has written in so many places ahead
-  /// of it that to remember many more would take much memory.
-  bool crowded();
+  /// of it that to remember many more would take much memory. `pending` frames wait for their
+  /// commit, to be written at once then: seldom each in another place, so a few of them count as
+  /// one.
+  bool crowded(std::uint64_t pending = 0);
   static constexpr std::size_t kMostChunks = 16384;  ///< 256 GiB of pages of 4 KiB, if in order
   /// Ends a batch: the database has `pages` pages now. What was beyond is gone for good.
   void commit(std::uint32_t pages);

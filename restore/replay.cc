@@ -1,6 +1,9 @@
 #include "restore/replay.h"
 
 #include <algorithm>
+#include <array>
+#include <bit>
+#include <cstring>
 #include <string>
 #include <string_view>
 
@@ -91,7 +94,9 @@ void SnapshotReplay::finish() {
 }
 
 void PendingFrames::add(std::uint32_t page, ByteView data) {
-  pages_.push_back(page);
+  ++count_;
+  const auto number = std::bit_cast<std::array<std::uint8_t, sizeof page>>(page);
+  memory_.insert(memory_.end(), number.begin(), number.end());
   memory_.insert(memory_.end(), data.begin(), data.end());
   if (memory_.size() < kMemory) return;
   if (!scratch_) scratch_ = target_.scratch();
@@ -101,23 +106,25 @@ void PendingFrames::add(std::uint32_t page, ByteView data) {
 }
 
 void PendingFrames::apply(DatabaseImage& image) {
-  const std::uint32_t page_size = image.page_size();
-  Bytes buffer(scratch_size_ > 0 ? page_size : 0);
-  std::uint64_t at = 0;
-  for (const std::uint32_t page : pages_) {
-    if (at < scratch_size_) {
-      scratch_->read(at, buffer);
-      image.write_page(page, buffer);
-    } else {
-      image.write_page(page, ByteView(memory_).subspan(at - scratch_size_, page_size));
-    }
-    at += page_size;
+  const std::size_t size = sizeof(std::uint32_t) + image.page_size();
+  const auto apply_one = [&](ByteView frame) {
+    std::uint32_t page = 0;
+    std::memcpy(&page, frame.data(), sizeof page);
+    image.write_page(page, frame.subspan(sizeof page));
+  };
+  Bytes buffer(scratch_size_ > 0 ? size : 0);
+  for (std::uint64_t at = 0; at < scratch_size_; at += size) {
+    scratch_->read(at, buffer);
+    apply_one(buffer);
+  }
+  for (std::size_t at = 0; at < memory_.size(); at += size) {
+    apply_one(ByteView(memory_).subspan(at, size));
   }
   drop();
 }
 
 void PendingFrames::drop() {
-  pages_.clear();
+  count_ = 0;
   memory_.clear();
   if (scratch_size_ > 0) scratch_->clear();
   scratch_size_ = 0;

@@ -2,7 +2,6 @@
 
 #include <cstdint>
 #include <optional>
-#include <vector>
 
 #include "base/bytes.h"
 #include "base/error.h"
@@ -55,7 +54,8 @@ class SnapshotReplay {
 class PendingFrames {
  public:
   explicit PendingFrames(const TargetFile& target) : target_(target) {}
-  bool empty() const { return pages_.empty(); }
+  bool empty() const { return count_ == 0; }
+  std::uint64_t count() const { return count_; }
   void add(std::uint32_t page, ByteView data);
   void apply(DatabaseImage& image);
   void drop();
@@ -64,8 +64,8 @@ class PendingFrames {
   static constexpr std::size_t kMemory = 1 << 20;
 
   const TargetFile& target_;
-  std::vector<std::uint32_t> pages_;
-  Bytes memory_;  // the last of them
+  std::uint64_t count_ = 0;
+  Bytes memory_;  // the last of them, each behind its page's number
   std::optional<ScratchFile> scratch_;
   std::uint64_t scratch_size_ = 0;
 };
@@ -78,6 +78,8 @@ class WalReplay {
   /// What the WAL follows, where known: so that nothing is missing in between.
   void follow(const Metadata& snapshot) { last_sequence_ = snapshot.last_sequence; }
 
+  /// What comes next must wait for more of the snapshot.
+  bool waits() const { return image_.crowded(pending_.count()); }
   /// Throws SegmentMissing when the segment (a compacted one, too) does not follow what was
   /// replayed.
   void begin(const replica::Segment& segment, const std::optional<Metadata>& metadata);

@@ -203,7 +203,7 @@ class Restore {
         const auto& segment = plan_.segments[piece.object];
         try {
           do {
-            waits = image_.crowded();
+            waits = wal_.waits();
             if (waits) return;
             if (offset == 0 && piece.first) {
               if (segment.position.offset == 0) index_begun_ = steady_clock::now();
@@ -242,7 +242,7 @@ class Restore {
       }
       next = offset = 0;
       do {
-        while (waits && image_.crowded() && !stopped_) co_await snapshot_moved_.wait();
+        while (waits && wal_.waits() && !stopped_) co_await snapshot_moved_.wait();
         if (stopped_) co_return;
         co_await on_worker(workers_, replay);
       } while (waits);

@@ -4,15 +4,19 @@
 #include <atomic>
 #include <chrono>
 #include <csignal>
+#include <fstream>
 #include <functional>
 #include <future>
 #include <memory>
 #include <sys/resource.h>
 #include <thread>
+#include <utility>
 
 #include <doctest/doctest.h>
 
+#include "format/lz4_frame.h"
 #include "format/wal.h"
+#include "restore/replay.h"
 #include "test/unit/config/temp_folder.h"
 #include "test/unit/format/random.h"
 #include "test/unit/restore/history.h"
@@ -42,6 +46,49 @@ TEST_CASE("it is crowded while the WAL is ahead of the snapshot in very many pla
   CHECK(image.crowded());
   image.end_snapshot();
   CHECK_FALSE(image.crowded());
+  CHECK_FALSE(image.crowded(1 << 30));
+}
+
+TEST_CASE("the WAL waits for the snapshot with very many frames of one transaction") {
+  constexpr std::uint32_t kPageSize = 512;
+  const TempFolder folder;
+  TargetFile target(folder.path() + "/db");
+  DatabaseImage image(target);
+  image.set_page_size(kPageSize);
+  WalReplay replay(image, target);
+  Bytes frames;
+  lz4::Compressor compressor;
+  Bytes stored;
+  wal::Encoder encoder(kPageSize, {1, 2}, 0, frames);
+  const auto content = [](std::uint32_t page) {
+    return Bytes(kPageSize, static_cast<std::uint8_t>(page % 251));
+  };
+  const auto feed = [&](std::uint32_t first, std::uint32_t last, std::uint32_t commit_size) {
+    for (std::uint32_t page = first; page <= last; ++page) {
+      encoder.append(page, page == last ? commit_size : 0, content(page), frames);
+      compressor.write(std::exchange(frames, {}), stored);
+    }
+    if (commit_size != 0) compressor.finish(stored);
+    replay.write(std::exchange(stored, {}));
+  };
+  constexpr std::uint32_t kMany = 4 * DatabaseImage::kMostChunks;
+  replay.begin({}, std::nullopt);
+  feed(1, kMany - 1, 0);
+  CHECK_FALSE(replay.waits());
+  feed(kMany, kMany + 10'000, 0);
+  CHECK(replay.waits());
+  image.end_snapshot();
+  CHECK_FALSE(replay.waits());
+  feed(kMany + 10'001, kMany + 10'002, kMany + 10'002);
+  replay.end();
+  CHECK(image.finish() == kMany + 10'002);
+  target.publish();
+  std::ifstream written(folder.path() + "/db", std::ios::binary);
+  Bytes page(kPageSize);
+  for (std::uint32_t number = 1; number <= kMany + 10'002; ++number) {
+    written.read(reinterpret_cast<char*>(page.data()), kPageSize);
+    if (page != content(number)) FAIL("page " << number);
+  }
 }
 
 TEST_CASE("a snapshot and a WAL written at the same time give what one after the other gives") {
