@@ -68,6 +68,7 @@ struct Holdings {
 
 constexpr std::uint32_t kLastOffset = std::numeric_limits<std::uint32_t>::max();
 constexpr std::uint64_t kEnd = std::numeric_limits<std::uint64_t>::max();  // behind every offset
+constexpr std::uint64_t kFirstLook = 256 << 10;  // of the WAL; some ten small segments
 
 // Behind every segment that begins before `position`.
 std::optional<Position> right_before(Position position) {
@@ -94,12 +95,41 @@ asio::awaitable<Holdings> list_holdings(Store& store, Generation generation, boo
   co_return holdings;
 }
 
+// The last of the segments that a compacted one stands for, if it is there. Looked for from the end
+// on: there may be a hundred thousand.
+asio::awaitable<std::optional<Segment>> last_inside(Store& store, Generation generation,
+                                                    const Segment& compacted) {
+  const Position end{compacted.position.index, compacted.end};
+  const std::uint64_t size = end.offset - compacted.position.offset;
+  for (std::uint64_t length = kFirstLook;; length *= 16) {
+    length = std::min(length, size);
+    const Position from{end.index, end.offset - length};
+    const auto segments =
+        co_await replica::list_segments(store, generation, right_before(from), end);
+    if (!segments.empty()) co_return segments.back();
+    if (length == size) co_return std::nullopt;
+  }
+}
+
+// When the store got the last of what a compacted segment stands for. It was itself put later,
+// perhaps when the next generation had begun.
+asio::awaitable<Time> stored_time(Store& store, Generation generation, const Segment& segment) {
+  if (segment.level == 0) co_return segment.created;
+  if (const auto last = co_await last_inside(store, generation, segment)) co_return last->created;
+  // Somebody deleted them: it was not before the commit, whose time is all that is left.
+  const Time committed = co_await time_of(store, generation, segment);
+  co_return std::min(segment.created, committed);
+}
+
 // By the store's times: those of the objects themselves cost two reads for each generation.
-GenerationSpan stored_span(Generation generation, const Holdings& holdings) {
+asio::awaitable<GenerationSpan> stored_span(Store& store, Generation generation,
+                                            const Holdings& holdings) {
   GenerationSpan span{generation, holdings.snapshots.front().created,
                       holdings.snapshots.back().created};
-  if (const Segment* last = holdings.last()) span.latest = std::max(span.latest, last->created);
-  return span;
+  if (const Segment* last = holdings.last()) {
+    span.latest = std::max(span.latest, co_await stored_time(store, generation, *last));
+  }
+  co_return span;
 }
 
 asio::awaitable<Time> latest_commit(Store& store, Generation generation, const Holdings& holdings) {
@@ -159,7 +189,7 @@ asio::awaitable<Chosen> choose_generation(Store& store, const RestoreOptions& op
     if (options.timestamp) {
       spans.push_back(co_await commit_span(store, generation, found));
     } else {
-      spans.push_back(stored_span(generation, found));
+      spans.push_back(co_await stored_span(store, generation, found));
     }
     chosen.holdings = std::move(found);
   }
@@ -297,13 +327,12 @@ asio::awaitable<Reach> reach_before(Store& store, const RestorePlan& plan, std::
 
 asio::awaitable<std::optional<std::uint32_t>> size_behind(Store& store, Generation generation,
                                                           const Segment& compacted) {
-  const Position end{compacted.position.index, compacted.end};
-  const auto segments =
-      co_await replica::list_segments(store, generation, right_before(compacted.position), end);
-  if (segments.empty()) co_return std::nullopt;
-  const Segment& last = segments.back();
-  const auto metadata = co_await metadata_of(store, replica::key_of(generation, last));
-  if (!metadata || last.position.offset + metadata->wal_size != end.offset) co_return std::nullopt;
+  const auto last = co_await last_inside(store, generation, compacted);
+  if (!last) co_return std::nullopt;
+  const auto metadata = co_await metadata_of(store, replica::key_of(generation, *last));
+  if (!metadata || last->position.offset + metadata->wal_size != compacted.end) {
+    co_return std::nullopt;
+  }
   co_return metadata->database_size;
 }
 

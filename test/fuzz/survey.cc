@@ -111,7 +111,8 @@ void add_object(fuzz::Input& input, Replica& replica) {
     key = names::snapshot_key(generation, begin.index);
     content = content_of(input, flags, Metadata::Kind::snapshot, begin, begin.offset);
   } else if (kind % 4 == 1) {
-    const std::uint64_t end = begin.offset + 1 + input.byte() % 16U;
+    const std::uint8_t length = input.byte();
+    const std::uint64_t end = begin.offset + 1 + (length < 0xf0 ? length % 16U : 1U << 20);
     key = names::compacted_key(generation, begin, end, 1 + kind / 16U);
     content = content_of(input, flags, Metadata::Kind::compacted, begin, end);
   } else {

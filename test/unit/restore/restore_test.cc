@@ -2,6 +2,7 @@
 
 #include <csignal>
 #include <cstdio>
+#include <fcntl.h>
 #include <filesystem>
 #include <set>
 #include <sys/resource.h>
@@ -586,6 +587,50 @@ TEST_CASE("the generation: the newest, the one at a moment, the one asked for") 
   const std::string text = f.error(until(second(25)));
   CHECK(mentions(text, Generation{5}.str()));
   CHECK(mentions(text, Generation{2}.str()));
+}
+
+TEST_CASE("what is folded when its generation has ended does not make that the newest") {
+  test::Random random("late fold");
+  Fixture f;
+  const auto second = [](int n) { return kBegin + std::chrono::seconds(n); };
+  // As S3 has them: when they were put.
+  const auto put_at = [](const std::string& path, Time time) {
+    const timespec at{time.time_since_epoch().count() / 1'000'000'000, 0};
+    const timespec times[2] = {at, at};
+    REQUIRE(::utimensat(AT_FDCWD, path.c_str(), times, 0) == 0);
+  };
+  History older(f.replica, {9}, 1024, true, second(0));
+  std::vector<replica::Segment> run;
+  for (int n = 1; n <= 32; ++n) {
+    auto images = random_images(random, 1024, 40);
+    // The last one is longer than the end that is listed first.
+    for (std::uint32_t page = 41; n == 32 && page <= 400; ++page) {
+      images.emplace_back(page, random.bytes(1024));
+    }
+    older.batch(images, n == 32 ? 400 : 40, 1, second(n));
+    const auto name = names::parse_segment_key(older.keys().back());
+    run.push_back({name->position, 0, {}, 0, older.points().back().position.offset});
+  }
+  for (std::size_t n = 0; n < older.keys().size(); ++n) {
+    put_at(older.path(older.keys()[n]), second(static_cast<int>(n)));
+  }
+  History newer(f.replica, {2}, 1024, true, second(40));
+  put_at(newer.path(newer.keys().back()), second(40));
+  const auto folded = compact(older, run, random);
+  REQUIRE(folded);
+  put_at(older.path(key_of(older.generation(), *folded)), second(50));
+
+  f.restore();
+  CHECK(f.restored(newer.image()));
+  // Nor where the segments are gone that it stands for.
+  for (const auto& segment : run) fs::remove(older.path(key_of(older.generation(), segment)));
+  f.restore();
+  CHECK(f.restored(newer.image()));
+
+  // What it holds counts all the same.
+  put_at(newer.path(newer.keys().back()), second(20));
+  f.restore();
+  CHECK(f.restored(older.image()));
 }
 
 TEST_CASE("what exists beside the output is never touched") {
