@@ -233,6 +233,7 @@ asio::awaitable<std::optional<std::uint64_t>> Compaction::fold(
     const bool last = piece.size() < kPiece;
     read([&] { merge.give(i, std::move(piece), last); });
   }
+  if (!wanted() || generation != generation_) co_return std::nullopt;
   co_await upload->finish();
   co_return written;
 }

@@ -54,11 +54,13 @@ class Compaction {
 
   /// A segment is there, behind which the replica ends.
   void shipped(Generation generation, const replica::Segment& segment);
+  /// Of which it folds.
+  Generation generation() const { return generation_; }
   bool due() const { return plan_.next().has_value(); }
   /// Does what is due; one object at most. Throws StoreError; what failed is looked for again when
   /// more was shipped. What is damaged is logged, and passed over like what cannot be folded: it is
-  /// not read again. Nothing becomes visible of what is no longer `wanted`. The bytes of what was
-  /// written; 0: nothing.
+  /// not read again. Nothing is put that is no longer `wanted`. The bytes of what was written; 0:
+  /// nothing.
   asio::awaitable<std::uint64_t> run(const std::function<bool()>& wanted);
 
  private:

@@ -46,8 +46,11 @@ Maintenance::Maintenance(Replicator& replicator)
       compaction_(replicator.store(), deletion_, fields_of(replicator)),
       signal_(Engine::get().executor()) {}
 
+// The old generation's last segments stay as they are: who folded them would write behind the new
+// one's snapshot.
 bool Maintenance::compaction_due() const {
-  return replicator_.settings().compaction && compaction_.due();
+  return replicator_.settings().compaction && compaction_.due() &&
+         replicator_.shipping() == compaction_.generation();
 }
 
 std::optional<Time> Maintenance::snapshot_due() const {
@@ -128,8 +131,8 @@ asio::awaitable<void> Maintenance::run() {
 }
 
 asio::awaitable<void> Maintenance::compact() {
-  const std::function<bool()> wanted = [this] {
-    return !replicator_.stopping() && replicator_.shipping();
+  const std::function<bool()> wanted = [this, generation = compaction_.generation()] {
+    return !replicator_.stopping() && replicator_.shipping() == generation;
   };
   const auto written = co_await compaction_.run(wanted);
   if (written > 0) replicator_.spent(written);

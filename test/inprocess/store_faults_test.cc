@@ -311,3 +311,48 @@ TEST_CASE("refusals and lost answers at random: nothing is lost, and the generat
   faulty.reset();
   at.expect_restored();
 }
+
+TEST_CASE("what was to be folded when its generation ended is not put behind the next one") {
+  const Replicated at;
+  Faulty faulty;
+  Writer db(at.uri());
+  db.must("PRAGMA journal_mode=WAL; CREATE TABLE t(i INTEGER PRIMARY KEY, x)");
+  db.shipped();
+  const std::string before = generation(db);
+  const std::string folder = at.replica() + "/generations/";
+  const auto insert = [&] { db.must("INSERT INTO t VALUES (NULL, randomblob(100))"); };
+  const auto segments = [&] {
+    const std::filesystem::path wal = folder + before + "/wal";
+    return std::filesystem::exists(wal)
+               ? std::distance(std::filesystem::directory_iterator(wal), {})
+               : 0;
+  };
+  while (segments() < 31) {
+    insert();
+    db.shipped();
+  }
+  // With the next one its fold begins, which reads all of them, one after the other.
+  const auto set_latency = [&](int ms) {
+    faulty.on_store(at,
+                    [ms](FaultStore& store) { store.set_latency(std::chrono::milliseconds(ms)); });
+  };
+  set_latency(150);
+  insert();
+  db.shipped();
+  CHECK(segments() == 32);
+  {
+    Sqlite other("file:" + at.path(), nullptr);
+    other.must("PRAGMA busy_timeout=10000; INSERT INTO t VALUES (NULL, 1)");
+    other.must("PRAGMA wal_checkpoint(RESTART); INSERT INTO t VALUES (NULL, 2)");
+  }
+  insert();
+  CHECK(generation(db) != before);
+  db.shipped();
+  set_latency(0);
+  CHECK(std::filesystem::exists(folder + generation(db) + "/snapshots"));
+  std::this_thread::sleep_for(std::chrono::seconds(1));
+  CHECK(faulty.on_store(at, [](FaultStore& store) { return times(Until::compaction, store); }) ==
+        0);
+  db.close();
+  at.expect_restored();
+}

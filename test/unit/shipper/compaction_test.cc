@@ -286,6 +286,24 @@ TEST_CASE("a process goes on folding where another ended, whatever failed in bet
   CHECK(inside <= CompactionPlan::kFanIn);
 }
 
+TEST_CASE("what is wanted no more when all of it was written is not put, and folded when it is") {
+  test::Random random("compaction unwanted");
+  Replica replica;
+  while (!replica.compaction().due()) replica.ship(random);
+  // Its upload has begun.
+  const std::string folder = replica.history().path("generations/0000000000000007/compacted");
+  bool begun = false;
+  replica.run([&] {
+    begun = std::filesystem::exists(folder);
+    return !begun;
+  });
+  CHECK(begun);
+  CHECK(replica.compacted().empty());
+  replica.run();
+  CHECK(replica.compacted().size() == 1);
+  replica.check(11);
+}
+
 TEST_CASE("what is damaged is said once and read once, and those behind it are folded") {
   using Operation = FaultStore::Operation;
   test::Random random("compaction behind damage");
