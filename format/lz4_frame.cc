@@ -7,6 +7,7 @@
 #include <string>
 #include <utility>
 
+#define LZ4F_STATIC_LINKING_ONLY  // for LZ4F_getErrorCode()
 #include <lz4frame.h>
 
 #include "base/error.h"
@@ -43,8 +44,14 @@ LZ4F_preferences_t preferences(Effort effort, std::uint64_t size) {
   return p;
 }
 
+// Says nothing of the data.
+void check_memory(std::size_t result) {
+  if (LZ4F_getErrorCode(result) == LZ4F_ERROR_allocation_failed) throw std::bad_alloc();
+}
+
 // The only failures of the writing side are a lack of memory and wrong use.
 std::size_t check_written(std::size_t result) {
+  check_memory(result);
   if (LZ4F_isError(result)) {
     throw Error(std::string("cannot compress with LZ4: ") + LZ4F_getErrorName(result));
   }
@@ -157,6 +164,7 @@ struct Decompressor::Impl {
       produced = room.size();
       const std::size_t hint =
           LZ4F_decompress(context.get(), room.data(), &produced, data.data(), &consumed, nullptr);
+      check_memory(hint);
       if (LZ4F_isError(hint)) {
         throw Error(std::string("the LZ4 data is damaged (") + LZ4F_getErrorName(hint) + ")");
       }

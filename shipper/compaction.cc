@@ -5,6 +5,7 @@
 #include <memory>
 #include <utility>
 
+#include "base/error.h"
 #include "format/segment_merge.h"
 
 namespace sqlstream {
@@ -23,6 +24,12 @@ bool inside(const replica::Segment& segment, const replica::Segment& other) {
          segment.position.offset >= other.position.offset && segment.end <= other.end &&
          segment.level < other.level;
 }
+
+// What a segment holds is wrong; not the store, nor this host.
+class Damage : public Error {
+ public:
+  using Error::Error;
+};
 
 }  // namespace
 
@@ -161,7 +168,7 @@ asio::awaitable<std::uint64_t> Compaction::fold_next(const std::function<bool()>
   } catch (const StoreError& e) {
     // From an upload whose answer was lost, or a process that died: it holds the same.
     if (e.kind() != StoreError::Kind::exists) throw;
-  } catch (const Error& e) {
+  } catch (const Damage& e) {
     folded = false;
     damage = e.what();
   }
@@ -203,9 +210,9 @@ asio::awaitable<std::optional<std::uint64_t>> Compaction::fold(
     } catch (const SegmentMerge::Unsuitable&) {
       throw;
     } catch (const Error& e) {
-      throw Error("object " + store_.url() + "/" +
-                  replica::key_of(generation, inputs[merge.reading()]) + " is damaged (" +
-                  e.what() + ")");
+      throw Damage("object " + store_.url() + "/" +
+                   replica::key_of(generation, inputs[merge.reading()]) + " is damaged (" +
+                   e.what() + ")");
     }
   };
   std::vector<std::uint64_t> taken(inputs.size());

@@ -1,12 +1,15 @@
 #include "format/lz4_frame.h"
 
 #include <cstdlib>
+#include <functional>
+#include <new>
 #include <string>
 
 #include <doctest/doctest.h>
 
 #include "base/error.h"
 #include "test/unit/format/files.h"
+#include "test/unit/format/lz4_memory.h"
 #include "test/unit/format/random.h"
 
 namespace sqlstream::lz4 {
@@ -53,6 +56,12 @@ Bytes sample(test::Random& random, std::size_t size) {
 Bytes operator+(Bytes a, const Bytes& b) {
   a.insert(a.end(), b.begin(), b.end());
   return a;
+}
+
+void without_memory(const std::function<void()>& work) {
+  test::lz4_lacks = 64 << 10;
+  CHECK_THROWS_AS(work(), std::bad_alloc);
+  test::lz4_lacks = test::kLz4LacksNothing;
 }
 
 void run_lz4(const std::string& arguments) {
@@ -214,6 +223,16 @@ TEST_CASE("we read what the lz4 program writes: any block size, linked or not, w
     CHECK(decompress(frame) == data);
     CHECK(decompress(frame, &random) == data);
   }
+}
+
+TEST_CASE("want of memory is told as such") {
+  test::Random random("want of memory");
+  const Bytes data = sample(random, 100'000);
+  const Bytes compressed = compress(data);
+  const Compressor other;  // so that the next one finds nothing of one before it
+  without_memory([&] { compress(data); });
+  without_memory([&] { decompress(compressed); });
+  CHECK(decompress(compress(data)) == data);
 }
 
 TEST_CASE("blocks that are larger than asked for are refused, in every frame") {

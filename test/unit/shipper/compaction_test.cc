@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <new>
 #include <set>
 
 #include <boost/asio/co_spawn.hpp>
@@ -18,6 +19,7 @@
 #include "restore/restore.h"
 #include "store/fault_store.h"
 #include "test/unit/config/temp_folder.h"
+#include "test/unit/format/lz4_memory.h"
 #include "test/unit/format/random.h"
 #include "test/unit/restore/history.h"
 #include "test/unit/store/run.h"
@@ -355,6 +357,31 @@ TEST_CASE("what is damaged is said once and read once, and those behind it are f
   replica.faults().clear();
   test::write_file(replica.history().path(key), whole);
   replica.check(40);
+}
+
+TEST_CASE("what is not a segment's fault is no damage: a later look folds what was left") {
+  test::Random random("compaction without damage");
+  Replica replica;
+  int lines = 0;
+  log::set_sink([&](log::Level, std::string_view) { ++lines; });
+  while (!replica.compaction().due()) replica.ship(random);
+  SUBCASE("want of memory") {
+    test::lz4_lacks = 64 << 10;
+    CHECK_THROWS_AS(replica.run(), std::bad_alloc);
+    test::lz4_lacks = test::kLz4LacksNothing;
+  }
+  SUBCASE("an error beside the segments") {
+    CHECK_THROWS_AS(replica.run([]() -> bool { throw Error("no answer"); }), Error);
+  }
+  CHECK(replica.compacted().empty());
+  while (!replica.compaction().due()) replica.ship(random);
+  while (replica.compaction().due()) replica.run();
+  log::set_sink({});
+  CHECK(lines == 0);
+  const auto compacted = replica.compacted();
+  REQUIRE(compacted.size() == 2);
+  CHECK(compacted.front().position.offset == 0);
+  replica.check(17);
 }
 
 TEST_CASE("a store that refuses to delete keeps all, says so once, and is compacted all the same") {
