@@ -88,7 +88,9 @@ struct Compressor::Impl {
     context.reset(raw);
   }
 
-  void append(std::size_t result, Bytes& out) const {
+  void append(std::size_t result, Bytes& out) {
+    // Where it lacked memory, liblz4 takes it for having what it has not.
+    if (LZ4F_isError(result)) LZ4F_freeCompressionContext(context.release());
     const std::size_t n = check_written(result);
     out.insert(out.end(), buffer.get(), buffer.get() + n);
   }

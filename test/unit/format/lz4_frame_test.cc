@@ -235,6 +235,15 @@ TEST_CASE("want of memory is told as such") {
   CHECK(decompress(compress(data)) == data);
 }
 
+TEST_CASE("who compresses behind one that lacked memory has what it needs") {
+  test::Random random("behind want of memory");
+  const Bytes data = sample(random, 1000);
+  const Compressor other;  // so that the next one finds nothing of one before it
+  compress(data);
+  without_memory([&] { compress(data, nullptr, Effort::high); });
+  CHECK(decompress(compress(data)) == data);
+}
+
 TEST_CASE("blocks that are larger than asked for are refused, in every frame") {
   test::Random random("lz4 block sizes");
   const test::TempFolder folder;
