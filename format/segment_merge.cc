@@ -68,6 +68,7 @@ void SegmentMerge::begin(Bytes& out) {
     if (m.batch_frame == 0) metadata_.commits += m.commits;
   }
   next_zero_ = std::uint64_t{keep} + 1;
+  for (std::size_t i = 1; i < inputs_.size(); ++i) follow(i);
 
   const Bytes head = encode_metadata(metadata_);
   out.insert(out.end(), head.begin(), head.end());
@@ -75,8 +76,40 @@ void SegmentMerge::begin(Bytes& out) {
   begun_ = true;
 }
 
+// Behind the one before it.
+void SegmentMerge::follow(std::size_t input) {
+  reading_ = input;
+  const Metadata& before = *inputs_[input - 1].metadata;
+  const Metadata& metadata = *inputs_[input].metadata;
+  if (before.last_sequence != 0 && metadata.batch_frame == 0 &&
+      metadata.first_sequence != before.last_sequence + 1) {
+    throw Error("it does not go on where the one before it ended");
+  }
+  inputs_[input].sum = before.wal_sum;
+}
+
 ByteView SegmentMerge::image(const Input& input) const {
   return ByteView(input.decoded).subspan(input.frame + wal::kFrameHeaderSize, page_size_);
+}
+
+void SegmentMerge::read_header(Input& input) const {
+  const auto header = wal::decode_header(input.decoded);
+  if (!header || header->page_size != page_size_ || header->salt != metadata_.wal_salt) {
+    throw Error("it does not begin with the header of its WAL");
+  }
+  input.frame = wal::kHeaderSize;
+  input.sum = header->sum;
+}
+
+wal::FrameHeader SegmentMerge::read_frame(Input& input) const {
+  const auto frame = ByteView(input.decoded).subspan(input.frame);
+  const auto header = wal::decode_frame_header(frame);
+  if (header.salt != metadata_.wal_salt) throw Error("it holds a frame with a wrong salt");
+  if (input.sum && header.sum != wal::frame_checksum(*input.sum, frame, image(input), false)) {
+    throw Error("it holds a frame with a wrong checksum");
+  }
+  input.sum = header.sum;
+  return header;
 }
 
 // Has the next frame at hand, or the input's end. False: it lacks stored bytes.
@@ -88,12 +121,11 @@ bool SegmentMerge::fill(Input& input) {
   while (input.page == 0 && !input.ended) {
     if (!input.header_skipped) {
       const bool header = !plain || input.span.begin == 0;
-      if (header && input.decoded.size() >= wal::kHeaderSize) input.frame = wal::kHeaderSize;
+      if (header && input.decoded.size() >= wal::kHeaderSize) read_header(input);
       input.header_skipped = !header || input.frame != 0;
     }
     if (input.header_skipped && input.decoded.size() - input.frame >= frame_size) {
-      const auto header = wal::decode_frame_header(ByteView(input.decoded).subspan(input.frame));
-      if (header.page == 0) throw Error("it holds a frame without a page");
+      const auto header = read_frame(input);
       if (header.page <= input.last_page) throw Unsuitable("one is not ascending by page");
       input.page = input.last_page = header.page;
       input.last_commit_size = header.commit_size;
@@ -122,6 +154,9 @@ bool SegmentMerge::fill(Input& input) {
     }
     if (input.metadata->ends_on_commit && input.last_commit_size != input.metadata->database_size) {
       throw Error("it does not end with its commit");
+    }
+    if (plain && input.sum != input.metadata->wal_sum) {
+      throw Error("its frames are not the ones it was made of");
     }
     input.ended = true;
     input.decoded = Bytes();

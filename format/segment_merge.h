@@ -16,7 +16,8 @@ namespace sqlstream {
 
 /// Folds consecutive objects of one index into one: compaction. Each input holds frames ascending
 /// by page, as sqlstream writes them, so they are merged as streams: memory does not depend on how
-/// large they are. The result replays to the same database as the inputs one after another.
+/// large they are. The result replays to the same database as the inputs one after another. It has
+/// checksums of its own, so those of the inputs are verified as a restore does.
 ///
 /// Sans-io: give() what run() asks for. Not thread-safe; may move between threads.
 class SegmentMerge {
@@ -63,6 +64,7 @@ class SegmentMerge {
     std::uint64_t size = 0;  // all that was decoded
     std::size_t frame = 0;
     bool header_skipped = false;
+    std::optional<wal::Checksum> sum;  // before the next frame; empty: what it follows is not here
     bool ended = false;
     std::uint32_t page = 0;       // of the frame at hand; 0: none yet
     std::uint32_t last_page = 0;  // … and of the one before it
@@ -71,7 +73,10 @@ class SegmentMerge {
   };
 
   void begin(Bytes& out);
+  void follow(std::size_t input);
   bool fill(Input& input);
+  void read_header(Input& input) const;
+  wal::FrameHeader read_frame(Input& input) const;
   void drop_frame(Input& input);
   ByteView image(const Input& input) const;
   bool add_zeros(std::uint32_t before);

@@ -32,6 +32,8 @@ class Objects {
     metadata.wal_salt = kSalt;
     const std::uint64_t end = encoder_->offset() - static_cast<std::uint64_t>(more);
     metadata.wal_size = end - begin;
+    metadata.wal_sum = encoder_->sum();
+    metadata.first_sequence = metadata.last_sequence = spans_.size() + 1;
     Bytes stored = encode_metadata(metadata);
     lz4::Compressor compressor;
     compressor.write(data, stored);
@@ -40,9 +42,43 @@ class Objects {
     stored_.push_back(std::move(stored));
   }
 
+  void exchange(std::size_t a, std::size_t b) { std::swap(stored_[a], stored_[b]); }
+  /// Changes bytes of the data, or the metadata; all that is in front of it is right.
+  template <class Change>
+  void change(std::size_t object, Change change) {
+    Bytes& stored = stored_[object];
+    Metadata metadata = *decode_metadata(stored);
+    Bytes data;
+    lz4::Decompressor decompressor;
+    decompressor.write(
+        stored, [&](ByteView piece) { data.insert(data.end(), piece.begin(), piece.end()); });
+    change(metadata, data);
+    stored = encode_metadata(metadata);
+    lz4::Compressor compressor;
+    compressor.write(data, stored);
+    compressor.finish(stored);
+  }
+  /// From then on, it is as if there were only these.
+  void only_from(std::size_t first) {
+    stored_.erase(stored_.begin(), stored_.begin() + static_cast<std::ptrdiff_t>(first));
+    spans_.erase(spans_.begin(), spans_.begin() + static_cast<std::ptrdiff_t>(first));
+  }
+
   /// Given in pieces of `piece` bytes; each output is appended to `before`.
   Bytes fold(std::size_t piece = 2048, const Bytes& before = {}) const {
     SegmentMerge merge(0, spans_);
+    try {
+      return fold(merge, piece, before);
+    } catch (const Error&) {
+      damaged_ = merge.reading();
+      throw;
+    }
+  }
+  /// Of the last fold() that failed.
+  std::size_t damaged() const { return damaged_; }
+
+ private:
+  Bytes fold(SegmentMerge& merge, std::size_t piece, const Bytes& before) const {
     std::vector<std::size_t> taken(spans_.size());
     Bytes object;
     while (!merge.done()) {
@@ -65,10 +101,10 @@ class Objects {
     return object;
   }
 
- private:
   std::optional<wal::Encoder> encoder_;
   std::vector<SegmentMerge::Span> spans_;
   std::vector<Bytes> stored_;
+  mutable std::size_t damaged_ = SIZE_MAX;
 };
 
 struct Frame {
@@ -153,6 +189,58 @@ TEST_CASE("frames that do not ascend are refused, wherever the pieces of an obje
       objects.add(wrong, 900);
       CHECK_THROWS_AS(objects.fold(piece), SegmentMerge::Unsuitable);
     }
+  }
+}
+
+TEST_CASE("what is not of one chain is refused, and which it is") {
+  Objects objects;
+  for (std::uint32_t n = 0; n < 5; ++n) objects.add({1, 2 + n}, 10);
+  const auto fails = [&](const char* why, std::size_t damaged) {
+    CHECK_THROWS_WITH_AS(objects.fold(), doctest::Contains(why), Error);
+    CHECK(objects.damaged() == damaged);
+  };
+  const auto change = [&](std::size_t object, std::size_t at) {
+    objects.change(object, [at](Metadata&, Bytes& data) { data[at] ^= 1; });
+  };
+  SUBCASE("the same one, wherever it begins") {
+    CHECK(frames_of(objects.fold()).size() == 6);
+    objects.only_from(2);
+    CHECK(frames_of(objects.fold()).size() == 4);
+  }
+  SUBCASE("exchanged") {
+    objects.exchange(1, 3);
+    fails("does not go on", 1);
+  }
+  SUBCASE("exchanged with their numbers") {
+    objects.exchange(1, 3);
+    objects.change(1, [](Metadata& m, Bytes&) { m.first_sequence = m.last_sequence = 2; });
+    objects.change(3, [](Metadata& m, Bytes&) { m.first_sequence = m.last_sequence = 4; });
+    fails("a wrong checksum", 1);
+  }
+  SUBCASE("the first exchanged, which nothing is before") {
+    objects.only_from(1);
+    objects.exchange(0, 3);
+    fails("does not go on", 1);
+  }
+  SUBCASE("a page") {
+    change(2, wal::kFrameHeaderSize + 7);
+    fails("a wrong checksum", 2);
+  }
+  SUBCASE("the last page") {
+    change(4, wal::kFrameHeaderSize + kPageSize + wal::kFrameHeaderSize + 7);
+    fails("a wrong checksum", 4);
+  }
+  SUBCASE("a salt") {
+    change(2, 9);
+    fails("a wrong salt", 2);
+  }
+  SUBCASE("the header") {
+    change(0, 3);
+    fails("the header of its WAL", 0);
+  }
+  SUBCASE("the end") {
+    objects.change(4, [](Metadata& m, Bytes&) { m.wal_sum[0] ^= 1; });
+    fails("not the ones it was made of", 4);
   }
 }
 

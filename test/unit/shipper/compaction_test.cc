@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <map>
 #include <new>
 #include <set>
 
@@ -357,6 +358,43 @@ TEST_CASE("what is damaged is said once and read once, and those behind it are f
   replica.faults().clear();
   test::write_file(replica.history().path(key), whole);
   replica.check(40);
+}
+
+TEST_CASE("what is right alone, and wrong where it is, is not folded into what a restore takes") {
+  test::Random random("compaction of a wrong chain");
+  Replica replica;
+  while (!replica.compaction().due()) replica.ship(random);
+  std::map<std::uint64_t, std::string> of_size;
+  std::string first;
+  std::string second;
+  for (const auto& key : replica.history().keys()) {
+    const auto metadata = decode_metadata(test::read_file(replica.history().path(key)));
+    if (metadata->kind != Metadata::Kind::segment) continue;
+    const auto [same, is_new] = of_size.try_emplace(metadata->wal_size, key);
+    if (is_new) continue;
+    first = same->second;
+    second = key;
+    break;
+  }
+  REQUIRE(!second.empty());
+  const auto exchange = [&] {
+    const Bytes object = test::read_file(replica.history().path(first));
+    std::filesystem::copy_file(replica.history().path(second), replica.history().path(first),
+                               std::filesystem::copy_options::overwrite_existing);
+    test::write_file(replica.history().path(second), object);
+  };
+  exchange();
+
+  std::vector<std::string> lines;
+  log::set_sink([&](log::Level, std::string_view line) { lines.emplace_back(line); });
+  while (replica.compaction().due()) replica.run();
+  log::set_sink({});
+  CHECK(replica.compacted().empty());
+  REQUIRE(lines.size() == 1);
+  CHECK(lines.front().find(first) != std::string::npos);
+  CHECK_THROWS_WITH_AS(replica.check(1000), doctest::Contains(first.c_str()), Error);
+  exchange();
+  replica.check(7);
 }
 
 TEST_CASE("what is not a segment's fault is no damage: a later look folds what was left") {
