@@ -176,6 +176,10 @@ void WalReplay::begin_compacted(const replica::Segment& segment,
   if (!pending_.empty() || !decoder_.at_frame_boundary()) {
     throw Error("it begins inside a transaction");
   }
+  // Its checksums are its own, and begin anew.
+  if (last_sequence_ != 0 && metadata->first_sequence != last_sequence_ + 1) {
+    throw Error("it does not go on where what is before it ended");
+  }
   folded_.emplace();
   // Each page once.
   frames_begin_ = 0;

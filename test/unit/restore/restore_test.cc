@@ -7,6 +7,7 @@
 #include <set>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <utility>
 
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/steady_timer.hpp>
@@ -260,6 +261,36 @@ TEST_CASE("what is folded wrongly, or was, is restored from what it stands for")
     check_every_state(f, history);
   }
   CHECK(damaged > 40);
+}
+
+TEST_CASE("compacted segments in each other's place are done without") {
+  test::Random random("exchanged compaction");
+  Fixture f;
+  History history(f.replica, {7}, 1024, true, kBegin);
+  std::vector<replica::Segment> run;
+  const auto ship = [&](std::uint32_t n) {
+    for (; n > 0; --n) {
+      const History::Images images{{1 + n, random.bytes(1024)}};
+      history.batch(images, 20, 1, history.points().back().time + std::chrono::seconds(1));
+      const auto name = names::parse_segment_key(history.keys().back());
+      run.push_back({name->position, 0, {}, 0, history.points().back().position.offset});
+    }
+    return std::exchange(run, {});
+  };
+  ship(1);
+  const auto first = compact(history, ship(4), random);
+  const auto second = compact(history, ship(4), random);
+  SUBCASE("with what was shipped behind them") {
+    ship(1);
+  }
+  SUBCASE("at the end") {}
+  const std::string one = history.path(key_of(history.generation(), *first));
+  const std::string other = history.path(key_of(history.generation(), *second));
+  const Bytes object = test::read_file(one);
+  test::write_file(one, test::read_file(other));
+  test::write_file(other, object);
+  f.restore();
+  CHECK(f.restored(history.image()));
 }
 
 TEST_CASE("every state of random histories is restored") {
