@@ -108,6 +108,7 @@ wal::FrameHeader SegmentMerge::read_frame(Input& input) const {
   if (input.sum && header.sum != wal::frame_checksum(*input.sum, frame, image(input), false)) {
     throw Error("it holds a frame with a wrong checksum");
   }
+  if (header.page == 0) throw Error("it holds a frame without a page");
   input.sum = header.sum;
   return header;
 }

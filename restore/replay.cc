@@ -176,8 +176,12 @@ void WalReplay::begin_compacted(const replica::Segment& segment,
   if (!pending_.empty() || !decoder_.at_frame_boundary()) {
     throw Error("it begins inside a transaction");
   }
-  // Its checksums are its own, and begin anew.
-  if (last_sequence_ != 0 && metadata->first_sequence != last_sequence_ + 1) {
+  // Its checksums are its own, and begin anew. What begins an index may hold again what a lost
+  // answer's segment ended the one before with; that nothing is missing is known by now.
+  const bool follows = segment.position.offset == 0
+                           ? metadata->last_sequence >= last_sequence_
+                           : metadata->first_sequence == last_sequence_ + 1;
+  if (last_sequence_ != 0 && !follows) {
     throw Error("it does not go on where what is before it ended");
   }
   folded_.emplace();

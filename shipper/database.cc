@@ -872,8 +872,9 @@ asio::awaitable<void> Database::capture_loop(Self self) {
       co_await self->capture_signal_.wait_until(looked + kRetry);
       self->capture_signal_.notify();
     }
+    // With no client here, whoever takes the role looks for himself.
     if (self->replicators_.empty() && outcome != capture::Outcome::moved &&
-        !co_await on_worker([&] { return self->tell_news(); })) {
+        !co_await on_worker([&] { return self->tell_news(); }) && self->failed_to_prepare_ == 0) {
       co_await self->capture_signal_.wait_until(looked + kRetry);
       self->capture_signal_.notify();
     }
@@ -967,8 +968,10 @@ asio::awaitable<void> Database::role_loop(Self self) {
     self->set_role(Role::none);
     self->set_role_error(error);
     const auto failed = steady_clock::now();
-    while (steady_clock::now() < failed + kRetry && !self->closed_ && !self->leaving_.load()) {
-      co_await self->role_signal_.wait_until(failed + kRetry);
+    // What the settings are in the way of will be the same in a second.
+    const auto again = failed + kRetry * (1 << std::clamp(self->failed_to_prepare_ - 1, 0, 5));
+    while (steady_clock::now() < again && !self->closed_ && !self->leaving_.load()) {
+      co_await self->role_signal_.wait_until(again);
     }
     // What it was told of last is still to be shipped, by nobody else if they have ended.
     const bool used = self->connections_.load() > 0 ||
@@ -1001,11 +1004,10 @@ asio::awaitable<void> Database::take_turn() {
   set_role(Role::shipping);
   co_await prepare_role();
   set_role_error({});
-  const bool able = !replicators_.empty();
   const auto shipped = co_await hold_role();
   if (shipped && !co_await on_worker([&] { return has_more_than(*shipped); })) {
     closed_ = close_if_unused();
-  } else if (connections_.load() == 0 || !able) {
+  } else if (connections_.load() == 0) {
     // Who writes may have it; without connections here a generation cannot be begun.
     co_await leave_role_to_others();
   }
@@ -1030,13 +1032,14 @@ asio::awaitable<void> Database::prepare_role() {
       log::warn(e.what(), {{"db", path()}});
     }
   });
+  std::string error;
   for (std::size_t i = 0; i < settings_.replicas.size(); ++i) {
     try {
       replicators_.push_back(std::make_unique<Replicator>(*this, i));
     } catch (const std::bad_alloc&) {
       throw;
     } catch (const std::exception& e) {
-      const std::string error = e.what();
+      error = e.what();
       {
         const std::lock_guard lock(status_mutex_);
         if (replica_status_[i].error == error) continue;  // said before
@@ -1048,6 +1051,15 @@ asio::awaitable<void> Database::prepare_role() {
       set_status(i, status);
     }
   }
+  failed_to_prepare_ = replicators_.empty() ? failed_to_prepare_ + 1 : 0;
+  if (!replicators_.empty()) co_return;
+  // Another process may have other settings.
+  co_await on_worker([&] {
+    const std::lock_guard lock(capture_mutex_);
+    outbox_->release_role();
+  });
+  role_error_said_ = error;
+  throw Error(error);
 }
 
 // A program that opens them in turn, again and again, need not be slow; but each takes descriptors
@@ -1081,9 +1093,9 @@ asio::awaitable<std::optional<std::uint64_t>> Database::hold_role() {
   std::optional<steady_clock::time_point> turn_ends;
   std::optional<steady_clock::time_point> unused_until;
   const auto others_commit = [&] { return steady_clock::now() < poked_at_ + kTurn; };
-  // With no client nothing can be shipped here. Another process may have other settings.
-  const bool able = !replicators_.empty();
-  const auto in_vain_until = steady_clock::now() + kTurn;
+  const auto begins = [&] {
+    return std::ranges::any_of(replicators_, [](const auto& each) { return each->begins(); });
+  };
   std::uint64_t opened = opened_.load();
   role_over_ = role_wanted_ = false;
   blind_.store(false);
@@ -1109,10 +1121,7 @@ asio::awaitable<std::optional<std::uint64_t>> Database::hold_role() {
     if (!others_first()) turn_ends.reset();
     if (opened != opened_.load() || connections_.load() > 0) unused_until.reset();
     opened = opened_.load();
-    if (!able && connections_.load() > 0) {
-      co_await role_signal_.wait_until(in_vain_until);
-      role_over_ = steady_clock::now() >= in_vain_until;
-    } else if (others_first()) {
+    if (others_first()) {
       if (!turn_ends) turn_ends = steady_clock::now() + turn_;
       const auto wanted = [&] { return moved_.load() ? role_wanted_ : others_commit(); };
       if (!wanted()) co_await role_signal_.wait_until(*turn_ends);
@@ -1125,7 +1134,7 @@ asio::awaitable<std::optional<std::uint64_t>> Database::hold_role() {
       const bool lingers = steady_clock::now() < *unused_until;
       const auto known = tail();
       const bool all = drained();
-      role_over_ = others_commit() ? !lingers || blind_.load() : !lingers && all;
+      role_over_ = others_commit() ? blind_.load() || !(lingers || begins()) : !lingers && all;
       if (role_over_ && all) shipped = known ? known->last.sequence : 0;
       if (!role_over_ && lingers) co_await role_signal_.wait_until(*unused_until);
       if (!role_over_ && !lingers) co_await role_signal_.wait();

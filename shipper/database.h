@@ -396,6 +396,7 @@ class Database : public std::enable_shared_from_this<Database> {
   bool refusable_ = true;                      // status_mutex_
   std::string role_error_;                     // status_mutex_
   std::string role_error_said_;                // engine's thread
+  int failed_to_prepare_ = 0;                  // engine's thread; in a row, for want of a client
   Role role_ = Role::none;                     // status_mutex_
   bool deaf_ = false;                          // status_mutex_; to others, while it ships
   Time role_since_{};                          // status_mutex_

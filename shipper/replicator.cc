@@ -244,6 +244,7 @@ asio::awaitable<void> Replicator::step() {
   if (!located_ && !co_await locate(*tail)) {
     if (!co_await write_snapshot(*tail)) {
       if (database_.generation_alive() && !database_.has_mapping()) database_.cannot_see();
+      if (stopping_) co_return;
       // Not possible now: the generation ended, or nobody here has the database open.
       if (!database_.generation_alive() || database_.connections() == 0) {
         settle(tail->last.sequence);
@@ -514,6 +515,9 @@ asio::awaitable<std::optional<ReplicaEnd>> Replicator::find_end(
 }
 
 asio::awaitable<bool> Replicator::write_snapshot(const capture::Tail& tail) {
+  begins_ = true;
+  const std::unique_ptr<bool, void (*)(bool*)> over(&begins_,
+                                                    [](bool* begins) { *begins = false; });
   // A later snapshot of the generation before must not land behind this one.
   while (maintenance_->writing() && !stopping_) co_await signal_.wait();
   if (!database_.generation_alive()) co_return false;

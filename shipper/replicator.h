@@ -42,6 +42,8 @@ class Replicator {
   std::size_t number() const { return number_; }
   /// True when nothing more can be done for batches up to `sequence`.
   bool settled(std::uint64_t sequence) const { return status_.settled >= sequence; }
+  /// A generation's first snapshot is being made: whoever went on would begin with it again.
+  bool begins() const { return begins_; }
 
   // --- For folding the outbox.
   /// Log files of the outbox are read through their names while one of these lives.
@@ -149,7 +151,8 @@ class Replicator {
   std::optional<ReplicaEnd> end_;  // what this process knows of the replica's end
   std::uint64_t folds_ = 0;        // Database::folds() when reader_ was last put in its place
   int readers_ = 0;
-  std::uint64_t in_flight_ = 0;    // the last sequence of the batch being shipped; 0: none
+  std::uint64_t in_flight_ = 0;  // the last sequence of the batch being shipped; 0: none
+  bool begins_ = false;
   std::uint64_t snapshot_at_ = 0;  // where the first snapshot, being uploaded, ends; 0: none
   bool held_ = false;
   std::uint64_t roll_at_ = 0;  // the index ends behind this batch; 0: nowhere

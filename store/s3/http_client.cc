@@ -7,6 +7,7 @@
 #include <optional>
 #include <sys/socket.h>
 #include <unistd.h>
+#include <utility>
 #include <vector>
 
 #include <boost/asio/bind_cancellation_slot.hpp>
@@ -156,7 +157,7 @@ asio::awaitable<Exchange> exchange(Stream& stream, Connection& connection, const
     check_cancelled(result.error);
     if (result.error) break;  // the server may have answered early and stopped listening
   }
-  const error_code write_error = result.error;
+  const error_code write_error = std::exchange(result.error, {});
 
   std::optional<Parser> parser;
   tcp.expires_after(write_error ? std::chrono::milliseconds(1000) : request.answer_timeout);
@@ -183,6 +184,7 @@ asio::awaitable<Exchange> exchange(Stream& stream, Connection& connection, const
     co_return result;
   }
 
+  const bool interim = is_interim(*parser);
   auto answer = parser->release();
   Response response;
   response.status = static_cast<int>(answer.result_int());
@@ -191,7 +193,7 @@ asio::awaitable<Exchange> exchange(Stream& stream, Connection& connection, const
   response.body = std::move(answer.body());
   result.response = std::move(response);
   // A connection is fit for another request only when this one went through whole.
-  if (write_error || answer.need_eof() || !answer.keep_alive()) tcp.close();
+  if (write_error || interim || answer.need_eof() || !answer.keep_alive()) tcp.close();
   co_return result;
 }
 

@@ -229,18 +229,50 @@ def test_who_has_closed_it_leaves_the_shipping_also_while_something_is_under_way
     far.check()
 
 
+CLOSES_AND_ENDS_WHEN_TOLD = """
+import sqlite3, sys
+loader = sqlite3.connect(":memory:")
+loader.enable_load_extension(True)
+loader.load_extension(sys.argv[1].removesuffix(".so"))
+db = sqlite3.connect(sys.argv[2], uri=True, isolation_level=None)
+db.execute("create table t(x)")
+db.execute("insert into t values (randomblob(40000000))")
+db.close()
+print("closed", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_who_has_closed_it_goes_on_with_a_first_snapshot_when_others_commit(far):
+    far.proxy.rate = 5_000_000
+    uri = far.build.uri(far.database)
+    with subprocess.Popen(
+        [PYTHON, "-c", CLOSES_AND_ENDS_WHEN_TOLD, far.build.extension, uri], env=far.env, text=True,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    ) as first:  # fmt: skip
+        assert first.stdout.readline() == "closed\n"
+        far.build.shell(far.database, None, "insert into t values (1);", env=far.env)
+        first.stdin.close()
+        assert first.wait(120) == 0
+    far.check()
+
+
 def test_who_can_make_no_client_leaves_the_shipping_to_others(far, tmp_path):
     """Its settings will be the same in a second; it says so once, and captures for those that can."""
     logs = [tmp_path / "log0", tmp_path / "log1"]
     proxy = "https://127.0.0.1:1"  # which sqlstream does not know how to use
+    far.build.shell(far.database, None, "create table t(x);", env=far.env)
     with (
         far.session(http_proxy=proxy, SQLSTREAM_LOG=logs[0]) as app,
         far.session(http_proxy=proxy, SQLSTREAM_LOG=logs[1]) as another,
     ):
-        app.do("create table t(x)")
+        assert app.do("insert into t values (1)") == []
         assert another.do("insert into t values (1)") == []
         for log in logs:
             harness.wait_until(lambda log=log: "level=ERROR" in log.read_text(), "the fault to be told")
+        far.build.shell(far.database, None, "insert into t values (0);", env=far.env)
+        far.check()
+        (far.folder / "restored.db").unlink()
         with far.session() as other:
             assert other.do("insert into t values (2)") == []
             assert app.do("insert into t values (3)") == []

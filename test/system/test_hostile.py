@@ -57,8 +57,9 @@ def snapshot(content=None, **changes):
     return metadata("snapshot", **{**values, **changes}) + lz4(content)
 
 
-def wal(frames, page_size=PAGE, header=True):
-    """A WAL of (page, size after the commit or 0, content) and the checksum after it."""
+def wal(frames, page_size=PAGE, salt=(1, 2), behind=None):
+    """A WAL of (page, size after the commit or 0, content), or what of it is behind a checksum, and the checksum after
+    it."""
 
     def add(sums, data):
         one, two = sums
@@ -68,13 +69,13 @@ def wal(frames, page_size=PAGE, header=True):
             two = (two + words[at + 1] + one) & 0xFFFFFFFF
         return one, two
 
-    start = struct.pack(">IIIIII", 0x377F0682, 3007000, page_size, 0, 1, 2)
-    sums = add((0, 0), start)
-    data = start + struct.pack(">II", *sums) if header else b""
+    start = struct.pack(">IIIIII", 0x377F0682, 3007000, page_size, 0, *salt)
+    sums = behind or add((0, 0), start)
+    data = b"" if behind else start + struct.pack(">II", *sums)
     for page, size, content in frames:
         head = struct.pack(">II", page, size)
         sums = add(add(sums, head), content)
-        data += head + struct.pack(">IIII", 1, 2, *sums) + content
+        data += head + struct.pack(">IIII", *salt, *sums) + content
     return data, sums
 
 
@@ -268,7 +269,7 @@ def test_a_compacted_object_made_here_is_right_where_nothing_is_changed(build, t
         (lambda: compacted([(2, 0, b"c" * PAGE)]), "does not end with a commit"),
         (lambda: compacted(GOOD_SEGMENT)[:-1], "cut short"),
         (lambda: compacted(GOOD_SEGMENT).replace(b"wwww", b"wwwx", 1), "contentChecksum"),
-        (lambda: segment(GOOD_SEGMENT), "not a WAL segment"),
+        (lambda: segment(GOOD_SEGMENT), "(not a WAL segment|not what its name says)"),
         (lambda: b"", "not what its name says"),
         (lambda: b"\xff" * 5000, "not what its name says"),
         (lambda: zeros(512 << 20), "not what its name says"),
@@ -413,17 +414,23 @@ def test_an_object_of_a_terabyte_of_holes(build, tmp_path, output):
 
 
 def bomb(kind, *options):
-    """A frame, and behind it what takes memory where somebody waits for other objects."""
-    data = b"\0" * 32 * (kind == "compacted") + struct.pack(">II", 1, 0) + bytes(16 << 20)
-    packed = subprocess.run(["lz4", "-c", *options], input=data, capture_output=True, check=True).stdout
-    return lambda told, _: metadata(kind, **told) + packed
+    """A right frame, and behind it what takes memory where somebody waits for other objects."""
+
+    def content(told, before):
+        behind = None if kind == "compacted" else before
+        data = wal([(1, 0, bytes(PAGE))], salt=told["wal_salt"], behind=behind)[0] + bytes(16 << 20)
+        packed = subprocess.run(["lz4", "-c", *options], input=data, capture_output=True, check=True).stdout
+        return metadata(kind, **told) + packed
+
+    return content
 
 
-def pages_of(told, size, header):
+def pages_of(told, size, before):
     """Right frames for what is told, of a database that is said to have `size` pages."""
     count = told["wal_size"] // (24 + PAGE)
     frames = [(page, size * (page == count), bytes(PAGE)) for page in range(1, count + 1)]
-    return metadata("segment", **{**told, "db_size": size}) + lz4(wal(frames, header=header)[0])
+    data, told["wal_sum"] = wal(frames, salt=told["wal_salt"], behind=before)
+    return metadata("segment", **{**told, "db_size": size}) + lz4(data)
 
 
 @pytest.mark.parametrize(
@@ -431,9 +438,9 @@ def pages_of(told, size, header):
     [
         (bomb("segment", "-B5"), "longer than its name says"),
         (bomb("compacted"), "blocks of 4194304 bytes"),
-        (bomb("compacted", "-B5"), "frame without a page"),
-        (lambda told, first: pages_of(told, 1 if first else 2**32 - 1, first), None),
-        (lambda told, first: pages_of(told, 2, first)[:-1], "cut short"),
+        (bomb("compacted", "-B5"), "frame with a wrong salt"),
+        (lambda told, before: pages_of(told, 2**32 - 1 if before else 1, before), None),
+        (lambda told, before: pages_of(told, 2, before)[:-1], "cut short"),
         (lambda told, _: metadata("segment", **{**told, "page_size": 2**31}), None),
         (lambda *_: b"\xff" * 5000, None),
     ],
@@ -457,11 +464,13 @@ def test_folding(build, tmp_path, content, said):
         session.do("create table t(id integer primary key)")
         ship(session, 33)
         session.end()
+    before = None  # the checksum behind the segment before
     for file in segments()[:32]:
         head = file.read_bytes()[:1024]
         told = json.loads(head[8 : 8 + struct.unpack("<I", head[4:8])[0]])
         told = {key: value for key, value in told.items() if key not in ("sqlstream", "kind", "sum")}
-        file.write_bytes(content(told, file.name == SEGMENT.split("/")[1]))
+        file.write_bytes(content(told, before))
+        before = told["wal_sum"]
 
     env = harness.clean_environment(SQLSTREAM_LOG=log)
     with Session(build, tmp_path / "app.db", url, env) as session:

@@ -24,6 +24,7 @@ struct ScriptedServer::State {
   Script script;
   std::shared_ptr<std::vector<Asked>> asked;
   int connections = 0;
+  bool reads_bodies = true;
 };
 
 namespace {
@@ -61,7 +62,7 @@ ScriptedServer::ScriptedServer(asio::io_context& context, Script script)
       input.erase(0, size);
       const std::string length = asked.header("Content-Length");
       const std::size_t body = length.empty() ? 0 : std::stoul(length);
-      if (input.size() < body)
+      if (input.size() < body && state->reads_bodies)
         co_await asio::async_read(socket, asio::dynamic_buffer(input),
                                   asio::transfer_exactly(body - input.size()), asio::use_awaitable);
       asked.body = input.substr(0, body);
@@ -85,7 +86,11 @@ ScriptedServer::ScriptedServer(asio::io_context& context, Script script)
       text += "\r\n" + reply.body;
       if (!reply.raw.empty()) text = reply.raw;
       co_await asio::async_write(socket, asio::buffer(text), asio::use_awaitable);
-      if (reply.close_after) co_return;
+      if (!state->reads_bodies) {
+        asio::steady_timer timer(state->context, std::chrono::milliseconds(100));
+        co_await timer.async_wait(asio::use_awaitable);
+      }
+      if (reply.close_after || !state->reads_bodies) co_return;
     }
   };
   auto accept = [serve](std::shared_ptr<State> state) -> asio::awaitable<void> {
@@ -101,6 +106,10 @@ ScriptedServer::ScriptedServer(asio::io_context& context, Script script)
 ScriptedServer::~ScriptedServer() {
   boost::system::error_code ignored;
   state_->acceptor.close(ignored);
+}
+
+void ScriptedServer::read_no_bodies() {
+  state_->reads_bodies = false;
 }
 
 }  // namespace sqlstream::test

@@ -20,7 +20,7 @@ class ScriptedServer {
     std::string method;
     std::string target;
     http::Headers headers;
-    std::string body;
+    std::string body;    ///< what there is of it, where the server does not read them
     int connection = 0;  ///< counts from 1
 
     std::string header(std::string_view name) const {
@@ -43,6 +43,8 @@ class ScriptedServer {
   ~ScriptedServer();
   std::string url() const { return "http://127.0.0.1:" + std::to_string(port_); }
   const std::vector<Asked>& asked() const { return *asked_; }
+  /// From now on it answers when it has read the head, and closes the connection.
+  void read_no_bodies();
 
  private:
   struct State;

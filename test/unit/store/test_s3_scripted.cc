@@ -428,6 +428,15 @@ TEST_CASE("a proxy is asked for the whole URL") {
   CHECK(tunnel.server.asked()[0].target == "s3.example.test:443");
 }
 
+TEST_CASE("an answer is read that comes before the request's body was") {
+  Scripted s([](const Asked&) -> Reply { return refuse(403, "AccessDenied"); });
+  s.server.read_no_bodies();
+  const StoreError error =
+      store_error(s.context, s.store().put("k", Bytes(32 << 20), PutOptions()));
+  CHECK(error.kind() == StoreError::Kind::denied);
+  CHECK(s.requests() == 1);
+}
+
 TEST_CASE("what a proxy says behind its answer is not taken for what comes through TLS") {
   Scripted s([](const Asked&) -> Reply {
     return {.raw = "HTTP/1.1 200 OK\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\nx"};
