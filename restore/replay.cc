@@ -179,7 +179,7 @@ void WalReplay::begin_compacted(const replica::Segment& segment,
   // Its checksums are its own, and begin anew. What begins an index may hold again what a lost
   // answer's segment ended the one before with; that nothing is missing is known by now.
   const bool follows = segment.position.offset == 0
-                           ? metadata->last_sequence >= last_sequence_
+                           ? metadata->last_sequence > last_sequence_
                            : metadata->first_sequence == last_sequence_ + 1;
   if (last_sequence_ != 0 && !follows) {
     throw Error("it does not go on where what is before it ended");

@@ -968,11 +968,12 @@ asio::awaitable<void> Database::role_loop(Self self) {
     self->set_role(Role::none);
     self->set_role_error(error);
     const auto failed = steady_clock::now();
-    // What the settings are in the way of will be the same in a second.
+    // What the settings are in the way of will be the same in a second, and whatever is told.
     const auto again = failed + kRetry * (1 << std::clamp(self->failed_to_prepare_ - 1, 0, 5));
-    while (steady_clock::now() < again && !self->closed_ && !self->leaving_.load()) {
+    do {
       co_await self->role_signal_.wait_until(again);
-    }
+    } while (self->failed_to_prepare_ > 0 && steady_clock::now() < again && !self->closed_ &&
+             !self->leaving_.load());
     // What it was told of last is still to be shipped, by nobody else if they have ended.
     const bool used = self->connections_.load() > 0 ||
                       std::exchange(opened, self->opened_.load()) != self->opened_.load();
@@ -1134,7 +1135,9 @@ asio::awaitable<std::optional<std::uint64_t>> Database::hold_role() {
       const bool lingers = steady_clock::now() < *unused_until;
       const auto known = tail();
       const bool all = drained();
-      role_over_ = others_commit() ? blind_.load() || !(lingers || begins()) : !lingers && all;
+      // With nobody that has it open a snapshot that was begun here can be proven at its end.
+      const bool goes_on = begins() && known && known->last.identity.inode != 0;
+      role_over_ = others_commit() ? blind_.load() || !(lingers || goes_on) : !lingers && all;
       if (role_over_ && all) shipped = known ? known->last.sequence : 0;
       if (!role_over_ && lingers) co_await role_signal_.wait_until(*unused_until);
       if (!role_over_ && !lingers) co_await role_signal_.wait();

@@ -60,7 +60,7 @@ Replicator::Replicator(Database& database, std::size_t number)
   note_.pid = ::getpid();
   note_.sqlite = database.host().api->libversion_number();
   guarded_ = note_.end && note_.writer == writer();
-  note_.writer = writer();
+  if (guarded_) note_.writer = writer();
   end_ = note_.end;
   // Of a process that died: it may be in the replica, or still come.
   (end_ ? in_flight_ : snapshot_at_) = note_.in_flight;
@@ -398,6 +398,7 @@ asio::awaitable<bool> Replicator::locate(const capture::Tail& tail) {
     const Writer self{host_, database_.path()};
     co_await guard_replica(*store_, settings_, self);
     guarded_ = true;
+    note_.writer = writer();  // not before: it is saved with whatever error there is
   }
   std::optional<ReplicaEnd> found;
   if (end_) {

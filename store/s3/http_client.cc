@@ -185,6 +185,10 @@ asio::awaitable<Exchange> exchange(Stream& stream, Connection& connection, const
   }
 
   const bool interim = is_interim(*parser);
+  if (write_error && parser->get().result_int() / 100 == 2) {
+    result.error = write_error;  // it has not got what it says it has
+    co_return result;
+  }
   auto answer = parser->release();
   Response response;
   response.status = static_cast<int>(answer.result_int());

@@ -114,6 +114,7 @@ def test_damage_in_the_outbox_before_its_tail(build, litestream, place):
         for _ in range(3):
             assert app.do(SQL) == []
             assert app.do("pragma wal_checkpoint(truncate)") == [[0, 0, 0]]
+        harness.wait_until(lambda: place.lines("ERROR"), "the store's fault to be told")
         with open(log, "r+b") as file:
             file.seek(at)
             file.write(b"damaged")
