@@ -54,15 +54,35 @@ class WalFileEvidence final : public WalEvidence {
 
   std::optional<std::uint32_t> commits() const override {
     std::uint32_t commits = 0;
+    wal::FrameHeader before;
     for (std::uint32_t number = 1; number <= header_.frames; ++number) {
       const auto found = frame(number);
       if (!found || found->salt != header_.salt) return std::nullopt;
       if (found->commit_size != 0) ++commits;
+      // Without "powersafe overwrite" SQLite repeats a commit's last frame up to the end of a
+      // sector: that is no commit, and cannot be told from one that wrote what was there.
+      const bool may_be_padding = found->commit_size != 0 && found->page == before.page &&
+                                  found->commit_size == before.commit_size;
+      if (may_be_padding && is_same_image(number - 1, number)) return std::nullopt;
+      before = *found;
     }
     return commits;
   }
 
  private:
+  // Also when they cannot be read.
+  bool is_same_image(std::uint32_t one, std::uint32_t other) const {
+    std::array<Bytes, 2> images{Bytes(header_.page_size), Bytes(header_.page_size)};
+    const std::array frames{one, other};
+    for (std::size_t i = 0; i < images.size(); ++i) {
+      const auto offset = frame_offset(frames[i], header_.page_size) + wal::kFrameHeaderSize;
+      const ssize_t n =
+          ::pread(fd_, images[i].data(), images[i].size(), static_cast<off_t>(offset));
+      if (n != static_cast<ssize_t>(images[i].size())) return true;
+    }
+    return images[0] == images[1];
+  }
+
   int fd_;
   const WalIndexHeader& header_;
 };
@@ -507,7 +527,8 @@ Outcome Capturer::begin_with(const Source& source, const WalIndexHeader& header)
 
 Outcome Capturer::append(Source& source, const WalIndexHeader& header, Range range) {
   const auto newest = newest_frames(source, header, range.first);
-  if (!newest) return Outcome::try_again;
+  // Nothing of what is new is in the database: that was no look at one state.
+  if (!newest || newest->empty()) return Outcome::try_again;
   const Tail& tail = *outbox_.tail();
   Record record;
   record.page_size = header.page_size;

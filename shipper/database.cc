@@ -1117,6 +1117,8 @@ asio::awaitable<std::optional<std::uint64_t>> Database::hold_role() {
   };
   asio::co_spawn(executor, despite_memory([self] { return read_wakes(self); }), deaf);
   asio::co_spawn(executor, despite_memory([self] { return bound_outbox(self); }), ended);
+  // Who had it may have been killed before it captured what it committed last.
+  capture_signal_.notify();
 
   while (!role_over_ && !leaving_.load() && !deafened) {
     if (!others_first()) turn_ends.reset();

@@ -105,6 +105,28 @@ def test_who_takes_the_role_cannot_open_the_outbox(build, litestream, place):
     whole(build, litestream, place)
 
 
+def test_who_takes_the_role_ships_what_a_killed_one_committed_last(build, place):
+    """That waits in the WAL for the interval to pass; nobody commits any more."""
+    url = f"file://{place.replica}"
+    with Session(build, place.database, url) as first, Session(build, place.database, url) as second:
+        first.do("create table t(x)")
+        assert first.shipped() == 1
+        assert second.do("select count(*) from t") == [[0]]
+        for _ in range(2):
+            assert first.do("insert into t values (1)") == []
+        first.kill()
+
+        def restored():
+            there = place.folder / "restored.db"
+            there.unlink(missing_ok=True)
+            build.restore(there, url)
+            with closing(sqlite3.connect(there)) as db:
+                return db.execute("select count(*) from t").fetchone() == (2,)
+
+        harness.wait_until(restored, "the other to ship it")
+        second.end()
+
+
 def test_a_program_whose_end_takes_long_holds_nothing_back(build, place, program):  # noqa: F811
     """Its other exit handlers may run for as long as they like."""
     command = [program, build.extension, build.uri(place.database, place.url), "lingers"]

@@ -425,10 +425,10 @@ def bomb(kind, *options):
     return content
 
 
-def pages_of(told, size, before):
+def pages_of(told, size, before, first=1):
     """Right frames for what is told, of a database that is said to have `size` pages."""
     count = told["wal_size"] // (24 + PAGE)
-    frames = [(page, size * (page == count), bytes(PAGE)) for page in range(1, count + 1)]
+    frames = [(first + i, size * (i + 1 == count), bytes(PAGE)) for i in range(count)]
     data, told["wal_sum"] = wal(frames, salt=told["wal_salt"], behind=before)
     return metadata("segment", **{**told, "db_size": size}) + lz4(data)
 
@@ -441,10 +441,11 @@ def pages_of(told, size, before):
         (bomb("compacted", "-B5"), "frame with a wrong salt"),
         (lambda told, before: pages_of(told, 2**32 - 1 if before else 1, before), None),
         (lambda told, before: pages_of(told, 2, before)[:-1], "cut short"),
+        (lambda told, before: pages_of(told, 2, before, first=0), "without a page"),
         (lambda told, _: metadata("segment", **{**told, "page_size": 2**31}), None),
         (lambda *_: b"\xff" * 5000, None),
     ],
-    ids=range(7),
+    ids=range(8),
 )
 def test_folding(build, tmp_path, content, said):
     """Who ships goes on, and needs no more memory. What is damaged is passed over, with a word; what is not ours, or

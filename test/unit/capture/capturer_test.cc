@@ -521,6 +521,29 @@ TEST_CASE("frames that went uncaptured in a reset begin a new generation") {
   }
 }
 
+TEST_CASE("frames that only fill a sector are no commits, and those of a hot row are") {
+  Captured c;
+  c.insert(3);
+  const Generation generation = c.sync();
+  SUBCASE("what went uncaptured is as many commits as there are such frames") {
+    Sqlite other("file:" + c.path + "?psow=0");
+    other.run("PRAGMA synchronous=FULL");
+    other.run("UPDATE t SET x = 'lost' WHERE i = 1");
+    other.run("PRAGMA wal_checkpoint(PASSIVE)");
+    other.run("UPDATE t SET x = 'kept' WHERE i = 2");
+    UniqueFd wal;
+    REQUIRE(read_wal_index_header(c.db->source(wal).regions[0]).value().frames == 2);
+    CHECK(c.sync() != generation);
+  }
+  SUBCASE("a row that is written by each commit") {
+    c.db->run("PRAGMA wal_checkpoint(PASSIVE)");
+    for (const char* value : {"a", "b", "c"}) {
+      c.db->run(std::string("UPDATE t SET x = '") + value + "' WHERE i = 1");
+    }
+    CHECK(c.sync() == generation);
+  }
+}
+
 TEST_CASE("TRUNCATE by another connection with everything captured continues the generation") {
   Captured c;
   c.insert(3);

@@ -192,14 +192,6 @@ TEST_CASE("frames that do not ascend are refused, wherever the pieces of an obje
   }
 }
 
-TEST_CASE("a frame without a page is damage, whatever its checksum") {
-  Objects objects;
-  objects.add({1, 2}, 2);
-  objects.add({0, 2}, 2);
-  CHECK_THROWS_WITH_AS(objects.fold(), doctest::Contains("without a page"), Error);
-  CHECK(objects.damaged() == 1);
-}
-
 TEST_CASE("what is not of one chain is refused, and which it is") {
   Objects objects;
   for (std::uint32_t n = 0; n < 5; ++n) objects.add({1, 2 + n}, 10);
