@@ -109,6 +109,14 @@ std::optional<Time> first_commit_behind(const std::string& directory,
   return Time(std::chrono::nanoseconds(entry->found.record.first_commit));
 }
 
+bool seek_behind(OutboxReader& reader, const ReplicaEnd& end,
+                 const std::vector<std::uint64_t>& files) {
+  if (!reader.seek(end.sequence, files) || reader.generation() != end.generation) return false;
+  if (end.open_batch == 0) return reader.batch_chain() == end.chain;
+  while (reader.next_generation(end.open_batch) == end.generation) reader.next(end.open_batch);
+  return reader.batch_chain() == end.open_chain && reader.seek(end.sequence, files);
+}
+
 void Batch::add(const OutboxReader::Entry& entry) {
   const auto& record = entry.found.record;
   if (entries_.empty()) {

@@ -118,6 +118,12 @@ struct ReplicaEnd {
   std::uint64_t open_chain = 0;
 };
 
+/// Puts `reader` behind the batches that are in a replica which ends at `end`. False when the
+/// outbox does not hold these very batches: others can have their sequences after a crash of the
+/// machine. False, too, when another generation follows them. Throws as OutboxReader.
+bool seek_behind(OutboxReader& reader, const ReplicaEnd& end,
+                 const std::vector<std::uint64_t>& files);
+
 /// One segment object, ready to be put.
 struct SegmentObject {
   std::string key;

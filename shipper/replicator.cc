@@ -401,49 +401,37 @@ asio::awaitable<bool> Replicator::locate(const capture::Tail& tail) {
     note_.writer = writer();  // not before: it is saved with whatever error there is
   }
   std::optional<ReplicaEnd> found;
+  std::string differs;
   if (end_) {
     const auto snapshots = co_await replica::list_snapshots(*store_, end_->generation);
     if (!snapshots.empty()) {
       found = co_await find_end(end_->generation, end_, snapshots);
+      differs = co_await compare(*found, tail);
     } else if (end_->generation == tail.generation) {
       // It was there: the note is only written behind it.
+      differs = "the replica lost the generation's snapshot";
+    }
+    if (end_->generation != tail.generation && (!found || !differs.empty())) {
+      // What of it is not in the replica is nothing, or lost: the current one has it all.
+      found.reset();
+      differs.clear();
       forget_end();
-      co_await on_worker([&] {
-        database_.give_up("the replica lost the generation's snapshot", tail.generation);
-      });
-      database_.wake();
-      co_return false;
     }
   }
-  if (!found && (!end_ || end_->generation != tail.generation)) {
-    forget_end();
+  if (!end_) {
     auto snapshots = co_await replica::list_snapshots(*store_, tail.generation);
-    if (!snapshots.empty()) found = co_await find_end(tail.generation, {}, std::move(snapshots));
+    if (!snapshots.empty()) {
+      found = co_await find_end(tail.generation, {}, std::move(snapshots));
+      differs = co_await compare(*found, tail);
+    }
+  }
+  if (!differs.empty()) {
+    co_await on_worker([&] { database_.give_up(differs, tail.generation); });
+    database_.wake();
+    found.reset();
   }
   if (!found) {
     forget_end();
-    co_return false;
-  }
-  bool stands = false;
-  const std::uint64_t newest = std::max(found->sequence, found->open_batch);
-  std::string why =
-      "the replica holds batch " + std::to_string(newest) + ", which the outbox does not";
-  if (newest <= tail.last.sequence) {
-    const auto reading = co_await begin_reading(signal_);
-    stands = co_await seek(found->sequence);
-    // Where another generation has begun behind it, the replica has all of its own.
-    if (stands && found->chain != 0 && reader_.generation() == found->generation &&
-        reader_.batch_chain() != found->chain && found->sequence >= tail.generation_first) {
-      stands = false;
-      why = "the replica holds another history of this generation";
-    }
-  }
-  if (!stands) {
-    forget_end();
-    if (found->generation == tail.generation) {
-      co_await on_worker([&] { database_.give_up(why, tail.generation); });
-      database_.wake();
-    }
     co_return false;
   }
   end_ = found;
@@ -454,6 +442,25 @@ asio::awaitable<bool> Replicator::locate(const capture::Tail& tail) {
   if (end_->sequence >= tail.last.sequence) report({});
   co_await advance(*end_, status_.commit_time);
   co_return true;
+}
+
+// Puts the reader behind the end of what the replica has. Why the outbox does not go on from there;
+// empty: it does.
+asio::awaitable<std::string> Replicator::compare(const ReplicaEnd& end, const capture::Tail& tail) {
+  const std::uint64_t newest = std::max(end.sequence, end.open_batch);
+  if (newest > tail.last.sequence) {
+    co_return "the replica holds batch " + std::to_string(newest) + ", which the outbox does not";
+  }
+  const auto reading = co_await begin_reading(signal_);
+  folds_ = database_.folds();
+  co_return co_await on_worker([&]() -> std::string {
+    try {
+      if (seek_behind(reader_, end, database_.log_files())) return {};
+      return "the replica holds another history of this generation";
+    } catch (const Error& e) {
+      return e.what();
+    }
+  });
 }
 
 asio::awaitable<std::optional<ReplicaEnd>> Replicator::find_end(

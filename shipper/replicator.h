@@ -111,6 +111,7 @@ class Replicator {
   asio::awaitable<bool> seek(std::uint64_t sequence);
   asio::awaitable<bool> still_there();
   asio::awaitable<bool> locate(const capture::Tail& tail);
+  asio::awaitable<std::string> compare(const ReplicaEnd& end, const capture::Tail& tail);
   asio::awaitable<std::optional<ReplicaEnd>> find_end(Generation generation,
                                                       std::optional<ReplicaEnd> known,
                                                       std::vector<replica::Snapshot> snapshots);

@@ -91,6 +91,7 @@ constexpr std::array<Seeded, static_cast<std::size_t>(Bug::count)> kBugs = {{
     {"existing_key_is_ours", kLost},
     {"unconditional_put", kLost},
     {"chain_not_compared", kPower},
+    {"ended_is_not_compared", kPower},
     {"longer_replica_is_trusted", kPower},
 }};
 

@@ -316,6 +316,7 @@ const char* Model::violation(const State& s, bool quiet) const {
   if (s.rewritten != 0) return "a key was written again with other content";
   if (s.generations > 1 && s.excused == 0) return "a generation ended without need";
   if (s.expired_waits > limits_.expired_waits) return "a generation cost more than one wait";
+  if (s.unfounded != 0) return "a commit was told to be in the replica, and is not";
   for (const Process& process : s.process) {
     const bool reads = process.capturing != 0 && process.from != 0;
     if (reads && process.open == 0) return "a capture uses what is unmapped";

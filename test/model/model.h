@@ -45,6 +45,7 @@ enum class Bug : std::uint8_t {
   existing_key_is_ours,        ///< "exists" is taken for an own earlier PUT
   unconditional_put,           ///< without If-None-Match
   chain_not_compared,          ///< the replica's end is believed to be of this history
+  ended_is_not_compared,       ///< … that of a generation before this one
   longer_replica_is_trusted,   ///< so is one that has more than the outbox
   count
 };
@@ -191,10 +192,10 @@ struct State {
   WalIndex index;
   File file;
   std::array<Record, kRecords> records{};
-  Byte ended = 0;   ///< marks of generations, a bit each
-  Byte booted = 1;  ///< the last record was found true since the machine was started
-  Byte note = 0;    ///< the generation that the replica's note names
-  Byte unused1 = 0;
+  Byte ended = 0;      ///< marks of generations, a bit each
+  Byte booted = 1;     ///< the last record was found true since the machine was started
+  Byte note = 0;       ///< the generation that the replica's note names
+  Byte unfounded = 0;  ///< somebody was told of a commit that is not in the replica
   // in the store, and what may still come to it
   std::array<Stored, kGenerations> stored{};
   std::array<Put, 2> late{};
@@ -299,6 +300,7 @@ class Model {
   void snapshot_steps(int p);
   void put_steps(int p);
   void late_puts();
+  bool goes_on(const State& s, Byte generation) const;
   void locate(State& s, int p) const;
   bool begin_copy(State& s, int p) const;
   void end_copy(State& s, int p) const;

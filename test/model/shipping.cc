@@ -53,6 +53,32 @@ void forget_end(Process& me) {
   me.located = me.end_generation = me.end_sequence = me.end_offset = 0;
 }
 
+Byte newest(const Image& image) {
+  Byte newest = 0;
+  for (const Byte commit : image) {
+    if (commit != kNoImage) newest = std::max(newest, commit);
+  }
+  return newest;
+}
+
+// Who waits for a commit learns that it is in the replica. Of an older generation nobody waits:
+// what of it survived is in the snapshot.
+void tell(State& s, const Process& me) {
+  Byte told = 0;
+  for (const Record& record : s.records) {
+    if (record.kind == Kind::batch && record.generation >= me.end_generation &&
+        record.sequence <= me.end_sequence) {
+      told = std::max(told, newest(record.image));
+    }
+  }
+  const Stored& stored = s.stored[me.end_generation - 1];
+  Byte there = newest(stored.snapshot.image);
+  for (const Object& segment : stored.segments) {
+    if (segment.last != 0) there = std::max(there, newest(segment.image));
+  }
+  if (there < told) s.unfounded = 1;
+}
+
 // Nobody else changes the file unseen.
 bool watched_or_closed(const State& s, int p) {
   const bool watched = s.process[p].open != 0 && s.index.valid != 0;
@@ -128,38 +154,40 @@ void Model::segment_steps(int p) {
   }
 }
 
+// What the replica has is the beginning of what the outbox has, and more of it may come.
+bool Model::goes_on(const State& s, Byte generation) const {
+  const Record& tail = *tail_of(s);
+  const Object& end = last_object(s.stored[generation - 1]);
+  if (end.last > tail.sequence) return has(Bug::longer_replica_is_trusted);
+  const bool ended = generation != tail.generation;
+  if (has(Bug::chain_not_compared) || (ended && has(Bug::ended_is_not_compared))) return true;
+  const Record* here = batch_of(s, end.last);
+  if (here == nullptr || here->generation != generation || here->chain != end.chain) return false;
+  const Record* next = batch_of(s, static_cast<Byte>(end.last + 1));
+  return next == nullptr ? !ended : next->generation == generation;
+}
+
 void Model::locate(State& s, int p) const {
   Process& me = s.process[p];
   const Byte current = tail_of(s)->generation;
   const auto begun = [&](Byte generation) { return s.stored[generation - 1].snapshot.last != 0; };
-  if (me.end_generation != current && (me.end_generation == 0 || !begun(me.end_generation))) {
+  if (me.end_generation != current &&
+      (me.end_generation == 0 || !begun(me.end_generation) || !goes_on(s, me.end_generation))) {
     forget_end(me);
     if (begun(current)) me.end_generation = current;
   }
-  if (me.end_generation == 0 || !begun(me.end_generation)) {
+  if (me.end_generation == 0 || !begun(me.end_generation) || !goes_on(s, me.end_generation)) {
     if (me.end_generation == current) give_up(s, current);
     forget_end(me);
     me.ship = Ship::snapshot;
     return;
   }
-  const Stored& stored = s.stored[me.end_generation - 1];
-  const Object& end = last_object(stored);
-  const Record* here = batch_of(s, end.last);
-  bool stands = end.last <= tail_of(s)->sequence || has(Bug::longer_replica_is_trusted);
-  if (here != nullptr && here->generation == me.end_generation && here->chain != end.chain &&
-      !has(Bug::chain_not_compared)) {
-    stands = false;
-  }
-  if (!stands) {
-    if (me.end_generation == current) give_up(s, current);
-    forget_end(me);
-    me.ship = Ship::snapshot;
-    return;
-  }
+  const Object& end = last_object(s.stored[me.end_generation - 1]);
   me.located = 1;
   me.end_sequence = end.last;
   me.end_offset = static_cast<Byte>(end.offset + end.length);
   s.note = me.end_generation;
+  tell(s, me);
 }
 
 void Model::snapshot_steps(int p) {
@@ -274,6 +302,7 @@ void Model::answered(State& s, int p, bool success) const {
   s.note = put.generation;
   Byte& reported = s.stored[put.generation - 1].reported;
   reported = std::max(reported, put.object.last);
+  tell(s, me);
 }
 
 // What nobody waits for any more arrives after all, or never.

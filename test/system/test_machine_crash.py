@@ -330,6 +330,56 @@ def test_a_note_from_before_the_crash_proves_nothing(build, litestream, tmp_path
     check_restores(build, litestream, database, url, replica, tmp_path)
 
 
+def test_what_was_shipped_before_the_crash_acknowledges_no_generation_after_it(build, litestream, tmp_path):
+    """The outbox lost what the replica has, and a new generation goes on with the sequences of the old one,
+    as far as the replica had them, while it can't write its snapshot."""
+    database, replica, boot = tmp_path / "app.db", tmp_path / "replica", tmp_path / "boot"
+    errors = tmp_path / "errors"
+    url = f"file://{replica}?sync-interval=1ms"
+    env = faults.Faults(build.faults, tmp_path, tmp_path).env(boot_id=boot, errors=errors)
+    boot.write_text("feedbeef-the-first-boot\n")
+    errors.write_text("")
+    with Session(build, database, url, env=env) as app:
+        app.do("create table t(x)")
+        for number in range(5):
+            app.do(f"insert into t values ({number})")
+            assert app.shipped() == 1
+        app.kill()
+    for _ in range(3):
+        without_the_last_record(tmp_path / ".app.db-sqlstream/0000000000000001.log")
+    with closing(sqlite3.connect(database, isolation_level=None)) as db:
+        db.execute("insert into t values ('without the shim')")
+    boot.write_text("0badcafe-the-next-boot\n")
+    [old] = replica.glob("generations/*")
+    away = tmp_path / "away"
+    replica.rename(away)
+    replica.write_text("a file where the folder was")
+    with (
+        Session(build, database, url, env=env) as app,
+        Session(build, database, url, env=env) as other,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        app.do("pragma sqlstream_sync = 60000")
+        waiting = pool.submit(app.do, "insert into t values (5)")
+        harness.wait_until(lambda: other.do("select max(x = 5) from t") == [[1]], "the commit that waits")
+        for number in range(6, 10):
+            other.do(f"insert into t values ({number})")
+            assert other.shipped(100) == 0
+        errors.write_text(f"EIO * {replica}/generations/ {old}\n")
+        replica.unlink()
+        away.rename(replica)
+        harness.wait_until(
+            lambda: f"{replica}/generations/" in other.status()["replicas"][0].get("error", ""), "a try"
+        )
+        assert not waiting.done()
+        errors.write_text("")
+        waiting.result()
+        assert other.shipped() == 1
+    finish(build, database, url)
+    assert len(list(replica.glob("generations/*"))) == 2
+    check_restores(build, litestream, database, url, replica, tmp_path)
+
+
 def test_the_states_are_what_was_written(build, tmp_path):
     """With nothing lost, the journal makes the very files that are there."""
     place = Place(build, tmp_path)

@@ -37,6 +37,11 @@ class Source {
     outbox_.emplace(capture::OutboxPlace::of(folder_.file("app.db"), ""));
     const auto lock = outbox_->lock(std::chrono::seconds(1));
     outbox_->refresh();
+    generation();
+  }
+
+  /// Begins another one.
+  void generation() {
     Record record = record_of(1);
     REQUIRE(outbox_->begin_generation(Generation::random(), {1, 2, 3, 4, 5}, record, {}, {}));
     states_[record.sequence] = State(1, Bytes(page_size_));
@@ -256,4 +261,62 @@ TEST_CASE("the chain after a batch is told by the batch, whatever follows it") {
   CHECK(reader.batch_chain() == chain);
   REQUIRE(reader.next(full + 1));
   CHECK(reader.batch_chain() == source.outbox().tail()->last.chain);
+}
+
+TEST_CASE("a replica's end is found by its generation, its sequence and its chain") {
+  Source source(512);
+  source.batch({1}, 2);
+  source.mark();
+  source.batch({2}, 2);
+  source.batch({1, 2}, 2);
+  const auto tail = source.outbox().tail();
+  OutboxReader reader(source.outbox().directory());
+  const auto stands = [&](const ReplicaEnd& end) {
+    return seek_behind(reader, end, source.outbox().log_files());
+  };
+  ReplicaEnd last;
+  last.generation = tail->generation;
+  last.sequence = source.last();
+  last.chain = tail->last.chain;
+  CHECK(stands(last));
+  CHECK_FALSE(reader.next(source.last()));
+  ReplicaEnd other = last;
+  ++other.chain;
+  CHECK_FALSE(stands(other));
+  other = last;
+  other.generation = Generation::random();
+  CHECK_FALSE(stands(other));
+
+  // In the midst of a batch the chain is that behind it; the reader stands before it.
+  ReplicaEnd open = last;
+  open.sequence = source.last() - 2;
+  open.chain = 0;
+  open.open_batch = source.last();
+  open.open_frames = 1;
+  open.open_chain = last.chain;
+  REQUIRE(stands(open));
+  REQUIRE(reader.next(source.last()));
+  CHECK(reader.next(source.last())->found.record.sequence == source.last());
+  other = open;
+  ++other.open_chain;
+  CHECK_FALSE(stands(other));
+
+  // Of a generation that ended, there is something only before its last batch.
+  ReplicaEnd before = last;
+  before.sequence = source.last() - 1;
+  before.chain = source.reader_behind(before.sequence).batch_chain();
+  source.generation();
+  source.batch({1}, 1);
+  CHECK(stands(before));
+  CHECK(stands(open));
+  CHECK_FALSE(stands(last));
+  ++before.chain;
+  CHECK_FALSE(stands(before));
+  // The end of the other one, from before a crash, where this one has gone on with its sequences.
+  before.sequence = source.last();
+  CHECK_FALSE(stands(before));
+  // The last batch of a generation, in the midst of which a replica ends, has another one behind
+  // it.
+  open.open_chain ^= 1;
+  CHECK_FALSE(stands(open));
 }
