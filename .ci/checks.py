@@ -186,6 +186,8 @@ def count_meson_tests(log):
         say(f"  {test['name']}: {part}" + ("" if result == "OK" else f" ({result})"))
         if part.failed:
             say(test.get("stdout", "") + test.get("stderr", ""))
+        for visited in re.findall(r"^.*: \d+ states$", test.get("stdout", ""), re.M):
+            say(f"    {visited}")  # by the model checker
         count.add(part)
     return count
 

@@ -258,8 +258,7 @@ asio::awaitable<void> Maintenance::release_outbox() {
 // The present by the store's clock, or earlier: this host's may be wrong, and what is deleted for
 // it is gone.
 Time Maintenance::store_time(const std::vector<GenerationObjects>& objects) const {
-  const auto since = replicator_.since_last_put();
-  return std::min(now(), last_written(objects) + since.value_or(std::chrono::nanoseconds(0)));
+  return std::min(now(), last_written(objects) + replicator_.since_last_write());
 }
 
 asio::awaitable<void> Maintenance::enforce_retention() {

@@ -137,9 +137,8 @@ void Replicator::validated() {
   database_.set_status(number_, status_);
 }
 
-std::optional<std::chrono::nanoseconds> Replicator::since_last_put() const {
-  if (last_put_ == steady_clock::time_point{}) return std::nullopt;
-  return steady_clock::now() - last_put_;
+std::chrono::nanoseconds Replicator::since_last_write() const {
+  return steady_clock::now() - last_write_;
 }
 
 void Replicator::look_again() {
@@ -591,6 +590,7 @@ void Replicator::spent(std::uint64_t stored) {
 
 void Replicator::snapshot_written(std::uint64_t stored) {
   spent(stored);
+  last_write_ = steady_clock::now();
   note_.snapshot_time = status_.snapshot_time = now();
   note_.snapshot_size = stored;
   // What is older can go once this one is old enough.
@@ -682,6 +682,7 @@ asio::awaitable<bool> Replicator::put(SegmentObject& object) {
 
 asio::awaitable<void> Replicator::advance(ReplicaEnd end, Time commit_time) {
   seen_ = now();
+  last_write_ = steady_clock::now();
   note_.end = end;
   note_.in_flight = 0;
   note_.boot = boot_hash();

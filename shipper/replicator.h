@@ -80,8 +80,9 @@ class Replicator {
   std::optional<Time> shipped_until() const;
   /// The note has the state of another validation.
   void validated();
-  /// How long ago this process last put a segment; empty: not yet.
-  std::optional<std::chrono::nanoseconds> since_last_put() const;
+  /// How long ago this process last wrote a segment or a snapshot, or found out where the replica
+  /// ends. Precondition: shipping().
+  std::chrono::nanoseconds since_last_write() const;
   /// Has the replica's end asked for anew.
   void look_again();
   ReplicaNote& note() { return note_; }
@@ -170,7 +171,8 @@ class Replicator {
   bool stopping_ = false;
   bool guarded_ = false;  // the replica is known to be this database's
   ReplicaStatus status_;
-  std::chrono::steady_clock::time_point last_put_{};
+  std::chrono::steady_clock::time_point last_put_{};    // begun
+  std::chrono::steady_clock::time_point last_write_{};  // done
   GroupCommit group_;
   bool promised_ = false;  // to capture for those that wait
 };
