@@ -35,6 +35,13 @@ http::Headers object_headers(const StoreSettings& settings) {
       "cannot " + action + ": the answer is not S3's; is there an S3 service at that endpoint?");
 }
 
+[[noreturn]] void throw_unordered(const std::string& what) {
+  throw StoreError(Kind::rejected,
+                   "cannot list " + what +
+                       ": the service does not give the keys in their order, as S3 does but for "
+                       "directory buckets; use a bucket of another kind");
+}
+
 }  // namespace
 
 S3Store::S3Store(const StoreSettings& settings, std::shared_ptr<S3Client> client)
@@ -108,7 +115,14 @@ asio::awaitable<Listing> S3Store::list(ListQuery query) {
     if (!page) throw_not_s3("list " + address(prefix_ + query.prefix));
     for (xml::ListPage::Object& object : page->objects) {
       if (!object.key.starts_with(prefix_)) continue;
-      listing.objects.push_back({object.key.substr(prefix_.size()), object.size, object.modified});
+      std::string key = object.key.substr(prefix_.size());
+      if (!listing.objects.empty()) {
+        // Where a key is in the list tells what is newest.
+        const auto order = key <=> listing.objects.back().key;
+        if (order < 0) throw_unordered(address(prefix_ + query.prefix));
+        if (order == 0) continue;  // a page that begins with what the one before ended with
+      }
+      listing.objects.push_back({std::move(key), object.size, object.modified});
     }
     for (const std::string& folder : page->prefixes) {
       if (folder.starts_with(prefix_)) listing.folders.push_back(folder.substr(prefix_.size()));

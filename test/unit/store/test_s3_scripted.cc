@@ -497,6 +497,40 @@ TEST_CASE("a list that goes on, and does not say how, is no whole one") {
   CHECK(store_error(s.context, s.store().list({})).kind() == StoreError::Kind::rejected);
 }
 
+TEST_CASE("a list in no order is an error, one that says a key twice is not") {
+  const auto page = [](const std::string& keys, const std::string& next) {
+    std::string text = "<ListBucketResult>";
+    for (const char key : keys) {
+      text += std::string("<Contents><Key>") + key + "</Key><Size>1</Size></Contents>";
+    }
+    if (!next.empty()) {
+      text += "<IsTruncated>true</IsTruncated><NextContinuationToken>" + next +
+              "</NextContinuationToken>";
+    }
+    return text + "</ListBucketResult>";
+  };
+  std::string first;
+  std::string second;
+  Scripted s([&](const Asked& asked) -> Reply {
+    const bool goes_on = asked.target.find("continuation-token") != std::string::npos;
+    return {200, goes_on ? page(second, "") : page(first, second.empty() ? "" : "t")};
+  });
+  const auto refused = [&](const std::string& one, const std::string& two) {
+    first = one;
+    second = two;
+    const auto error = store_error(s.context, s.store().list({}));
+    CHECK(error.kind() == StoreError::Kind::rejected);
+    CHECK(std::string(error.what()).find("in their order") != std::string::npos);
+  };
+  refused("ba", "");
+  refused("bc", "ad");
+  first = "ab";
+  second = "bc";
+  const auto listing = run(s.context, s.store().list({}));
+  REQUIRE(listing.objects.size() == 3);
+  CHECK(listing.objects.back().key == "c");
+}
+
 // Credentials: each source is a script that also plays S3 and tells who asked.
 namespace {
 
