@@ -1094,8 +1094,9 @@ asio::awaitable<std::optional<std::uint64_t>> Database::hold_role() {
   std::optional<steady_clock::time_point> turn_ends;
   std::optional<steady_clock::time_point> unused_until;
   const auto others_commit = [&] { return steady_clock::now() < poked_at_ + kTurn; };
-  const auto begins = [&] {
-    return std::ranges::any_of(replicators_, [](const auto& each) { return each->begins(); });
+  const auto writes_snapshot = [&] {
+    return std::ranges::any_of(replicators_,
+                               [](const auto& each) { return each->writes_snapshot(); });
   };
   std::uint64_t opened = opened_.load();
   role_over_ = role_wanted_ = false;
@@ -1132,14 +1133,15 @@ asio::awaitable<std::optional<std::uint64_t>> Database::hold_role() {
     } else if (connections_.load() > 0) {
       co_await role_signal_.wait();
     } else {
-      // However busy others keep it; at once where they wait for what only they can do.
+      // However busy others keep it; at once where they wait for what only they can do. But a
+      // snapshot that is broken off begins from nothing at the next one, and may again and again
+      // where nobody has it open for long: it goes on, and what only others can prove fails.
       if (!unused_until) unused_until = steady_clock::now() + linger();
       const bool lingers = steady_clock::now() < *unused_until;
       const auto known = tail();
       const bool all = drained();
-      // With nobody that has it open a snapshot that was begun here can be proven at its end.
-      const bool goes_on = begins() && known && known->last.identity.inode != 0;
-      role_over_ = others_commit() ? blind_.load() || !(lingers || goes_on) : !lingers && all;
+      role_over_ =
+          !writes_snapshot() && (others_commit() ? blind_.load() || !lingers : !lingers && all);
       if (role_over_ && all) shipped = known ? known->last.sequence : 0;
       if (!role_over_ && lingers) co_await role_signal_.wait_until(*unused_until);
       if (!role_over_ && !lingers) co_await role_signal_.wait();

@@ -168,6 +168,8 @@ class Database : public std::enable_shared_from_this<Database> {
   /// On the engine's thread: a snapshot is wanted, and no connection here has read the database, so
   /// this process cannot make one. Whoever can may ship then.
   void cannot_see();
+  /// On the engine's thread: one was written, or given up, which the role may have been held for.
+  void snapshot_over() noexcept { tell(kRole); }
 
   // --- For snapshots in place; on workers.
   /// Announces one of the state that was captured last, which must be of a generation that goes on.

@@ -19,6 +19,7 @@ using std::chrono::steady_clock;
 constexpr auto kRest = std::chrono::milliseconds(100);
 constexpr auto kFirstPause = std::chrono::seconds(10);
 constexpr auto kLongestPause = std::chrono::minutes(10);
+constexpr auto kLongestRest = std::chrono::hours(1);
 constexpr auto kStaleUpload = std::chrono::hours(24);
 
 log::Fields fields_of(Replicator& replicator) {
@@ -40,11 +41,17 @@ std::optional<Time> SnapshotRule::due(Time last_snapshot, std::uint64_t snapshot
   return when;
 }
 
+Time SnapshotRule::again(Time due, Time tried) {
+  if (tried < due) return due;
+  return tried + std::min<std::chrono::nanoseconds>((tried - due) / 4, kLongestRest);
+}
+
 Maintenance::Maintenance(Replicator& replicator)
     : replicator_(replicator),
       deletion_(replicator.store(), fields_of(replicator)),
       compaction_(replicator.store(), deletion_, fields_of(replicator)),
-      signal_(Engine::get().executor()) {}
+      signal_(Engine::get().executor()),
+      tried_before_(replicator.note().snapshot_tried) {}
 
 // The old generation's last segments stay as they are: who folded them would write behind the new
 // one's snapshot.
@@ -56,8 +63,10 @@ bool Maintenance::compaction_due() const {
 std::optional<Time> Maintenance::snapshot_due() const {
   const auto& settings = replicator_.settings();
   const auto& note = replicator_.note();
-  return SnapshotRule{settings.snapshot_interval, settings.retention}.due(
+  const auto due = SnapshotRule{settings.snapshot_interval, settings.retention}.due(
       note.snapshot_time, note.snapshot_size, note.bytes_since_snapshot);
+  if (!due) return due;
+  return SnapshotRule::again(*due, std::min(tried_before_, now()));
 }
 
 std::optional<Time> Maintenance::retention_due() const {
@@ -115,7 +124,10 @@ asio::awaitable<void> Maintenance::run() {
     } catch (const std::exception& e) {
       error = text_of(e);
     }
-    if (std::exchange(writing_, false)) replicator_.notify();
+    if (std::exchange(writing_, false)) {
+      replicator_.notify();
+      replicator_.database().snapshot_over();
+    }
     if (!error.empty()) replicator_.hold(false);
     if (error.empty()) {
       last_error_.clear();
@@ -151,6 +163,7 @@ asio::awaitable<void> Maintenance::write_snapshot() {
     if (database.generation_alive() && !database.has_mapping()) database.cannot_see();
     co_return;
   }
+  replicator_.note().snapshot_tried = now();  // saved with the end of the index
   // A snapshot that lands when another generation has begun would pass for newer than that one.
   const std::function<bool()> wanted = [&] {
     const auto known = database.tail();

@@ -32,6 +32,11 @@ struct SnapshotRule {
   static constexpr std::uint64_t kLeastBytes = 256ULL << 20;
   std::optional<Time> due(Time last_snapshot, std::uint64_t snapshot_size,
                           std::uint64_t bytes_since) const;
+
+  /// When one that was due is to be begun, where another was begun at `tried` and not finished: the
+  /// longer it is overdue, the less often, so that processes which all end too soon for it do not
+  /// upload the beginning of one for ever.
+  static Time again(Time due, Time tried);
 };
 
 /// Beside a replica's segments: folding many small ones, later snapshots, which begin a new index
@@ -49,7 +54,8 @@ class Maintenance {
   }
   /// A copy in the making is given up: the outbox is filling with what it needs.
   void make_room() { room_wanted_ = true; }
-  /// True while a later snapshot is being made or uploaded; its end is notified to the Replicator.
+  /// True while a later snapshot is being made or uploaded; its end is told to the Replicator
+  /// and the Database.
   bool writing() const { return writing_; }
 
  private:
@@ -70,6 +76,7 @@ class Maintenance {
   Deletion deletion_;
   Compaction compaction_;
   Signal signal_;
+  const Time tried_before_;  // when a snapshot was last begun by whoever had the role before
   std::chrono::steady_clock::time_point not_before_{};
   bool writing_ = false;
   bool room_wanted_ = false;

@@ -17,7 +17,7 @@
 namespace sqlstream {
 namespace {
 
-constexpr std::uint64_t kMagic = 0x37444e4552535153;  // "SQSREND7"
+constexpr std::uint64_t kMagic = 0x38444e4552535153;  // "SQSREND8"
 
 struct DiskNote {
   std::uint64_t magic;
@@ -28,6 +28,7 @@ struct DiskNote {
   std::int64_t snapshot_time;
   std::uint64_t snapshot_size;
   std::uint64_t bytes_since_snapshot;
+  std::int64_t snapshot_tried;
   std::int64_t retention_due;
   std::int64_t error_since;
   std::int32_t pid;
@@ -87,6 +88,7 @@ std::optional<ReplicaNote> load_replica_note(const std::string& path) {
   note.in_flight = disk.in_flight;
   note.commit_time = to_time(disk.commit_time);
   note.snapshot_time = to_time(disk.snapshot_time);
+  note.snapshot_tried = to_time(disk.snapshot_tried);
   note.snapshot_size = disk.snapshot_size;
   note.bytes_since_snapshot = disk.bytes_since_snapshot;
   note.retention_due = to_time(disk.retention_due);
@@ -123,6 +125,7 @@ bool save_replica_note(const std::string& path, const std::string& database,
   disk->in_flight = note.in_flight;
   disk->commit_time = ns(note.commit_time);
   disk->snapshot_time = ns(note.snapshot_time);
+  disk->snapshot_tried = ns(note.snapshot_tried);
   disk->snapshot_size = note.snapshot_size;
   disk->bytes_since_snapshot = note.bytes_since_snapshot;
   disk->retention_due = ns(note.retention_due);

@@ -28,6 +28,7 @@ struct ReplicaNote {
                                            ///< whose answer is awaited; or 0
   Time commit_time{};                      ///< of the replica's last commit
   Time snapshot_time{};                    ///< when the newest snapshot was written
+  Time snapshot_tried{};                   ///< when a later snapshot was last begun
   std::uint64_t snapshot_size = 0;         ///< stored bytes
   std::uint64_t bytes_since_snapshot = 0;  ///< stored bytes of the segments behind it
   Time retention_due{};                    ///< when something may be deleted next

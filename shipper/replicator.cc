@@ -86,6 +86,10 @@ asio::awaitable<std::unique_ptr<Replicator::Reading>> Replicator::begin_reading(
   co_return std::make_unique<Reading>(readers_);
 }
 
+bool Replicator::writes_snapshot() const {
+  return begins_ || maintenance_->writing();
+}
+
 void Replicator::folded() {
   notify();
   maintenance_->notify();
@@ -523,8 +527,10 @@ asio::awaitable<std::optional<ReplicaEnd>> Replicator::find_end(
 
 asio::awaitable<bool> Replicator::write_snapshot(const capture::Tail& tail) {
   begins_ = true;
-  const std::unique_ptr<bool, void (*)(bool*)> over(&begins_,
-                                                    [](bool* begins) { *begins = false; });
+  const std::unique_ptr<Replicator, void (*)(Replicator*)> over(this, [](Replicator* self) {
+    self->begins_ = false;
+    self->database_.snapshot_over();
+  });
   // A later snapshot of the generation before must not land behind this one.
   while (maintenance_->writing() && !stopping_) co_await signal_.wait();
   if (!database_.generation_alive()) co_return false;

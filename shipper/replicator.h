@@ -42,8 +42,9 @@ class Replicator {
   std::size_t number() const { return number_; }
   /// True when nothing more can be done for batches up to `sequence`.
   bool settled(std::uint64_t sequence) const { return status_.settled >= sequence; }
-  /// A generation's first snapshot is being made: whoever went on would begin with it again.
-  bool begins() const { return begins_; }
+  /// A snapshot is being made or uploaded: whoever went on would begin with it again. Its end is
+  /// told to the Database.
+  bool writes_snapshot() const;
 
   // --- For folding the outbox.
   /// Log files of the outbox are read through their names while one of these lives.

@@ -147,19 +147,20 @@ def test_a_program_whose_end_takes_long_holds_nothing_back(build, place, program
 class Far:
     """A database whose store is so far away that others always commit while something is under way with it."""
 
-    def __init__(self, build, minio, folder):
+    def __init__(self, build, minio, folder, **settings):
         self.build, self.folder = build, folder
         self.database = folder / "app.db"
         bucket = minio.bucket()
         self.proxy = SlowProxy(minio.port, delay=0.3)
         self.url = minio.url(bucket, "app")
         self.far_url = minio.url(
-            bucket, "app", endpoint=f"http://127.0.0.1:{self.proxy.port}", sync_interval="50ms"
+            bucket, "app", endpoint=f"http://127.0.0.1:{self.proxy.port}", sync_interval="50ms", **settings
         )
         config = write_config(
             folder / "sqlstream.yml", self.database, self.far_url, **{"shutdown-timeout": "10m"}
         )
-        self.env = minio.env(SQLSTREAM_CONFIG=config)
+        self.log = folder / "log"
+        self.env = minio.env(SQLSTREAM_CONFIG=config, SQLSTREAM_LOG=self.log)
 
     def session(self, **more):
         return Session(self.build, self.database, "", {**self.env, **more})
@@ -276,6 +277,70 @@ def test_who_has_closed_it_goes_on_with_a_first_snapshot_when_others_commit(far)
         first.stdin.close()
         assert first.wait(120) == 0
     far.check()
+
+
+SHORT_CONNECTIONS = """
+import select, sqlite3, sys, time
+loader = sqlite3.connect(":memory:")
+loader.enable_load_extension(True)
+loader.load_extension(sys.argv[1].removesuffix(".so"))
+while not select.select([sys.stdin], [], [], 5)[0]:
+    db = sqlite3.connect(sys.argv[2], uri=True, isolation_level=None, timeout=60)
+    db.execute("insert into t values (1)")
+    db.close()
+"""
+
+
+@contextmanager
+def short_connections(far, programs):
+    """Each opens the database every five seconds: for longer, nobody holds a role for one that is unused."""
+    running = []
+    try:
+        for _ in range(programs):
+            running.append(subprocess.Popen(
+                [PYTHON, "-c", SHORT_CONNECTIONS, far.build.extension, far.build.uri(far.database)],
+                env=far.env, stdin=subprocess.PIPE,
+            ))  # fmt: skip
+            time.sleep(5 / programs)
+        yield
+        for program in running:
+            program.stdin.close()
+        for program in running:
+            assert program.wait(120) == 0
+    finally:
+        for program in running:
+            program.kill()
+            program.wait()
+
+
+def snapshots(far):
+    return far.log.read_text().count('msg="snapshot written"') if far.log.exists() else 0
+
+
+LARGE = "create table t(x); insert into t values (randomblob(40000000));"
+
+
+def test_a_first_snapshot_ends_where_all_have_the_database_open_for_short(far):
+    """Also while others commit, who don't have it open at its end either."""
+    far.proxy.rate = 5_000_000
+    harness.run(["sqlite3", far.database, f"pragma journal_mode = wal; {LARGE}"])
+    with short_connections(far, 3):
+        harness.wait_until(lambda: snapshots(far) == 1, "the snapshot", limit=60)
+    far.check()
+
+
+def test_a_later_snapshot_ends_where_the_database_is_open_for_short(build, minio, tmp_path):
+    far = Far(build, minio, tmp_path, snapshot_interval="1s")
+    try:
+        far.build.shell(far.database, None, LARGE, env=far.env)
+        assert snapshots(far) >= 1
+        far.proxy.rate = 5_000_000
+        had = snapshots(far)
+        with short_connections(far, 1):
+            harness.wait_until(lambda: snapshots(far) > had, "a later snapshot", limit=60)
+        far.check()
+    finally:
+        far.proxy.stop()
 
 
 def test_who_can_make_no_client_leaves_the_shipping_to_others(far, tmp_path):

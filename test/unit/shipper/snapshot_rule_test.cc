@@ -30,3 +30,12 @@ TEST_CASE("a snapshot is due at once where a restore would replay many times its
   CHECK_FALSE(rule.due(kLast, kMost, SnapshotRule::kWorth * kMost));
   CHECK(rule.due(kLast, kMost, SnapshotRule::kWorth * kMost + 1) == kLast);
 }
+
+TEST_CASE("the longer a snapshot is overdue, the less often it is begun again") {
+  constexpr Time kDue{24h};
+  CHECK(SnapshotRule::again(kDue, Time{}) == kDue);
+  CHECK(SnapshotRule::again(kDue, kDue - 1s) == kDue);
+  CHECK(SnapshotRule::again(kDue, kDue) == kDue);
+  CHECK(SnapshotRule::again(kDue, kDue + 1min) == kDue + 1min + 15s);
+  CHECK(SnapshotRule::again(kDue, kDue + 100h) == kDue + 101h);
+}
