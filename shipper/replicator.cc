@@ -438,8 +438,10 @@ asio::awaitable<bool> Replicator::locate(const capture::Tail& tail) {
     co_return false;
   }
   end_ = found;
-  // Till here, what was in the making when an answer was lost was kept from folds.
-  in_flight_ = snapshot_at_ = 0;
+  // What was under way when an answer was lost is kept from folds. If it is not there it may still
+  // come, until what is sent next has its key.
+  if (in_flight_ <= end_->sequence) in_flight_ = 0;
+  snapshot_at_ = 0;
   located_ = true;
   // With something left to write it is not known yet whether that can be done again.
   if (end_->sequence >= tail.last.sequence) report({});
@@ -690,7 +692,7 @@ asio::awaitable<void> Replicator::advance(ReplicaEnd end, Time commit_time) {
   seen_ = now();
   last_write_ = steady_clock::now();
   note_.end = end;
-  note_.in_flight = 0;
+  note_.in_flight = in_flight_ > end.sequence ? in_flight_ : 0;
   note_.boot = boot_hash();
   note_.commit_time = commit_time;
   const NoteToSave saving = note_to_save();

@@ -18,19 +18,47 @@ namespace {
 
 /// Each with all interleavings. Bounds that are in different histories would multiply.
 constexpr std::array kHistories = {
-    Limits{"a kill and a lost answer", 2, 0, 1, 0, 1, 0, 0},
-    Limits{"three commits and a lost answer", 3, 0, 0, 0, 1, 0, 0},
-    Limits{"a close and a kill", 1, 1, 1, 0, 0, 0, 0},
-    Limits{"three commits and a kill", 3, 0, 1, 0, 0, 0, 0},
-    Limits{"exclusive locking and a kill", 2, 0, 1, 0, 0, 0, 0, true},
-    Limits{"a wait that runs out", 2, 0, 0, 0, 0, 1, 0},
-    Limits{"two closes and a wait that runs out", 1, 2, 0, 0, 0, 1, 0},
-    Limits{"two commits, a close and a wait that runs out", 2, 1, 0, 0, 0, 1, 0},
-    Limits{"a program without the shim", 2, 0, 0, 0, 0, 0, 1},
-    Limits{"a program without the shim between two runs", 2, 1, 0, 0, 0, 0, 1, true},
-    Limits{"a power failure", 2, 0, 0, 1, 0, 0, 0},
-    Limits{"a close and a power failure", 2, 1, 0, 1, 0, 0, 0, true},
-    Limits{"a store without conditional PUTs", 2, 0, 0, 0, 0, 0, 0, false, true},
+    Limits{.name = "a kill and a lost answer", .commits = 2, .kills = 1, .lost_answers = 1},
+    Limits{.name = "three commits and a lost answer", .commits = 3, .lost_answers = 1},
+    Limits{.name = "a close and a kill", .commits = 1, .closes = 1, .kills = 1},
+    Limits{.name = "three commits and a kill", .commits = 3, .kills = 1},
+    Limits{.name = "exclusive locking and a kill", .commits = 2, .kills = 1, .exclusive = true},
+    Limits{.name = "a wait that runs out", .commits = 2, .expired_waits = 1},
+    Limits{.name = "two closes and a wait that runs out",
+           .commits = 1,
+           .closes = 2,
+           .expired_waits = 1},
+    Limits{.name = "two commits, a close and a wait that runs out",
+           .commits = 2,
+           .closes = 1,
+           .expired_waits = 1},
+    Limits{.name = "a program without the shim", .commits = 2, .strangers = 1},
+    Limits{.name = "a program without the shim between two runs",
+           .commits = 2,
+           .closes = 1,
+           .strangers = 1,
+           .exclusive = true},
+    Limits{.name = "a power failure", .commits = 2, .power_failures = 1},
+    Limits{.name = "a close and a power failure",
+           .commits = 2,
+           .closes = 1,
+           .power_failures = 1,
+           .exclusive = true},
+    Limits{.name = "padding frames, and a program without the shim",
+           .commits = 3,
+           .strangers = 1,
+           .padded = true},
+    Limits{.name = "a kill, and an old copy in the file's place",
+           .commits = 2,
+           .kills = 1,
+           .replaced = 1},
+    Limits{.name = "damage in the outbox", .commits = 3, .damages = 1},
+    Limits{.name = "a fold, a kill and a lost answer",
+           .commits = 2,
+           .kills = 1,
+           .lost_answers = 1,
+           .folds = 1},
+    Limits{.name = "a store without conditional PUTs", .commits = 2, .unconditional_store = true},
 };
 enum History {
   kKillAndLost,
@@ -45,14 +73,21 @@ enum History {
   kStrangerBetween,
   kPower,
   kCloseAndPower,
+  kPadded,
+  kReplaced,
+  kDamaged,
+  kFolded,
   kUnconditional
 };
 
 /// Take minutes, and gigabytes.
 constexpr std::array kLongHistories = {
-    Limits{"three commits and two kills", 3, 0, 2, 0, 0, 0, 0},
-    Limits{"three commits, a kill and a lost answer", 3, 0, 1, 0, 1, 0, 0},
-    Limits{"three commits, a close and a kill", 3, 1, 1, 0, 0, 0, 0, false},
+    Limits{.name = "three commits and two kills", .commits = 3, .kills = 2},
+    Limits{.name = "three commits, a kill and a lost answer",
+           .commits = 3,
+           .kills = 1,
+           .lost_answers = 1},
+    Limits{.name = "three commits, a close and a kill", .commits = 3, .closes = 1, .kills = 1},
 };
 
 struct Seeded {
@@ -93,6 +128,11 @@ constexpr std::array<Seeded, static_cast<std::size_t>(Bug::count)> kBugs = {{
     {"chain_not_compared", kPower},
     {"ended_is_not_compared", kPower},
     {"longer_replica_is_trusted", kPower},
+    {"padding_counts", kPadded},
+    {"replaced_file_goes_on", kReplaced},
+    {"damage_is_passed_over", kDamaged},
+    {"located_is_answered", kFolded},
+    {"folded_over_an_end", kFolded},
 }};
 
 /// The protocol of a snapshot in place, by itself.

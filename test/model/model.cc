@@ -41,9 +41,14 @@ class Evidence final : public capture::WalEvidence {
       return static_cast<std::uint32_t>(header.change) - last_.change;
     }
     std::uint32_t commits = 0;
+    const Frame* before = nullptr;
     for (int i = 0; i < header.frame; ++i) {
-      if (i >= s_.wal.frames || s_.wal.frame[i].salt != header.salt) return std::nullopt;
-      commits += s_.wal.frame[i].ends;
+      const Frame& frame = s_.wal.frame[i];
+      if (i >= s_.wal.frames || frame.salt != header.salt) return std::nullopt;
+      const bool same = before != nullptr && std::memcmp(before, &frame, sizeof frame) == 0;
+      if (same && bug_ != Bug::padding_counts) return std::nullopt;
+      commits += frame.ends;
+      before = &frame;
     }
     return commits;
   }
@@ -106,6 +111,10 @@ std::uint16_t frame_sum(Byte salt, int number, Byte commit) {
   return static_cast<std::uint16_t>(salt << 8 | number << 4 | commit << 1 | 1);
 }
 
+bool is_batch(const Record& record) {
+  return record.kind == Kind::batch || record.kind == Kind::damaged;
+}
+
 const Record* tail_of(const State& s) {
   const auto end = std::find_if(s.records.begin(), s.records.end(), [](const Record& r) {
     return r.kind == Kind::none || r.kind == Kind::torn;
@@ -115,7 +124,7 @@ const Record* tail_of(const State& s) {
 
 const Record& last_batch(const State& s) {
   const Record* record = tail_of(s);
-  while (record->kind != Kind::batch) --record;
+  while (!is_batch(*record)) --record;
   return *record;
 }
 
@@ -162,7 +171,7 @@ bool Model::lock_is_free(const State& s, int p) const {
          (s.process[1 - p].capturing == 0 || has(Bug::no_capture_lock));
 }
 
-// What a process that died left half written is cut off.
+// What a process that died left half written is cut off; another file ends the generation.
 void Model::refresh(State& s) const {
   for (Record& record : s.records) {
     if (record.kind != Kind::torn) continue;
@@ -172,6 +181,8 @@ void Model::refresh(State& s) const {
       record = {};
     }
   }
+  const bool replaced = alive(s) && tail_of(s)->inode != s.file.inode;
+  if (replaced && !has(Bug::replaced_file_goes_on)) give_up(s, tail_of(s)->generation);
 }
 
 // The first frame that is not captured yet; 0 when the generation cannot go on.
@@ -244,6 +255,7 @@ bool Model::end_capture(State& s, int p) const {
   const Record* tail = tail_of(s);
   record.sequence = static_cast<Byte>(tail == nullptr ? 1 : tail->sequence + 1);
   record.generation = begins ? ++s.generations : tail->generation;
+  record.inode = begins ? s.file.inode : tail->inode;
   if (begins && record.source.frame == 0) record.identity = s.file.version;
   append(s, record);
   me.anchored = s.booted = 1;
@@ -268,6 +280,7 @@ void Model::note_new_wal(State& s, int p) const {
   record.kind = Kind::reset;
   record.generation = last.generation;
   record.sequence = last.sequence;
+  record.inode = last.inode;
   record.source = s.index.header;
   record.source.salt = me.new_salt;
   const bool again = last.kind == Kind::reset && last.source.frame == 0;
@@ -309,6 +322,7 @@ const std::vector<Successor>& Model::successors(const State& state) {
   late_puts();
   power_failure();
   strangers();
+  outside();
   return successors_;
 }
 

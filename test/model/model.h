@@ -47,13 +47,18 @@ enum class Bug : std::uint8_t {
   chain_not_compared,          ///< the replica's end is believed to be of this history
   ended_is_not_compared,       ///< … that of a generation before this one
   longer_replica_is_trusted,   ///< so is one that has more than the outbox
+  padding_counts,              ///< a frame that only fills a sector is taken for a commit (proof 4)
+  replaced_file_goes_on,       ///< the file that is open is taken for the generation's
+  damage_is_passed_over,       ///< a record that cannot be read is none
+  located_is_answered,         ///< what the replica has not got now will not come any more
+  folded_over_an_end,          ///< what is in the replica, or on its way, with what is behind it
   count
 };
 
 inline constexpr int kProcesses = 2;
 inline constexpr int kPages = 3;
-inline constexpr int kCommits = 3;  // commit c writes the pages c - 1 and c, modulo 3
-inline constexpr int kFrames = 2 * kCommits;
+inline constexpr int kCommits = 3;            // commit c writes the pages c - 1 and c, modulo 3
+inline constexpr int kFrames = 3 * kCommits;  // with one that fills the sector
 inline constexpr int kRecords = 12;
 inline constexpr int kGenerations = 5;
 inline constexpr int kSegments = 4;
@@ -96,9 +101,11 @@ struct WalIndex {
 struct File {
   Image image{};
   Byte version = 1;  ///< device, inode, size, times
+  Byte inode = 1;
+  std::array<Byte, 3> unused{};
 };
 
-enum class Kind : Byte { none, batch, reset, clean, torn };
+enum class Kind : Byte { none, batch, reset, clean, torn, damaged };
 
 struct Record {
   std::uint32_t chain = 0;
@@ -109,7 +116,9 @@ struct Record {
   Byte generation = 0;
   Byte sequence = 0;
   Byte identity = 0;  ///< the file's version; 0: none
-  Byte unused = 0;
+  Byte inode = 0;     ///< of the file that the generation is of
+  Byte folded = 0;    ///< how many batches before it it stands for, too
+  std::array<Byte, 3> unused{};
 };
 
 /// An object in a replica. A snapshot is at offset 0 of no segment; last 0: there is none.
@@ -172,6 +181,7 @@ struct Process {
   Byte capturing = 0;
   Byte from = 0;    ///< first frame
   Byte begins = 0;  ///< a generation
+  Byte unused = 0;
   // the shipping role
   Byte role = 0;
   Ship ship = Ship::idle;
@@ -192,10 +202,13 @@ struct State {
   WalIndex index;
   File file;
   std::array<Record, kRecords> records{};
-  Byte ended = 0;      ///< marks of generations, a bit each
-  Byte booted = 1;     ///< the last record was found true since the machine was started
-  Byte note = 0;       ///< the generation that the replica's note names
-  Byte unfounded = 0;  ///< somebody was told of a commit that is not in the replica
+  Byte ended = 0;           ///< marks of generations, a bit each
+  Byte booted = 1;          ///< the last record was found true since the machine was started
+  Byte note = 0;            ///< the generation that the replica's note names
+  Byte note_end = 0;        ///< … its last batch in the replica
+  Byte note_in_flight = 0;  ///< … and that of what was sent and not answered; 0: none
+  Byte unfounded = 0;       ///< somebody was told of a commit that is not in the replica
+  std::array<Byte, 2> unused1{};
   // in the store, and what may still come to it
   std::array<Stored, kGenerations> stored{};
   std::array<Put, 2> late{};
@@ -214,9 +227,13 @@ struct State {
   Byte lost_answers = 0;
   Byte expired_waits = 0;
   Byte strangers = 0;
+  Byte replaced = 0;
+  Byte damages = 0;
+  Byte folds = 0;
   Byte excused = 0;    ///< something happened that may end a generation
   Byte rewritten = 0;  ///< a key was written with other content
   Byte inherited = 0;  ///< locks that a child keeps: 1 of captures, 2 of the role
+  Byte unused2 = 0;
 };
 static_assert(std::has_unique_object_representations_v<State>);
 
@@ -229,14 +246,18 @@ struct Successor {
 
 /// How often things may happen in one history.
 struct Limits {
-  const char* name;
-  Byte commits;
-  Byte closes;
-  Byte kills;
-  Byte power_failures;
-  Byte lost_answers;
-  Byte expired_waits;
-  Byte strangers;
+  const char* name = "";
+  Byte commits = 0;
+  Byte closes = 0;
+  Byte kills = 0;
+  Byte power_failures = 0;
+  Byte lost_answers = 0;
+  Byte expired_waits = 0;
+  Byte strangers = 0;
+  Byte replaced = 0;                 ///< an old copy is put in the file's place
+  Byte damages = 0;                  ///< a record before the last can be read no more
+  Byte folds = 0;                    ///< two records become one
+  bool padded = false;               ///< synchronous=FULL without "powersafe overwrite"
   bool exclusive = false;            ///< locking_mode=EXCLUSIVE
   bool unconditional_store = false;  ///< it knows no If-None-Match
 };
@@ -282,6 +303,7 @@ class Model {
   void note_expired(State& s) const;
   void accidents(int p);
   void power_failure();
+  void outside();
   void strangers();
 
   // model.cc: capture and the outbox
@@ -296,6 +318,7 @@ class Model {
 
   // shipping.cc
   void shipping(int p);
+  void fold_steps(int p);
   void segment_steps(int p);
   void snapshot_steps(int p);
   void put_steps(int p);
@@ -315,6 +338,8 @@ class Model {
 
 // Helpers that more than one part uses.
 
+/// With pages of committed frames, whether it can be read or not.
+bool is_batch(const Record& record);
 /// The outbox's last record; null: it is empty.
 const Record* tail_of(const State& s);
 /// The last batch; precondition: there is one.

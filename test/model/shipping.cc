@@ -24,7 +24,7 @@ Byte wal_first(const State& s) {
   Byte salt = 0;
   for (const Record& record : s.records) {
     if (&record > &tail || record.generation != tail.generation) continue;
-    if (record.kind != Kind::batch) {
+    if (!is_batch(record)) {
       first = record.sequence + 1;
     } else if (first == 0 || record.source.salt != salt) {
       first = record.sequence;
@@ -36,7 +36,15 @@ Byte wal_first(const State& s) {
 
 const Record* batch_of(const State& s, Byte sequence) {
   const auto found = std::find_if(s.records.begin(), s.records.end(), [&](const Record& record) {
-    return record.kind == Kind::batch && record.sequence == sequence;
+    return is_batch(record) && record.sequence == sequence;
+  });
+  return found == s.records.end() ? nullptr : &*found;
+}
+
+// The first batch behind it.
+const Record* batch_behind(const State& s, Byte sequence) {
+  const auto found = std::find_if(s.records.begin(), s.records.end(), [&](const Record& record) {
+    return is_batch(record) && record.sequence > sequence;
   });
   return found == s.records.end() ? nullptr : &*found;
 }
@@ -66,7 +74,7 @@ Byte newest(const Image& image) {
 void tell(State& s, const Process& me) {
   Byte told = 0;
   for (const Record& record : s.records) {
-    if (record.kind == Kind::batch && record.generation >= me.end_generation &&
+    if (is_batch(record) && record.generation >= me.end_generation &&
         record.sequence <= me.end_sequence) {
       told = std::max(told, newest(record.image));
     }
@@ -85,6 +93,14 @@ bool watched_or_closed(const State& s, int p) {
   return watched || (s.booted != 0 && tail_of(s)->identity == s.file.version);
 }
 
+// A record of that generation, `first` or a later one, cannot be read.
+bool is_damaged(const State& s, Byte generation, int first) {
+  return std::any_of(s.records.begin(), s.records.end(), [&](const Record& record) {
+    return record.kind == Kind::damaged && record.generation == generation &&
+           record.sequence >= first;
+  });
+}
+
 // All batches of the shipped generation that the replica does not have, as one segment.
 Put next_segment(const State& s, const Process& me) {
   Put put;
@@ -95,7 +111,7 @@ Put next_segment(const State& s, const Process& me) {
         record.sequence <= me.end_sequence) {
       continue;
     }
-    if (segment.first == 0) segment.first = record.sequence;
+    if (segment.first == 0) segment.first = record.sequence - record.folded;
     segment.last = record.sequence;
     segment.chain = record.chain;
     apply(segment.image, record.image);
@@ -132,7 +148,40 @@ void Model::shipping(int p) {
       s.process[p].role = 0;
     });
   }
-  if (tail_of(now) != nullptr && !store_steps_may_wait(now)) segment_steps(p);
+  if (tail_of(now) == nullptr || store_steps_may_wait(now)) return;
+  fold_steps(p);
+  segment_steps(p);
+}
+
+// Of a full outbox two records become one, but for where the replica ends, or may.
+void Model::fold_steps(int p) {
+  const State& now = *from_;
+  if (now.folds == limits_.folds || !alive(now)) return;
+  for (std::size_t i = 0; i + 1 < now.records.size(); ++i) {
+    const Record& one = now.records[i];
+    const Record& two = now.records[i + 1];
+    if (one.kind != Kind::batch || two.kind != Kind::batch || one.generation != two.generation) {
+      continue;
+    }
+    // The first snapshot may still come from an earlier try: that costs a generation then.
+    const bool tried = now.note_end == 0 && one.sequence != now.note_in_flight;
+    const bool ends = one.sequence >= now.note_end &&
+                      one.sequence <= std::max(now.note_end, now.note_in_flight) && !tried;
+    if (ends && !has(Bug::folded_over_an_end)) continue;
+    add("folds two records", p, true, [&](State& s) {
+      ++s.folds;
+      if (tried) s.excused = 1;
+      Record& left = s.records[i];
+      Record folded = s.records[i + 1];
+      folded.image = left.image;
+      apply(folded.image, s.records[i + 1].image);
+      folded.folded = static_cast<Byte>(left.folded + 1 + folded.folded);
+      left = folded;
+      std::copy(s.records.begin() + static_cast<std::ptrdiff_t>(i) + 2, s.records.end(),
+                s.records.begin() + static_cast<std::ptrdiff_t>(i) + 1);
+      s.records.back() = {};
+    });
+  }
 }
 
 void Model::segment_steps(int p) {
@@ -143,9 +192,17 @@ void Model::segment_steps(int p) {
     add("asks the store where the replica ends", p, false, [&](State& s) { locate(s, p); });
     return;
   }
+  if (is_damaged(now, me.end_generation, me.end_sequence + 1) && !has(Bug::damage_is_passed_over)) {
+    add("gives up what it cannot read", p, false, [&](State& s) {
+      if (me.end_generation == tail.generation) give_up(s, tail.generation);
+      forget_end(s.process[p]);
+    });
+    return;
+  }
   const Put put = next_segment(now, me);
   if (put.generation != 0) {
     add("sends a segment", p, false, [&](State& s) {
+      s.note_in_flight = put.object.last;
       s.process[p].put = put;
       s.process[p].ship = Ship::putting;
     });
@@ -161,9 +218,10 @@ bool Model::goes_on(const State& s, Byte generation) const {
   if (end.last > tail.sequence) return has(Bug::longer_replica_is_trusted);
   const bool ended = generation != tail.generation;
   if (has(Bug::chain_not_compared) || (ended && has(Bug::ended_is_not_compared))) return true;
+  if (is_damaged(s, generation, 0) && !has(Bug::damage_is_passed_over)) return false;
   const Record* here = batch_of(s, end.last);
   if (here == nullptr || here->generation != generation || here->chain != end.chain) return false;
-  const Record* next = batch_of(s, static_cast<Byte>(end.last + 1));
+  const Record* next = batch_behind(s, end.last);
   return next == nullptr ? !ended : next->generation == generation;
 }
 
@@ -187,6 +245,8 @@ void Model::locate(State& s, int p) const {
   me.end_sequence = end.last;
   me.end_offset = static_cast<Byte>(end.offset + end.length);
   s.note = me.end_generation;
+  s.note_end = end.last;
+  if (s.note_in_flight <= end.last || has(Bug::located_is_answered)) s.note_in_flight = 0;
   tell(s, me);
 }
 
@@ -233,6 +293,9 @@ bool Model::begin_copy(State& s, int p) const {
 void Model::end_copy(State& s, int p) const {
   Process& me = s.process[p];
   const bool seen = me.open == 0 || s.index.valid == 0 || capture(s, p);
+  if (is_damaged(s, me.copy_generation, me.copy_from) && !has(Bug::damage_is_passed_over)) {
+    give_up(s, me.copy_generation);
+  }
   if (seen && alive(s) && tail_of(s)->generation == me.copy_generation && watched_or_closed(s, p)) {
     Put put;
     put.generation = me.copy_generation;
@@ -248,6 +311,7 @@ void Model::end_copy(State& s, int p) const {
     }
     me.put = put;
     me.ship = Ship::putting;
+    s.note_in_flight = put.object.last;
   }
   me.copy = {};
   me.copy_from = me.copy_generation = 0;
@@ -300,6 +364,8 @@ void Model::answered(State& s, int p, bool success) const {
   me.end_sequence = put.object.last;
   me.end_offset = static_cast<Byte>(put.object.offset + put.object.length);
   s.note = put.generation;
+  s.note_end = put.object.last;
+  s.note_in_flight = 0;
   Byte& reported = s.stored[put.generation - 1].reported;
   reported = std::max(reported, put.object.last);
   tell(s, me);

@@ -67,19 +67,24 @@ void write_wal_header(State& s, Byte salt) {
   s.wal.synced = 0;
 }
 
-void write_frames(State& s, Byte commit) {
+// `padded`: the last frame once more.
+void write_frames(State& s, Byte commit, bool padded) {
   Byte at = s.index.header.frame;
   for (int i = 0; i < 2; ++i) {
     const auto page = static_cast<Byte>((commit - 1 + i) % kPages);
     s.wal.frame[at++] = {s.wal.salt, page, commit, static_cast<Byte>(i)};
   }
+  if (padded) {
+    s.wal.frame[at] = s.wal.frame[at - 1];
+    ++at;
+  }
   s.wal.frames = std::max(s.wal.frames, at);
 }
 
-void publish(State& s, Byte commit) {
+void publish(State& s, Byte commit, bool padded) {
   Position& header = s.index.header;
   header.salt = s.wal.salt;
-  header.frame += 2;
+  header.frame += padded ? 3 : 2;
   ++header.change;
   header.sum = frame_sum(header.salt, header.frame, commit);
   note_real(s);
@@ -161,7 +166,7 @@ void Model::begin_steps(int p) {
     } else {
       add("writes the frames of a commit", p, true, [&](State& s) {
         s.process[p].commit = ++s.commits;
-        write_frames(s, s.process[p].commit);
+        write_frames(s, s.process[p].commit, limits_.padded);
         s.process[p].step = Step::publish;
       });
     }
@@ -235,10 +240,10 @@ void Model::commit_steps(int p) {
                   [](State& s, Process& me) { write_wal_header(s, me.new_salt); });
     case Step::frames:
       return step("writes frames", Step::publish,
-                  [](State& s, Process& me) { write_frames(s, me.commit); });
+                  [&](State& s, Process& me) { write_frames(s, me.commit, limits_.padded); });
     case Step::publish:
-      return step("commits", Step::idle, [](State& s, Process& me) {
-        publish(s, me.commit);
+      return step("commits", Step::idle, [&](State& s, Process& me) {
+        publish(s, me.commit, limits_.padded);
         me.commit = me.new_salt = 0;
       });
     default:
@@ -334,6 +339,28 @@ void Model::power_failure() {
   }
 }
 
+// Somebody who copies files, and a disk that does not keep what it was given.
+void Model::outside() {
+  const State& now = *from_;
+  if (now.replaced < limits_.replaced && !is_open(now)) {
+    add("An old copy is put in the file's place", 0, true, [](State& s) {
+      s.replaced = s.excused = 1;
+      s.file.image = {};
+      s.file.version = ++s.versions;
+      ++s.file.inode;
+    });
+  }
+  const Record* tail = tail_of(now);
+  if (now.damages == limits_.damages || tail == nullptr) return;
+  for (std::size_t i = 0; &now.records[i] != tail; ++i) {
+    if (now.records[i].kind != Kind::batch) continue;
+    add("A record is damaged", 0, true, [i](State& s) {
+      s.damages = s.excused = 1;
+      s.records[i].kind = Kind::damaged;
+    });
+  }
+}
+
 // A program without the shim: it checkpoints, resets and commits without any hook.
 void Model::strangers() {
   const State& now = *from_;
@@ -342,13 +369,13 @@ void Model::strangers() {
     return;
   }
   const bool may_commit = now.commits < limits_.commits;
-  const auto commit = [](State& s) {
+  const auto commit = [&](State& s) {
     const Byte id = ++s.commits;
     if (s.index.header.frame == 0) {
       write_wal_header(s, s.index.header.salt != 0 ? s.index.header.salt : ++s.salts);
     }
-    write_frames(s, id);
-    publish(s, id);
+    write_frames(s, id, limits_.padded);
+    publish(s, id, limits_.padded);
   };
   const auto stranger = [&](const char* what, Byte excuse, auto&& change) {
     add(what, 0, true, [&](State& s) {
@@ -372,7 +399,9 @@ void Model::strangers() {
   if (limits_.exclusive || now.index.header.frame == 0) return;
   // Of a WAL that nothing was captured from, who joins knows by the identity of the file alone.
   const Record* tail = tail_of(now);
-  const bool known = tail != nullptr && tail->source.salt == now.index.header.salt;
+  // Nor are commits counted where padding may be among them.
+  const bool known =
+      tail != nullptr && tail->source.salt == now.index.header.salt && !limits_.padded;
   stranger("A stranger checkpoints", known ? 0 : 1, all);
   stranger("A stranger checkpoints and resets the WAL", 1, [&](State& s) {
     all(s);
