@@ -42,13 +42,15 @@ constexpr auto kOthersLimit = std::chrono::milliseconds(5000);  // the default o
 constexpr int kLooks = 5;  // behind a checkpoint whose end nothing tells of
 constexpr auto kBlindPause = std::chrono::milliseconds(150);
 constexpr auto kLongestTurn = std::chrono::minutes(10);
-constexpr auto kTurn = std::chrono::seconds(10);  // of who ships, and has no longer the file open
+constexpr auto kTurn = std::chrono::seconds(10);   // of who ships, and has no longer the file open
+constexpr auto kUntold = std::chrono::seconds(5);  // between looks for what nobody told of
 constexpr auto kTakeOverPause = std::chrono::milliseconds(20);
 
 struct Registry {
   std::uint64_t epoch = fork_epoch();
   std::mutex mutex;
   std::vector<std::shared_ptr<Database>> databases;
+  bool looks = false;  // look_for_untold() runs; the engine's thread
 };
 
 // Never destroyed, and left to the parent in a forked child. Found without a lock, which a thread
@@ -872,9 +874,10 @@ asio::awaitable<void> Database::capture_loop(Self self) {
       co_await self->capture_signal_.wait_until(looked + kRetry);
       self->capture_signal_.notify();
     }
-    // With no client here, whoever takes the role looks for himself.
+    // With no client here, and none elsewhere, whoever takes the role looks for himself.
     if (self->replicators_.empty() && outcome != capture::Outcome::moved &&
-        !co_await on_worker([&] { return self->tell_news(); }) && self->failed_to_prepare_ == 0) {
+        !co_await on_worker([&] { return self->tell_news(); }) &&
+        (self->failed_to_prepare_ == 0 || self->role() == Role::watching)) {
       co_await self->capture_signal_.wait_until(looked + kRetry);
       self->capture_signal_.notify();
     }
@@ -1118,6 +1121,10 @@ asio::awaitable<std::optional<std::uint64_t>> Database::hold_role() {
   };
   asio::co_spawn(executor, despite_memory([self] { return read_wakes(self); }), deaf);
   asio::co_spawn(executor, despite_memory([self] { return bound_outbox(self); }), ended);
+  if (!std::exchange(registry().looks, true)) {
+    asio::co_spawn(executor, despite_memory([] { return look_for_untold(); }),
+                   [](const std::exception_ptr&) {});
+  }
   // Who had it may have been killed before it captured what it committed last.
   capture_signal_.notify();
 
@@ -1167,6 +1174,33 @@ asio::awaitable<std::optional<std::uint64_t>> Database::hold_role() {
   });
   if (deafened) std::rethrow_exception(deafened);
   co_return shipped;
+}
+
+// Who was killed between a commit and its capture, or before it could tell of it, tells nobody, and
+// nor does a program without the shim. One timer for all databases, and no system call: what has
+// the wal-index mapped reads it.
+asio::awaitable<void> Database::look_for_untold() {
+  asio::steady_timer timer(Engine::get().executor());
+  for (bool any = true; any;) {
+    timer.expires_after(kUntold);
+    co_await timer.async_wait(asio::use_awaitable);
+    any = false;
+    for (const auto& database : all()) {
+      if (database->replicators_.empty()) continue;
+      any = true;
+      if (database->is_changed_wal()) database->capture_signal_.notify();
+    }
+  }
+  registry().looks = false;
+}
+
+// Since the last time. What was captured meanwhile costs a look at the outbox.
+bool Database::is_changed_wal() {
+  const std::lock_guard pinned(mapping_mutex_);
+  if (mappings_.empty() || mappings_.front()->regions.empty()) return false;
+  const volatile void* region0 = mappings_.front()->regions.front();
+  const std::pair seen{capture::peek_change(region0), capture::peek_frames(region0)};
+  return std::exchange(seen_wal_, seen) != seen;
 }
 
 asio::awaitable<void> Database::read_wakes(Self self) {

@@ -268,6 +268,8 @@ class Database : public std::enable_shared_from_this<Database> {
   bool others_first();
   asio::awaitable<void> leave_role_to_others();
   static asio::awaitable<void> bound_outbox(Self self);
+  static asio::awaitable<void> look_for_untold();
+  bool is_changed_wal();
   void tell(unsigned news) noexcept;
   void told();
   bool tell_news();
@@ -354,7 +356,8 @@ class Database : public std::enable_shared_from_this<Database> {
   std::optional<std::uint64_t> told_moved_;    // capture_mutex_; the inode last told of
   std::mutex mapping_mutex_;
   std::condition_variable readers_gone_;
-  std::vector<Mapping*> mappings_;  // mapping_mutex_
+  std::vector<Mapping*> mappings_;                    // mapping_mutex_
+  std::pair<std::uint32_t, std::uint32_t> seen_wal_;  // is_changed_wal(): iChange and mxFrame
   std::atomic<bool> session_new_{true};
   std::atomic<bool> recovered_{false};  // the wal-index was, and not captured from since
 

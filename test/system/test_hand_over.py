@@ -105,6 +105,18 @@ def test_who_takes_the_role_cannot_open_the_outbox(build, litestream, place):
     whole(build, litestream, place)
 
 
+def wait_for_rows(build, place, url, rows):
+    def restored():
+        there = place.folder / "restored.db"
+        for name in ("restored.db", "restored.db-wal", "restored.db-shm"):
+            (place.folder / name).unlink(missing_ok=True)
+        build.restore(there, url)
+        with closing(sqlite3.connect(there)) as db:
+            return db.execute("select count(*) from t").fetchone() == (rows,)
+
+    harness.wait_until(restored, "the other to ship it", 30)
+
+
 def test_who_takes_the_role_ships_what_a_killed_one_committed_last(build, place):
     """That waits in the WAL for the interval to pass; nobody commits any more."""
     url = f"file://{place.replica}"
@@ -115,16 +127,43 @@ def test_who_takes_the_role_ships_what_a_killed_one_committed_last(build, place)
         for _ in range(2):
             assert first.do("insert into t values (1)") == []
         first.kill()
-
-        def restored():
-            there = place.folder / "restored.db"
-            there.unlink(missing_ok=True)
-            build.restore(there, url)
-            with closing(sqlite3.connect(there)) as db:
-                return db.execute("select count(*) from t").fetchone() == (2,)
-
-        harness.wait_until(restored, "the other to ship it")
+        wait_for_rows(build, place, url, 2)
         second.end()
+
+
+COMMITS_AND_IS_GONE = """
+import os, sqlite3, sys
+loader = sqlite3.connect(":memory:")
+loader.enable_load_extension(True)
+loader.load_extension(sys.argv[1].removesuffix(".so"))
+db = sqlite3.connect(sys.argv[2], uri=True, isolation_level=None)
+db.execute("insert into t values (0)")
+if sys.argv[3] == "closes":
+    db.close()
+os._exit(0)
+"""
+
+
+@pytest.mark.parametrize("end", ["closes", "is open", "is killed"])
+def test_who_ships_finds_what_nobody_told_of(build, place, end):
+    """Nothing else happens any more, and who committed it had no time."""
+    url = f"file://{place.replica}"
+    with Session(build, place.database, url) as app:
+        app.do("create table t(x)")
+        assert app.shipped() == 1
+        if end == "is killed":
+            with Session(build, place.database, url) as other:
+                for _ in range(2):  # the second is not captured before the interval has passed
+                    assert other.do("insert into t values (1)") == []
+                other.kill()
+        else:
+            uri = build.uri(place.database, url)
+            for _ in range(2):
+                harness.run([PYTHON, "-c", COMMITS_AND_IS_GONE, build.extension, uri, end])
+                time.sleep(1.1)  # so that neither is told of with the other
+        wait_for_rows(build, place, url, 2)
+        assert app.status()["shipping"] == "this process"
+        app.end()
 
 
 def test_a_program_whose_end_takes_long_holds_nothing_back(build, place, program):  # noqa: F811
