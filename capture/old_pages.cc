@@ -119,6 +119,13 @@ std::optional<WalIndexHeader> settled_header(const volatile void* region0) {
   return std::nullopt;
 }
 
+// A reset gives the header its new salts before the progress, which is of the WAL before till then,
+// and there is no frame yet.
+CheckpointProgress progress_of(const WalIndexHeader& header, const volatile void* region0) {
+  const CheckpointProgress progress = read_checkpoint_progress(region0);
+  return {std::min(progress.done, header.frames), std::min(progress.begun, header.frames)};
+}
+
 // To be cut off within one checkpoint, on the application's thread.
 constexpr std::uint64_t kLongestCut = 64ULL << 20;
 
@@ -264,8 +271,8 @@ Announcement OldPages::announced() const {
 
 void PageSaver::checkpoint_allowed(const volatile void* region0) noexcept {
   tried_.reset();
-  const auto header = read_wal_index_header(region0);
-  if (header) tried_ = {header->salt, read_checkpoint_progress(region0).begun};
+  const auto header = settled_header(region0);
+  if (header) tried_ = {header->salt, progress_of(*header, region0).begun};
 }
 
 void PageSaver::begin(std::uint64_t id, std::uint64_t room, const volatile void* region0) noexcept {
@@ -276,7 +283,7 @@ void PageSaver::begin(std::uint64_t id, std::uint64_t room, const volatile void*
     if (!pages_) return;
     const auto header = settled_header(region0);
     if (!header) return give_up("the wal-index cannot be read");
-    const CheckpointProgress progress = read_checkpoint_progress(region0);
+    const CheckpointProgress progress = progress_of(*header, region0);
     const Announcement known = pages_->announced();
     const std::uint32_t reached = known.reached(header->salt);
     if (known.open) return give_up("a checkpoint did not come to its end");

@@ -1,7 +1,10 @@
 #include "capture/old_pages.h"
 
 #include <array>
+#include <atomic>
+#include <chrono>
 #include <sys/stat.h>
+#include <thread>
 #include <unistd.h>
 
 #include <doctest/doctest.h>
@@ -27,9 +30,14 @@ struct Source {
 
   explicit Source(wal::Salt salt = kSalt) { begin_wal(salt); }
 
-  void begin_wal(wal::Salt salt) {
+  void begin_wal(wal::Salt salt, std::uint32_t frames = 1000) {
+    set_header(salt, frames);
+    set_progress(0, 0);
+  }
+  void set_header(wal::Salt salt, std::uint32_t frames) {
     index[0] = 3007000;
     index[3] = 1 | std::uint32_t{kPageSize} << 16;
+    index[4] = frames;
     index[8] = __builtin_bswap32(salt[0]);
     index[9] = __builtin_bswap32(salt[1]);
     const auto sum =
@@ -37,7 +45,6 @@ struct Source {
     index[10] = sum[0];
     index[11] = sum[1];
     std::copy_n(index.begin(), 12, index.begin() + 12);
-    set_progress(0, 0);
   }
   void set_progress(std::uint32_t done, std::uint32_t begun) {
     index[24] = done;
@@ -102,6 +109,34 @@ TEST_CASE_FIXTURE(Fixture, "what is copied already, or came later, is not saved"
   CHECK(saved(21));
   checkpoint(63, 100, 0);
   CHECK(saved(100));
+}
+
+TEST_CASE_FIXTURE(Fixture, "a reset between the lock and the checkpoint is no checkpoint unseen") {
+  checkpoint(1000, 10, 0);
+  // The new salts are there, and what was brought into the file of the old WAL still is, too.
+  source.set_header(kNextSalt, 0);
+  saver.checkpoint_allowed(source.index.data());
+  source.begin_wal(kNextSalt, 3);
+  source.set_progress(0, 3);
+  saver.begin(kShape.id, kRoom, source.index.data());
+  CHECK(saver.active());
+  source.set_progress(3, 3);
+  saver.end(source.index.data());
+  CHECK_FALSE(pages.is_void());
+  CHECK(pages.announced().reached(kNextSalt) == 3);
+}
+
+TEST_CASE_FIXTURE(Fixture,
+                  "a header that is being written when the lock is obtained is waited for") {
+  ++source.index[2];  // one of its two copies
+  std::thread writer([&] {
+    std::this_thread::sleep_for(std::chrono::milliseconds(5));
+    std::atomic_ref(source.index[2]).fetch_sub(1);
+  });
+  checkpoint(60, 10, 0);
+  writer.join();
+  CHECK_FALSE(pages.is_void());
+  CHECK(saved(10));
 }
 
 TEST_CASE_FIXTURE(Fixture, "pages that are cut off are saved") {
