@@ -57,6 +57,8 @@ class Compaction {
   /// Of which it folds.
   Generation generation() const { return generation_; }
   bool due() const { return plan_.next().has_value(); }
+  /// Something was shipped, and what others shipped before was not looked for yet: run() does.
+  bool unknown() const { return last_ && !looked_; }
   /// Does what is due; one object at most. Throws StoreError; what failed is looked for again when
   /// more was shipped. What is damaged is logged, and passed over like what cannot be folded: it is
   /// not read again. Nothing is put that is no longer `wanted`. The bytes of what was written; 0:

@@ -44,6 +44,7 @@ constexpr auto kBlindPause = std::chrono::milliseconds(150);
 constexpr auto kLongestTurn = std::chrono::minutes(10);
 constexpr auto kTurn = std::chrono::seconds(10);   // of who ships, and has no longer the file open
 constexpr auto kUntold = std::chrono::seconds(5);  // between looks for what nobody told of
+constexpr int kOutageTurns = 6;
 constexpr auto kTakeOverPause = std::chrono::milliseconds(20);
 
 struct Registry {
@@ -209,11 +210,13 @@ void Database::opened() {
   const std::string directory = outbox_directory();
   if (::access(directory.c_str(), F_OK) != 0) return;
   start();
-  if (settings_.sync_fail && !learned_.load()) learned_.store(learn_behind());
+  const bool waits = settings_.sync_fail || settings_.sync.count() > 0;
+  if (waits && !learned_.load()) learned_.store(learn_behind());
 }
 
-// What other processes waited for in vain forbids this one's writes as well. Only where it has not
-// waited itself: its own commits tell it later. False: it could not be found out.
+// What other processes, or connections that are closed, waited for in vain is not waited for again,
+// or forbids this one's writes as well. Only where it has not waited itself: its own commits tell
+// it later. False: it could not be found out.
 bool Database::learn_behind() noexcept try {
   std::unique_lock lock(capture_mutex_, std::defer_lock);
   if (durability_.behind()) return true;
@@ -1011,8 +1014,9 @@ asio::awaitable<void> Database::take_turn() {
   const auto shipped = co_await hold_role();
   if (shipped && !co_await on_worker([&] { return has_more_than(*shipped); })) {
     closed_ = close_if_unused();
-  } else if (connections_.load() == 0) {
+  } else if (connections_.load() == 0 || gives_way_) {
     // Who writes may have it; without connections here a generation cannot be begun.
+    if (gives_way_) patience_ = std::min<steady_clock::duration>(patience_ * 2, kLongestTurn);
     co_await leave_role_to_others();
   }
   if (!closed_) set_role(Role::none);
@@ -1102,7 +1106,7 @@ asio::awaitable<std::optional<std::uint64_t>> Database::hold_role() {
                                [](const auto& each) { return each->writes_snapshot(); });
   };
   std::uint64_t opened = opened_.load();
-  role_over_ = role_wanted_ = false;
+  role_over_ = role_wanted_ = gives_way_ = false;
   blind_.store(false);
   std::size_t running = replicators_.size() + 2;
   const auto ended = [this, self, &running](const std::exception_ptr&) {
@@ -1129,6 +1133,10 @@ asio::awaitable<std::optional<std::uint64_t>> Database::hold_role() {
   capture_signal_.notify();
 
   while (!role_over_ && !leaving_.load() && !deafened) {
+    if (others_commit() && cannot_ship()) {
+      role_over_ = gives_way_ = true;
+      continue;
+    }
     if (!others_first()) turn_ends.reset();
     if (opened != opened_.load() || connections_.load() > 0) unused_until.reset();
     opened = opened_.load();
@@ -1174,6 +1182,22 @@ asio::awaitable<std::optional<std::uint64_t>> Database::hold_role() {
   });
   if (deafened) std::rethrow_exception(deafened);
   co_return shipped;
+}
+
+// No store takes anything from here, for a while. Another process may have other credentials, or
+// another network; where it has not, whoever has the role has it for longer each time.
+bool Database::cannot_ship() {
+  const auto time = steady_clock::now();
+  for (const auto& replicator : replicators_) {
+    if (replicator->shipping()) patience_ = kTurn;
+    const auto failing = replicator->failing();
+    if (!failing) return false;
+    // An outage is everybody's, mostly.
+    if (time < failing->since + (failing->refused ? patience_ : kOutageTurns * patience_)) {
+      return false;
+    }
+  }
+  return !replicators_.empty();
 }
 
 // Who was killed between a commit and its capture, or before it could tell of it, tells nobody, and
@@ -1244,7 +1268,8 @@ asio::awaitable<void> Database::read_wakes(Self self) {
       // Whoever captures has the file that is there, and most likely a wal-index.
       self->poked_at_ = steady_clock::now();
       if (self->moved_.load()) self->role_wanted_ = true;
-      if (self->role_wanted_ || self->blind_.load() || self->connections_.load() == 0) {
+      if (self->role_wanted_ || self->blind_.load() || self->connections_.load() == 0 ||
+          self->cannot_ship()) {
         self->role_signal_.notify();
       }
     }
@@ -1414,6 +1439,12 @@ void Database::validating(int more) {
   status_changed_.notify_all();
 }
 
+void Database::tidying(int more) {
+  const std::lock_guard lock(status_mutex_);
+  tidied_ += more;
+  status_changed_.notify_all();
+}
+
 void Database::set_status(std::size_t replica, ReplicaStatus status) {
   {
     // Nothing is allocated under the lock: this thread may wait for memory.
@@ -1538,7 +1569,7 @@ void Database::flush(steady_clock::time_point deadline, bool last) {
     });
   };
   const auto done = [&](bool refused_counts) {
-    if (validations_ > 0) return false;
+    if (validations_ > 0 || (last && !refused_counts && tidied_ > 0)) return false;
     if (!tail_ || role_ == Role::watching || role_ == Role::left) return true;
     if (role_ != Role::shipping) return refused_counts && !role_error_.empty();
     if (moved_.load()) return true;  // nothing that was committed here is to be shipped
@@ -1546,6 +1577,7 @@ void Database::flush(steady_clock::time_point deadline, bool last) {
   };
   while (true) {
     std::optional<std::uint64_t> known;  // of what there is to ship, when it was done or given up
+    bool cut_short = false;
     {
       std::unique_lock lock(status_mutex_);
       // Not what others commit meanwhile, who may do so for ever.
@@ -1556,9 +1588,18 @@ void Database::flush(steady_clock::time_point deadline, bool last) {
       if (!last) return;
       if (role_ == Role::shipping) {
         known = target;
+        // Of an error something was said when it came.
+        cut_short = steady_clock::now() >= deadline && !moved_.load() && !settled(true);
       } else if (role_ != Role::watching) {
         return;
       }
+    }
+    if (cut_short) {
+      log::warn(
+          "the program ends before all that was committed is in the replica: the next one that "
+          "opens "
+          "the database ships it; raise shutdown-timeout, or run \"sqlstream sync\"",
+          {{"db", path()}});
     }
     // First aside, then the look: who told this process something before is seen, and who comes
     // later finds nobody that hears, and takes the role himself.

@@ -246,6 +246,18 @@ class Database : public std::enable_shared_from_this<Database> {
    private:
     Database& database_;
   };
+  /// Lets an exit wait a moment while a replica is tidied: where all programs end soon, nobody else
+  /// would ever come to the end of it.
+  class Tidying {
+   public:
+    explicit Tidying(Database& database) : database_(database) { database_.tidying(1); }
+    Tidying(const Tidying&) = delete;
+    Tidying& operator=(const Tidying&) = delete;
+    ~Tidying() { database_.tidying(-1); }
+
+   private:
+    Database& database_;
+  };
   /// True while log files are folded: a replicator reads none of them meanwhile.
   bool folding() const { return folding_; }
   /// How often files were folded: who stands in a log file goes there anew when it changed.
@@ -268,6 +280,7 @@ class Database : public std::enable_shared_from_this<Database> {
   bool others_first();
   asio::awaitable<void> leave_role_to_others();
   static asio::awaitable<void> bound_outbox(Self self);
+  bool cannot_ship();
   static asio::awaitable<void> look_for_untold();
   bool is_changed_wal();
   void tell(unsigned news) noexcept;
@@ -340,6 +353,7 @@ class Database : public std::enable_shared_from_this<Database> {
   void set_role(Role role);
   void change_role(Role role);
   void validating(int more);
+  void tidying(int more);
 
   const Host& host_;
   DatabaseSettings settings_;
@@ -406,6 +420,7 @@ class Database : public std::enable_shared_from_this<Database> {
   bool deaf_ = false;                          // status_mutex_; to others, while it ships
   Time role_since_{};                          // status_mutex_
   int validations_ = 0;                        // status_mutex_
+  int tidied_ = 0;                             // status_mutex_: replicas
 
   std::atomic<unsigned> news_{0};
   HandlerRoom news_room_;
@@ -423,6 +438,8 @@ class Database : public std::enable_shared_from_this<Database> {
   bool role_wanted_ = false;                        // by a process that can do more with it
   std::chrono::steady_clock::time_point poked_at_;  // by another process
   std::chrono::steady_clock::duration turn_ = std::chrono::seconds(10);  // until others may have it
+  bool gives_way_ = false;  // for that others may reach the stores
+  std::chrono::steady_clock::duration patience_ = std::chrono::seconds(10);  // … until it does
 };
 
 }  // namespace sqlstream

@@ -56,7 +56,9 @@ Maintenance::Maintenance(Replicator& replicator)
 // The old generation's last segments stay as they are: who folded them would write behind the new
 // one's snapshot.
 bool Maintenance::compaction_due() const {
-  return replicator_.settings().compaction && compaction_.due() &&
+  const bool due = compaction_.due() || (replicator_.note().unfolded >= CompactionPlan::kSegments &&
+                                         compaction_.unknown());
+  return replicator_.settings().compaction && due &&
          replicator_.shipping() == compaction_.generation();
 }
 
@@ -113,6 +115,7 @@ asio::awaitable<void> Maintenance::run() {
     std::string error;
     try {
       not_before_ = time + kRest;
+      const Database::Tidying tidying(replicator_.database());
       if (fold) {
         co_await compact();
       } else if (snapshot && (!retention || *snapshot <= *retention)) {
@@ -147,6 +150,8 @@ asio::awaitable<void> Maintenance::compact() {
     return !replicator_.stopping() && replicator_.shipping() == generation;
   };
   const auto written = co_await compaction_.run(wanted);
+  replicator_.note().unfolded = 0;
+  if (!replicator_.stopping()) co_await replicator_.save_note();
   if (written > 0) replicator_.spent(written);
 }
 

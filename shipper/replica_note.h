@@ -31,6 +31,7 @@ struct ReplicaNote {
   Time snapshot_tried{};                   ///< when a later snapshot was last begun
   std::uint64_t snapshot_size = 0;         ///< stored bytes
   std::uint64_t bytes_since_snapshot = 0;  ///< stored bytes of the segments behind it
+  std::uint32_t unfolded = 0;              ///< segments written since compaction last looked
   Time retention_due{};                    ///< when something may be deleted next
   std::string error;                       ///< of the store, as last seen; empty: none
   Time error_since{};

@@ -195,6 +195,7 @@ asio::awaitable<void> Replicator::ship() {
     bool is_away = false;
     try {
       co_await step();
+      failing_.reset();
       away.reset();
       refused.reset();
       continue;
@@ -217,6 +218,7 @@ asio::awaitable<void> Replicator::ship() {
       // It is said the next time.
     }
     const auto failed = steady_clock::now();
+    failing_ = Failing{failing_ ? failing_->since : failed, !is_away};
     const auto pause = is_away ? away.next() : refused.next();
     while (!stopping_ &&
            steady_clock::now() < failed + (database_.flushing() ? kFirstPause : pause)) {
@@ -314,9 +316,8 @@ void Replicator::forget_end() {
   maintenance_->notify();
 }
 
-// While nothing is shipped, a generation can go: another database with this replica takes it for
-// one that ended, and expires it, or somebody empties the bucket. Segments would follow no
-// snapshot.
+// A generation can go: another database with this replica takes it for one that ended, and expires
+// it, or somebody empties the bucket. Segments would follow no snapshot.
 asio::awaitable<bool> Replicator::still_there() {
   auto rest = settings_.retention_check_interval;
   if (settings_.retention.count() > 0) rest = std::min(rest, settings_.retention);
@@ -438,6 +439,7 @@ asio::awaitable<bool> Replicator::locate(const capture::Tail& tail) {
     co_return false;
   }
   end_ = found;
+  seen_ = now();
   // What was under way when an answer was lost is kept from folds. If it is not there it may still
   // come, until what is sent next has its key.
   if (in_flight_ <= end_->sequence) in_flight_ = 0;
@@ -568,6 +570,7 @@ asio::awaitable<bool> Replicator::write_snapshot(const capture::Tail& tail) {
     located_ = co_await seek(end.sequence);
   }
   in_flight_ = snapshot_at_ = 0;
+  seen_ = now();
   note_.bytes_since_snapshot = 0;
   snapshot_written(*stored);
   report({});
@@ -678,6 +681,7 @@ asio::awaitable<bool> Replicator::put(SegmentObject& object) {
   }
   spent(size);
   note_.bytes_since_snapshot += size;
+  ++note_.unfolded;
   maintenance_->shipped(object.end.generation,
                         {object.begin, size, now(), 0, object.end.position.offset});
   log::info("wal segment written", {{"db", database_.path()},
@@ -689,7 +693,6 @@ asio::awaitable<bool> Replicator::put(SegmentObject& object) {
 }
 
 asio::awaitable<void> Replicator::advance(ReplicaEnd end, Time commit_time) {
-  seen_ = now();
   last_write_ = steady_clock::now();
   note_.end = end;
   note_.in_flight = in_flight_ > end.sequence ? in_flight_ : 0;

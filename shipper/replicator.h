@@ -42,6 +42,12 @@ class Replicator {
   std::size_t number() const { return number_; }
   /// True when nothing more can be done for batches up to `sequence`.
   bool settled(std::uint64_t sequence) const { return status_.settled >= sequence; }
+  /// Since when the store says no, or cannot be reached, whatever is tried. Empty: it does not.
+  struct Failing {
+    std::chrono::steady_clock::time_point since;
+    bool refused = false;  ///< it can be reached
+  };
+  std::optional<Failing> failing() const { return failing_; }
   /// A snapshot is being made or uploaded: whoever went on would begin with it again. Its end is
   /// told to the Database.
   bool writes_snapshot() const;
@@ -169,6 +175,7 @@ class Replicator {
   std::unique_ptr<Validation> validation_;
   bool located_ = false;  // end_ was compared with the store, and reader_ stands behind it
   Time seen_{};           // when the replica was last seen, or taken, to have its snapshot
+  std::optional<Failing> failing_;
   bool stopping_ = false;
   bool guarded_ = false;  // the replica is known to be this database's
   ReplicaStatus status_;

@@ -196,8 +196,10 @@ asio::awaitable<Exchange> exchange(Stream& stream, Connection& connection, const
     response.headers.emplace_back(std::string(field.name_string()), std::string(field.value()));
   response.body = std::move(answer.body());
   result.response = std::move(response);
-  // A connection is fit for another request only when this one went through whole.
-  if (write_error || interim || answer.need_eof() || !answer.keep_alive()) tcp.close();
+  // A connection is fit for another request only when this one went through whole; and behind a
+  // balancer another one may reach a server that is well.
+  const bool is_sick = answer.result_int() >= 500;
+  if (write_error || interim || is_sick || answer.need_eof() || !answer.keep_alive()) tcp.close();
   co_return result;
 }
 

@@ -144,6 +144,24 @@ std::uint64_t read_log(const std::string& path, bool check_images) {
   return last;
 }
 
+// A replica that has the batch is found to end there, and one that has another is not.
+void find_end(const std::string& folder, std::uint64_t behind, const Generation& begun,
+              const Generation& generation, const capture::Record& last) {
+  OutboxReader reader(folder);
+  ReplicaEnd end;
+  end.generation = generation;
+  end.sequence = last.sequence;
+  end.chain = last.chain;
+  fuzz::require(seek_behind(reader, end, {kFirst}));
+  ++end.chain;
+  fuzz::require(!seek_behind(reader, end, {kFirst}));
+  end.generation = begun;
+  end.sequence = behind;
+  end.open_batch = last.sequence;
+  end.open_chain = last.chain;
+  fuzz::require(seek_behind(reader, end, {kFirst}) || begun != generation);
+}
+
 // As the process that ships: what is there, to the batch `last`, as one segment behind what a
 // replica has of it.
 void fold(const std::string& folder, std::uint64_t behind, std::uint64_t last,
@@ -151,6 +169,7 @@ void fold(const std::string& folder, std::uint64_t behind, std::uint64_t last,
   OutboxReader reader(folder);
   fuzz::require(!reader.generation());
   if (!reader.seek(behind, {kFirst})) return;
+  const Generation begun = *reader.generation();
   const auto batch = std::make_shared<Batch>();
   std::size_t pages = 0;
   while (reader.next_generation(last)) {
@@ -165,6 +184,7 @@ void fold(const std::string& folder, std::uint64_t behind, std::uint64_t last,
     batch->add(*entry);
   }
   if (batch->empty()) return;
+  find_end(folder, behind, begun, *reader.generation(), batch->last());
   ReplicaEnd end;
   end.generation = *reader.generation();
   if (open_frames != 0) end.open_batch = batch->last().sequence;

@@ -382,6 +382,57 @@ def test_a_later_snapshot_ends_where_the_database_is_open_for_short(build, minio
         far.proxy.stop()
 
 
+REOPENS = """
+import sqlite3, sys
+loader = sqlite3.connect(":memory:")
+loader.enable_load_extension(True)
+loader.load_extension(sys.argv[1].removesuffix(".so"))
+for _ in range(4):
+    db = sqlite3.connect(sys.argv[2] + "&sync=1s", uri=True, isolation_level=None)
+    db.execute("insert into t values (1)")
+    db.close()
+"""
+
+
+def test_what_was_waited_for_in_vain_is_not_waited_for_by_each_connection_anew(far, tmp_path):
+    """Where another process ships, nothing of a database is left in this one between two of them."""
+    log = tmp_path / "log-of-reopens"
+    with far.session() as app:
+        app.do("create table t(x)")
+        assert app.shipped(60000) == 1
+        far.proxy.held = True
+        harness.run(
+            [PYTHON, "-c", REOPENS, far.build.extension, far.build.uri(far.database)],
+            env={**far.env, "SQLSTREAM_LOG": log},
+        )  # fmt: skip
+        assert log.read_text().count("is not in the replica after") == 1, log.read_text()
+        far.proxy.held = False
+        assert app.shipped(60000) == 1
+        app.do("close")
+        app.end()
+    far.check()
+
+
+def test_who_has_the_wrong_keys_gives_way_to_others(far):
+    """It had the role first; to an outage, which is everybody's, it would give way much later."""
+    far.build.shell(far.database, None, "create table t(x);", env=far.env)
+    with far.session(AWS_SECRET_ACCESS_KEY="wrong") as wrong, far.session() as right:
+        assert wrong.do("insert into t values (1)") == []
+        harness.wait_until(lambda: wrong.status()["replicas"][0].get("error"), "the refusal")
+        assert wrong.status()["shipping"] == "this process"
+
+        def ships():
+            assert right.do("insert into t values (2)") == []
+            return right.status()["shipping"] == "this process"
+
+        harness.wait_until(ships, "the other's role", limit=60)
+        assert right.shipped(60000) == 1
+        for session in (wrong, right):
+            session.do("close")
+            session.end()
+    far.check()
+
+
 def test_who_can_make_no_client_leaves_the_shipping_to_others(far, tmp_path):
     """Its settings will be the same in a second; it says so once, and captures for those that can."""
     logs = [tmp_path / "log0", tmp_path / "log1"]

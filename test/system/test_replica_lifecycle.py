@@ -118,6 +118,27 @@ def test_retention_in_s3_and_over_old_generations(build, litestream, minio, tmp_
                    tmp_path, env=env)
 
 
+def test_programs_that_all_end_soon_tidy_the_replica(build, litestream, tmp_path):
+    """None of them is there when something is due, or ships enough for a fold."""
+    database, replica = tmp_path / "app.db", tmp_path / "replica"
+    runs = 45
+    path = config(tmp_path, f"path: {replica}")
+    env = harness.clean_environment(SQLSTREAM_CONFIG=str(path))
+    build.shell(database, None, "create table t(x);", env=env)
+    for _ in range(runs):
+        build.shell(database, None, "insert into t values (1);", env=env)
+    assert list(replica.glob("generations/*/compacted/*")), "none was folded"
+    path = config(tmp_path, f"path: {replica}", snapshot_interval="1s", retention="2s",
+                  retention_check_interval="1s")
+    until = time.monotonic() + 8
+    while time.monotonic() < until:
+        build.shell(database, None, "insert into t values (1);", env=env)
+    assert len(generations(replica)) == 1
+    assert snapshots_of(replica)[0] > 0, "the first one is past the retention"
+    assert indexes_of(replica)[0] > 0
+    check_restores(build, litestream, database, f"file://{replica}", replica, tmp_path)
+
+
 def test_an_idle_database_keeps_its_only_snapshot(build, tmp_path):
     replica = tmp_path / "replica"
     path = config(tmp_path, f"path: {replica}", retention="100ms", retention_check_interval="100ms")
