@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <cerrno>
 #include <climits>
 #include <cstdio>
@@ -351,9 +352,11 @@ bool PageSaver::has_room() {
 void PageSaver::end(const volatile void* region0) noexcept {
   if (!pages_) return;
   try {
-    const auto header = settled_header(region0);
+    // A WAL that began anew was in the file as a whole. Others may reset it by now: then the header
+    // has its new salts before the progress is that of the new one, so it is read behind that.
     const std::uint32_t done = read_checkpoint_progress(region0).done;
-    // A WAL that began anew was in the file as a whole.
+    std::atomic_thread_fence(std::memory_order_seq_cst);
+    const auto header = settled_header(region0);
     const bool ended = header && (header->salt != mine_.salt || done >= target_);
     if (!ended) return give_up("a checkpoint did not come to its end");
     mine_.open = false;
