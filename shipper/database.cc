@@ -935,7 +935,9 @@ asio::awaitable<void> Database::leave_role_to_others() {
   set_role(Role::none);  // an exit waits until somebody has it
   const auto until = steady_clock::now() + kRetry;
   const bool unused = connections_.load() == 0;
-  const auto wanted_here = [&] { return unused && (ending() || connections_.load() > 0); };
+  const auto wanted_here = [&] {
+    return (unused && connections_.load() > 0) || ((unused || gives_way_) && ending());
+  };
   while (steady_clock::now() < until && !closed_ && !leaving_.load() && !wanted_here()) {
     // Neither an end nor a connection that opens says so here.
     co_await role_signal_.wait_until(std::min(until, steady_clock::now() + kSoon * 10));
@@ -1189,7 +1191,10 @@ asio::awaitable<std::optional<std::uint64_t>> Database::hold_role() {
 bool Database::cannot_ship() {
   const auto time = steady_clock::now();
   for (const auto& replicator : replicators_) {
-    if (replicator->shipping()) patience_ = kTurn;
+    if (replicator->shipping()) {
+      patience_ = kTurn;
+      return false;
+    }
     const auto failing = replicator->failing();
     if (!failing) return false;
     // An outage is everybody's, mostly.
@@ -1562,6 +1567,9 @@ void Database::flush(steady_clock::time_point deadline, bool last) {
   const Flushing flushing(*this, kEnd);
   // A store that says no gets a second chance, not the whole time: the outbox keeps what is left.
   const auto patience = std::min(deadline, steady_clock::now() + kRefusedPatience);
+  // For all databases of the program together.
+  const auto tidied_until =
+      std::min(deadline, deadline - settings_.shutdown_timeout + kRefusedPatience);
   std::uint64_t target = 0;
   const auto settled = [&](bool refused_counts) {
     return std::all_of(replica_status_.begin(), replica_status_.end(), [&](const auto& status) {
@@ -1569,7 +1577,7 @@ void Database::flush(steady_clock::time_point deadline, bool last) {
     });
   };
   const auto done = [&](bool refused_counts) {
-    if (validations_ > 0 || (last && !refused_counts && tidied_ > 0)) return false;
+    if (validations_ > 0) return false;
     if (!tail_ || role_ == Role::watching || role_ == Role::left) return true;
     if (role_ != Role::shipping) return refused_counts && !role_error_.empty();
     if (moved_.load()) return true;  // nothing that was committed here is to be shipped
@@ -1584,6 +1592,10 @@ void Database::flush(steady_clock::time_point deadline, bool last) {
       target = tail_ ? tail_->last.sequence : 0;
       if (!status_changed_.wait_until(lock, patience, [&] { return done(false); })) {
         status_changed_.wait_until(lock, deadline, [&] { return done(true); });
+      }
+      if (last) {
+        status_changed_.wait_until(lock, tidied_until,
+                                   [&] { return tidied_ == 0 || role_ != Role::shipping; });
       }
       if (!last) return;
       if (role_ == Role::shipping) {

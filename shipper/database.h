@@ -161,6 +161,9 @@ class Database : public std::enable_shared_from_this<Database> {
   Sight see();
   /// Captures through any mapped connection, or only looks what others appended.
   capture::Outcome capture_in_background(bool* saw_wal_index = nullptr) noexcept;
+  /// Looks at the outbox: another process may have captured something. On a worker. False: it
+  /// cannot be told now; `fault`: why, where it is no matter of waiting.
+  bool look_anew(std::string* fault = nullptr) noexcept;
   /// The outbox as last looked at; empty before anything was captured.
   std::optional<capture::Tail> tail() const;
   bool generation_alive() const { return alive_.load(); }
@@ -312,7 +315,6 @@ class Database : public std::enable_shared_from_this<Database> {
   Mapping* current_mapping() const;
   bool look();
   bool has_left_wal() const;
-  bool look_anew(std::string* fault = nullptr) noexcept;
   /// False at the deadline, and when the generation ends.
   bool wait_shipped(const capture::Tail& target, std::chrono::steady_clock::time_point deadline);
   /// False: the engine has no threads yet, and does what it is told when it has.

@@ -68,7 +68,7 @@ std::optional<Time> Maintenance::snapshot_due() const {
   const auto due = SnapshotRule{settings.snapshot_interval, settings.retention}.due(
       note.snapshot_time, note.snapshot_size, note.bytes_since_snapshot);
   if (!due) return due;
-  return SnapshotRule::again(*due, std::min(tried_before_, now()));
+  return SnapshotRule::again(*due, tried_before_);
 }
 
 std::optional<Time> Maintenance::retention_due() const {
@@ -83,6 +83,8 @@ void Maintenance::set_clock_right() {
   const auto& settings = replicator_.settings();
   const Time time = now();
   note.snapshot_time = std::min(note.snapshot_time, time);
+  note.snapshot_tried = std::min(note.snapshot_tried, time);
+  tried_before_ = std::min(tried_before_, time);
   if (settings.retention.count() <= 0) return;
   const auto latest = settings.retention + settings.retention_check_interval;
   note.retention_due = std::min(note.retention_due, time + latest);
@@ -149,9 +151,11 @@ asio::awaitable<void> Maintenance::compact() {
   const std::function<bool()> wanted = [this, generation = compaction_.generation()] {
     return !replicator_.stopping() && replicator_.shipping() == generation;
   };
+  // Before: what no process has the time for is not tried by each of them.
+  if (std::exchange(replicator_.note().unfolded, 0) >= CompactionPlan::kSegments) {
+    co_await replicator_.save_note();
+  }
   const auto written = co_await compaction_.run(wanted);
-  replicator_.note().unfolded = 0;
-  if (!replicator_.stopping()) co_await replicator_.save_note();
   if (written > 0) replicator_.spent(written);
 }
 
@@ -285,6 +289,11 @@ asio::awaitable<void> Maintenance::enforce_retention() {
   const auto& settings = replicator_.settings();
   const auto generation = replicator_.shipping();
   if (!generation) co_return;
+  const auto rest = std::max<std::chrono::nanoseconds>(settings.retention_check_interval,
+                                                       std::chrono::seconds(1));
+  // Noted before, as for compaction.
+  note.retention_due = now() + rest;
+  co_await replicator_.save_note();
   std::vector<GenerationObjects> objects;
   for (const Generation one : co_await replica::list_generations(store)) {
     GenerationObjects all;
@@ -318,9 +327,7 @@ asio::awaitable<void> Maintenance::enforce_retention() {
   note.retention_due = Time{};
   const auto next = next_cutoff(objects, *generation, cutoff);
   if (next) {
-    const auto at_least = now() + std::max<std::chrono::nanoseconds>(
-                                      settings.retention_check_interval, std::chrono::seconds(1));
-    note.retention_due = std::max(*next + settings.retention, at_least);
+    note.retention_due = std::max<Time>(*next + settings.retention, now() + rest);
   }
   co_await replicator_.save_note();
 }

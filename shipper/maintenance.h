@@ -76,7 +76,7 @@ class Maintenance {
   Deletion deletion_;
   Compaction compaction_;
   Signal signal_;
-  const Time tried_before_;  // when a snapshot was last begun by whoever had the role before
+  Time tried_before_;  // when a snapshot was last begun by whoever had the role before
   std::chrono::steady_clock::time_point not_before_{};
   bool writing_ = false;
   bool room_wanted_ = false;

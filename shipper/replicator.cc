@@ -29,10 +29,12 @@ namespace {
 using std::chrono::steady_clock;
 
 constexpr std::uint64_t kBatchSize = 8ULL << 20;  // a fold ends behind it: bounds memory and loss
+constexpr auto kLeastRest = std::chrono::seconds(1);  // between looks whether a replica is there
 constexpr auto kFirstPause = std::chrono::milliseconds(500);
 constexpr auto kLongestPause =
     std::chrono::seconds(5);  // so soon it is noticed that a store is back
 constexpr auto kLongestRefused = std::chrono::seconds(30);
+constexpr auto kLongestFailure = std::chrono::seconds(60);  // a store's client gives up before
 constexpr auto kSnapshotRetry = std::chrono::seconds(1);
 
 std::string host_name() {
@@ -142,7 +144,7 @@ void Replicator::validated() {
 }
 
 std::chrono::nanoseconds Replicator::since_last_write() const {
-  return steady_clock::now() - last_write_;
+  return steady_clock::now() - std::max(last_write_, last_put_);
 }
 
 void Replicator::look_again() {
@@ -193,6 +195,7 @@ asio::awaitable<void> Replicator::ship() {
   while (!stopping_) {
     std::string error;
     bool is_away = false;
+    const auto begun = steady_clock::now();
     try {
       co_await step();
       failing_.reset();
@@ -218,12 +221,16 @@ asio::awaitable<void> Replicator::ship() {
       // It is said the next time.
     }
     const auto failed = steady_clock::now();
-    failing_ = Failing{failing_ ? failing_->since : failed, !is_away};
+    // What goes on for long is not refused all the while.
+    const bool again = failing_ && failed < begun + kLongestFailure;
+    failing_ = Failing{again ? failing_->since : failed, !is_away};
     const auto pause = is_away ? away.next() : refused.next();
+    resting_ = true;
     while (!stopping_ &&
            steady_clock::now() < failed + (database_.flushing() ? kFirstPause : pause)) {
       co_await signal_.wait_until(failed + pause);
     }
+    resting_ = false;
   }
   promise(0);
 }
@@ -321,6 +328,7 @@ void Replicator::forget_end() {
 asio::awaitable<bool> Replicator::still_there() {
   auto rest = settings_.retention_check_interval;
   if (settings_.retention.count() > 0) rest = std::min(rest, settings_.retention);
+  rest = std::max<std::chrono::nanoseconds>(rest, kLeastRest);
   if (now() - seen_ < rest) co_return true;
   const auto snapshots = co_await replica::list_snapshots(*store_, end_->generation);
   seen_ = now();
@@ -455,7 +463,14 @@ asio::awaitable<bool> Replicator::locate(const capture::Tail& tail) {
 // empty: it does.
 asio::awaitable<std::string> Replicator::compare(const ReplicaEnd& end, const capture::Tail& tail) {
   const std::uint64_t newest = std::max(end.sequence, end.open_batch);
-  if (newest > tail.last.sequence) {
+  std::uint64_t last = tail.last.sequence;
+  if (newest > last) {
+    // Who had the role before may have shipped what was not seen here yet.
+    co_await on_worker([&] { database_.look_anew(); });
+    const auto known = database_.tail();
+    if (known) last = known->last.sequence;
+  }
+  if (newest > last) {
     co_return "the replica holds batch " + std::to_string(newest) + ", which the outbox does not";
   }
   const auto reading = co_await begin_reading(signal_);
@@ -653,10 +668,12 @@ asio::awaitable<bool> Replicator::write(Shipment& shipment) {
       co_return false;
     }
     end_ = object.end;
+    failing_.reset();
     report({});
     co_await advance(object.end, object.commit_time);
     if (shipment.encoder->done()) co_return true;
-    object = {};  // two of them take much memory
+    if (stopping_) co_return false;  // whoever goes on continues it
+    object = {};                     // two of them take much memory
     object = co_await on_worker([&] { return shipment.encoder->next(); });
   }
 }

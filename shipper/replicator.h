@@ -42,12 +42,13 @@ class Replicator {
   std::size_t number() const { return number_; }
   /// True when nothing more can be done for batches up to `sequence`.
   bool settled(std::uint64_t sequence) const { return status_.settled >= sequence; }
-  /// Since when the store says no, or cannot be reached, whatever is tried. Empty: it does not.
+  /// Since when the store says no, or cannot be reached, whatever is tried. Empty: it does not, or
+  /// something is being tried.
   struct Failing {
     std::chrono::steady_clock::time_point since;
     bool refused = false;  ///< it can be reached
   };
-  std::optional<Failing> failing() const { return failing_; }
+  std::optional<Failing> failing() const { return resting_ ? failing_ : std::nullopt; }
   /// A snapshot is being made or uploaded: whoever went on would begin with it again. Its end is
   /// told to the Database.
   bool writes_snapshot() const;
@@ -176,6 +177,7 @@ class Replicator {
   bool located_ = false;  // end_ was compared with the store, and reader_ stands behind it
   Time seen_{};           // when the replica was last seen, or taken, to have its snapshot
   std::optional<Failing> failing_;
+  bool resting_ = false;  // behind a failure, before it is tried again
   bool stopping_ = false;
   bool guarded_ = false;  // the replica is known to be this database's
   ReplicaStatus status_;
