@@ -155,6 +155,9 @@ void find_end(const std::string& folder, std::uint64_t behind, const Generation&
   fuzz::require(seek_behind(reader, end, {kFirst}));
   ++end.chain;
   fuzz::require(!seek_behind(reader, end, {kFirst}));
+  --end.chain;
+  end.generation.id ^= 1;
+  fuzz::require(!seek_behind(reader, end, {kFirst}));
   end.generation = begun;
   end.sequence = behind;
   end.open_batch = last.sequence;
