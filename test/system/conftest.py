@@ -1,6 +1,7 @@
 """Fixtures: the build under test, a real MinIO (plain and TLS), the real litestream."""
 
 import os
+import shutil
 import signal
 import subprocess
 from pathlib import Path
@@ -26,6 +27,28 @@ def pytest_collection_modifyitems(config, items):
     for item in items:
         if "long" in item.keywords:
             item.add_marker(pytest.mark.skip(reason="takes long: run with --long"))
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item, call):
+    outcome = yield
+    item.failed = getattr(item, "failed", False) or outcome.get_result().failed
+
+
+@pytest.fixture(scope="session", autouse=True)
+def session_folder(request, tmp_path_factory):
+    """Removed behind a session without a failure: the servers' data alone are gigabytes."""
+    yield
+    if not request.session.testsfailed:
+        shutil.rmtree(tmp_path_factory.getbasetemp(), ignore_errors=True)
+
+
+@pytest.fixture
+def tmp_path(tmp_path, request):
+    """pytest's own, but removed behind a test that passed: kept, all of them fill a disk."""
+    yield tmp_path
+    if not request.node.failed:
+        shutil.rmtree(tmp_path, ignore_errors=True)
 
 
 def need(path, how):
@@ -90,8 +113,9 @@ def litestream(tmp_path):
 
 
 @pytest.fixture
-def processes():
-    """A list; every harness.Process (or Popen) put into it has ended when the test is over."""
+def processes(tmp_path):
+    """A list; every harness.Process (or Popen) put into it has ended when the test is over, and before
+    its folder is removed."""
     started = []
     yield started
     for process in reversed(started):

@@ -192,7 +192,8 @@ def test_every_index_and_moment_of_a_window_restores(place, request):
     indexes = here.check()
     ends = [overwriting.check(here.restored(f"index{index}.db", "-generation", generation, "-index",
                                             f"{index:08x}")) for index in indexes]
-    assert ends == sorted(set(ends)), "each index has more"
+    # A snapshot that was due when the programs ended may have nothing behind it.
+    assert ends[:-1] == sorted(set(ends[:-1])) and ends == sorted(ends), "each index has more"
 
     begun, ended = here.windows()[1]
     around = timedelta(milliseconds=500)
