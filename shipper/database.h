@@ -270,6 +270,7 @@ class Database : public std::enable_shared_from_this<Database> {
   enum class Role { none, shipping, watching, left };  // left: for good, nobody has it open
   /// What the engine's thread is told.
   enum News : unsigned { kStart = 1, kCapture = 2, kRole = 4, kLog = 8, kShip = 16, kEnd = 32 };
+  struct Registry;
   class Flushing;
   class Borrowed;
   using ToldOf = std::tuple<Generation, std::uint64_t, bool>;  // the last sequence, going on
@@ -303,7 +304,7 @@ class Database : public std::enable_shared_from_this<Database> {
   void note_outbox_error(const std::string& error);
   bool open_outbox();
   std::optional<std::uint64_t> outbox_size();
-  void fold_outbox(const std::vector<OutboxUse>& uses);
+  std::uint64_t fold_outbox(const std::vector<OutboxUse>& uses);
   void open_wal();
   capture::Outcome capture_at_hook(
       Mapping& own, const MapMore& map_more, bool must, std::chrono::nanoseconds patience,
@@ -356,6 +357,8 @@ class Database : public std::enable_shared_from_this<Database> {
   void change_role(Role role);
   void validating(int more);
   void tidying(int more);
+
+  static std::atomic<Registry*> the_registry_;
 
   const Host& host_;
   DatabaseSettings settings_;

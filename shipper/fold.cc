@@ -4,6 +4,7 @@
 #include <cerrno>
 #include <limits>
 #include <optional>
+#include <sys/stat.h>
 #include <system_error>
 #include <unistd.h>
 
@@ -50,8 +51,19 @@ std::vector<OutboxReader::Entry> batches_of(OutboxReader& reader, std::uint64_t 
   return entries;
 }
 
-void write(const capture::OutboxPlace& place, const Fold& fold) {
+std::uint64_t size_of(int fd) {
+  struct stat st {};
+  return ::fstat(fd, &st) == 0 ? static_cast<std::uint64_t>(st.st_size) : 0;
+}
+
+// Returns the bytes that it freed.
+std::uint64_t write(const capture::OutboxPlace& place, const Fold& fold) {
   const std::string& directory = place.directory;
+  std::uint64_t before = 0;
+  for (std::size_t i = 0; i < fold.entries.size(); ++i) {
+    const auto& file = fold.entries[i].file;
+    if (i == 0 || file != fold.entries[i - 1].file) before += size_of(file->fd());
+  }
   Batch batch;
   for (const auto& entry : fold.entries) batch.add(entry);
   const auto& images = batch.pages();
@@ -91,6 +103,7 @@ void write(const capture::OutboxPlace& place, const Fold& fold) {
   for (std::size_t i = 1; i < fold.files.size(); ++i) {
     ::unlink(path_of(directory, fold.files[i]).c_str());
   }
+  return before - std::min(before, size_of(log.fd()));
 }
 
 }  // namespace
@@ -120,11 +133,12 @@ std::vector<FoldRun> plan_folds(const std::vector<std::uint64_t>& files,
   return runs;
 }
 
-void fold(const capture::OutboxPlace& place, const FoldRun& run) {
+std::uint64_t fold(const capture::OutboxPlace& place, const FoldRun& run) {
   OutboxReader reader(place.directory);
+  std::uint64_t freed = 0;
   Fold fold;
   const auto finish = [&] {
-    if (fold.files.size() > 1) write(place, fold);
+    if (fold.files.size() > 1) freed += write(place, fold);
     fold = {};
   };
   for (std::size_t i = 0; i < run.files.size(); ++i) {
@@ -152,6 +166,7 @@ void fold(const capture::OutboxPlace& place, const FoldRun& run) {
     fold.entries.insert(fold.entries.end(), entries.begin(), entries.end());
   }
   finish();
+  return freed;
 }
 
 void finish_fold(const std::string& directory, const std::vector<std::uint64_t>& files) {

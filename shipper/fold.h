@@ -35,8 +35,8 @@ std::vector<FoldRun> plan_folds(const std::vector<std::uint64_t>& files,
 /// for it. A generation's end, another page size or a size near 4 GiB end a fold and begin the
 /// next. Nobody reads the files meanwhile but through descriptors opened before. Throws
 /// std::system_error, or Error for a damaged file; the files are then as they were, or some of the
-/// folds are done.
-void fold(const capture::OutboxPlace& place, const FoldRun& run);
+/// folds are done. Returns the bytes that it freed.
+std::uint64_t fold(const capture::OutboxPlace& place, const FoldRun& run);
 
 /// Deletes what a fold() that was ended in between left: files whose batches were folded into an
 /// earlier one, and the unfinished one. For the process that ships, before it reads. `files` as

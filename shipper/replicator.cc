@@ -192,10 +192,11 @@ asio::awaitable<void> Replicator::run() {
 asio::awaitable<void> Replicator::ship() {
   Backoff away = store_backoff(false);
   Backoff refused = store_backoff(true);
+  steady_clock::time_point begun;
   while (!stopping_) {
     std::string error;
     bool is_away = false;
-    const auto begun = steady_clock::now();
+    begun = steady_clock::now();
     try {
       co_await step();
       failing_.reset();

@@ -161,11 +161,16 @@ class Replicator {
   std::optional<ReplicaEnd> end_;  // what this process knows of the replica's end
   std::uint64_t folds_ = 0;        // Database::folds() when reader_ was last put in its place
   int readers_ = 0;
-  std::uint64_t in_flight_ = 0;  // the last sequence of the batch being shipped; 0: none
   bool begins_ = false;
-  std::uint64_t snapshot_at_ = 0;  // where the first snapshot, being uploaded, ends; 0: none
   bool held_ = false;
-  std::uint64_t roll_at_ = 0;  // the index ends behind this batch; 0: nowhere
+  bool located_ = false;  // end_ was compared with the store, and reader_ stands behind it
+  bool resting_ = false;  // behind a failure, before it is tried again
+  bool stopping_ = false;
+  bool guarded_ = false;           // the replica is known to be this database's
+  bool promised_ = false;          // to capture for those that wait
+  std::uint64_t in_flight_ = 0;    // the last sequence of the batch being shipped; 0: none
+  std::uint64_t snapshot_at_ = 0;  // where the first snapshot, being uploaded, ends; 0: none
+  std::uint64_t roll_at_ = 0;      // the index ends behind this batch; 0: nowhere
   std::optional<std::uint32_t> rolled_;
   std::string note_path_;
   ReplicaNote note_;
@@ -174,17 +179,12 @@ class Replicator {
   std::uint64_t saved_notes_ = 0;  // saving_
   std::unique_ptr<Maintenance> maintenance_;
   std::unique_ptr<Validation> validation_;
-  bool located_ = false;  // end_ was compared with the store, and reader_ stands behind it
-  Time seen_{};           // when the replica was last seen, or taken, to have its snapshot
+  Time seen_{};  // when the replica was last seen, or taken, to have its snapshot
   std::optional<Failing> failing_;
-  bool resting_ = false;  // behind a failure, before it is tried again
-  bool stopping_ = false;
-  bool guarded_ = false;  // the replica is known to be this database's
   ReplicaStatus status_;
   std::chrono::steady_clock::time_point last_put_{};    // begun
   std::chrono::steady_clock::time_point last_write_{};  // done
   GroupCommit group_;
-  bool promised_ = false;  // to capture for those that wait
 };
 
 }  // namespace sqlstream

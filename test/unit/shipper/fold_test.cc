@@ -239,6 +239,23 @@ TEST_CASE("a folded outbox continues every replica as the one before did, and fo
   }
 }
 
+TEST_CASE("a fold tells what it freed") {
+  const TempFolder folder;
+  History history(folder.path(), 1);
+  for (int files = 0; files < 4; ++files) history.add_file(50, false);
+  const auto size = [&] {
+    std::uintmax_t bytes = 0;
+    for (const auto& file : fs::directory_iterator(folder.path())) bytes += file.file_size();
+    return bytes;
+  };
+  const auto before = size();
+  const auto runs = plan_folds(history.files, {});
+  REQUIRE(runs.size() == 1);
+  const std::uint64_t freed = fold(place_of(folder.path()), runs[0]);
+  REQUIRE(size() < before);
+  CHECK(freed == before - size());
+}
+
 TEST_CASE("a fold ends at a generation's end") {
   const TempFolder folder;
   History history(folder.path(), 1);
