@@ -93,6 +93,8 @@ Glance look(const std::string& directory) {
     }
   }
   if (current == 0) return glance;
+  // What a process left that died while it began the next one.
+  std::erase_if(glance.log_files, [&](std::uint64_t first) { return first > current; });
   glance.tail = read_tail(directory + '/' + log_file_name(current));
   if (!glance.tail) return glance;
   if (disk.boot == 0 || disk.boot != boot_id()) glance.tail->last.identity = {};

@@ -258,7 +258,7 @@ std::optional<Outbox::Lock> Outbox::lock_patiently(std::chrono::nanoseconds limi
 // On disk: what this object knows of it is the lock holder's.
 std::uint64_t Outbox::size_on_disk() const {
   std::uint64_t total = 0;
-  for (const std::uint64_t file : log_files()) {
+  for (const std::uint64_t file : files_on_disk()) {
     struct stat st {};
     if (::stat(log_path(file).c_str(), &st) == 0) total += static_cast<std::uint64_t>(st.st_size);
   }
@@ -355,7 +355,7 @@ void Outbox::read_control() {
   } else {
     // Lost with the machine: the newest log file is the current one.
     control_ = {};
-    const auto files = log_files();
+    const auto files = files_on_disk();
     if (!files.empty()) control_.current_log = files.back();
   }
 }
@@ -529,7 +529,15 @@ bool Outbox::begin_generation(Generation generation, const FileIdentity& databas
                               const std::vector<std::uint32_t>& pages,
                               const LogFile::ImageSource& source) {
   std::uint64_t last = tail_ ? tail_->last.sequence : 0;
-  for (const std::uint64_t file : log_files()) last = std::max(last, file);
+  for (const std::uint64_t file : files_on_disk()) {
+    // Behind the current one: begun by a process that died before it was. Without a tail nothing
+    // tells which of them that would be.
+    if (tail_ && file > control_.current_log) {
+      ::unlink(log_path(file).c_str());
+    } else {
+      last = std::max(last, file);
+    }
+  }
   record.kind = RecordKind::batch;
   record.sequence = last + 1;
   LogHeader header;
@@ -605,6 +613,14 @@ std::int64_t Outbox::behind() const {
 }
 
 std::vector<std::uint64_t> Outbox::log_files() const {
+  auto files = files_on_disk();
+  if (control_.current_log != 0) {
+    std::erase_if(files, [this](std::uint64_t first) { return first > control_.current_log; });
+  }
+  return files;
+}
+
+std::vector<std::uint64_t> Outbox::files_on_disk() const {
   std::vector<std::uint64_t> files;
   for (const std::string& name : names_in(place_.directory)) {
     if (const auto first = parse_log_file_name(name)) files.push_back(*first);

@@ -170,7 +170,8 @@ class Outbox {
   /// True when the tail's generation is one that goes on.
   bool generation_alive() const { return tail_ && !ended(tail_->generation); }
 
-  /// Log files, ascending; the last one is the current.
+  /// Log files, ascending; the last one is the current. Without the one that a process began and
+  /// died: nothing in it counts.
   std::vector<std::uint64_t> log_files() const;
   std::string log_path(std::uint64_t first_sequence) const;
   /// Deletes log files all of whose batches are <= `sequence`, never the current one.
@@ -200,6 +201,7 @@ class Outbox {
   bool start_log(const LogHeader& header, Record& record, const std::vector<std::uint32_t>& pages,
                  const LogFile::ImageSource& source);
   std::uint64_t size_on_disk() const;
+  std::vector<std::uint64_t> files_on_disk() const;
   std::uint64_t size_if_known() const noexcept;
   void make_folder() const;
   void follow_database() const;

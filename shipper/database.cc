@@ -367,10 +367,7 @@ std::optional<std::uint64_t> Database::outbox_size() {
 // Returns the bytes that it freed.
 std::uint64_t Database::fold_outbox(const std::vector<OutboxUse>& uses) {
   const auto place = capture::OutboxPlace::of(path(), settings_.outbox_dir);
-  auto files = log_files();
-  // Behind the current one: what another process is beginning, or died while it began it.
-  const std::uint64_t current = known_log_.load();
-  std::erase_if(files, [&](std::uint64_t first) { return first > current; });
+  const auto files = log_files();
   std::uint64_t freed = 0;
   for (const auto& run : plan_folds(files, uses)) freed += fold(place, run);
   return freed;

@@ -171,8 +171,9 @@ class Database : public std::enable_shared_from_this<Database> {
   /// On the engine's thread: a snapshot is wanted, and no connection here has read the database, so
   /// this process cannot make one. Whoever can may ship then.
   void cannot_see();
-  /// On the engine's thread: one was written, or given up, which the role may have been held for.
-  void snapshot_over() noexcept { tell(kRole); }
+  /// On the engine's thread: something came to its end that the role may have been held for, as a
+  /// snapshot, or an attempt to ship.
+  void reconsider_role() noexcept { tell(kRole); }
 
   // --- For snapshots in place; on workers.
   /// Announces one of the state that was captured last, which must be of a generation that goes on.
@@ -284,7 +285,7 @@ class Database : public std::enable_shared_from_this<Database> {
   bool others_first();
   asio::awaitable<void> leave_role_to_others();
   static asio::awaitable<void> bound_outbox(Self self);
-  bool cannot_ship();
+  std::optional<std::chrono::steady_clock::time_point> patience_ends();
   static asio::awaitable<void> look_for_untold();
   bool is_changed_wal();
   void tell(unsigned news) noexcept;
@@ -442,6 +443,7 @@ class Database : public std::enable_shared_from_this<Database> {
   bool role_over_ = false;                          // or closed
   bool role_wanted_ = false;                        // by a process that can do more with it
   std::chrono::steady_clock::time_point poked_at_;  // by another process
+  std::uint64_t told_of_others_ = 0;                // … when the outbox ended with this batch
   std::chrono::steady_clock::duration turn_ = std::chrono::seconds(10);  // until others may have it
   bool gives_way_ = false;  // for that others may reach the stores
   std::chrono::steady_clock::duration patience_ = std::chrono::seconds(10);  // … until it does

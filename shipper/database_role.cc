@@ -128,6 +128,7 @@ asio::awaitable<void> Database::role_loop(Self self) {
 // Holds the role for as long as that is right, or waits until it may be had. Throws when the outbox
 // cannot be used.
 asio::awaitable<void> Database::take_turn() {
+  const bool watched = role() == Role::watching;
   const bool taken = co_await on_worker([&] {
     const std::lock_guard lock(capture_mutex_);
     if (!open_outbox()) throw Error(outbox_error_);
@@ -143,6 +144,8 @@ asio::awaitable<void> Database::take_turn() {
   set_role(Role::shipping);
   co_await prepare_role();
   set_role_error({});
+  // Who had the role before may have given way, for what is not shipped yet.
+  if (const auto known = tail(); known && watched) told_of_others_ = known->last.sequence;
   const auto shipped = co_await hold_role();
   if (shipped && !co_await on_worker([&] { return has_more_than(*shipped); })) {
     closed_ = close_if_unused();
@@ -265,20 +268,24 @@ asio::awaitable<std::optional<std::uint64_t>> Database::hold_role() {
   capture_signal_.notify();
 
   while (!role_over_ && !leaving_.load() && !deafened) {
-    if (others_commit() && cannot_ship()) {
+    const auto gives_way_at = patience_ends();
+    if (gives_way_at && steady_clock::now() >= *gives_way_at) {
       role_over_ = gives_way_ = true;
       continue;
     }
+    const auto until = [&](steady_clock::time_point time) {
+      return role_signal_.wait_until(std::min(time, gives_way_at.value_or(time)));
+    };
     if (!others_first()) turn_ends.reset();
     if (opened != opened_.load() || connections_.load() > 0) unused_until.reset();
     opened = opened_.load();
     if (others_first()) {
       if (!turn_ends) turn_ends = steady_clock::now() + turn_;
       const auto wanted = [&] { return moved_.load() ? role_wanted_ : others_commit(); };
-      if (!wanted()) co_await role_signal_.wait_until(*turn_ends);
+      if (!wanted()) co_await until(*turn_ends);
       role_over_ = others_first() && (wanted() || steady_clock::now() >= *turn_ends);
     } else if (connections_.load() > 0) {
-      co_await role_signal_.wait();
+      co_await until(steady_clock::time_point::max());
     } else {
       // However busy others keep it; at once where they wait for what only they can do. But a
       // snapshot that is broken off begins from nothing at the next one, and may again and again
@@ -290,8 +297,9 @@ asio::awaitable<std::optional<std::uint64_t>> Database::hold_role() {
       role_over_ =
           !writes_snapshot() && (others_commit() ? blind_.load() || !lingers : !lingers && all);
       if (role_over_ && all) shipped = known ? known->last.sequence : 0;
-      if (!role_over_ && lingers) co_await role_signal_.wait_until(*unused_until);
-      if (!role_over_ && !lingers) co_await role_signal_.wait();
+      if (!role_over_) {
+        co_await until(lingers ? *unused_until : steady_clock::time_point::max());
+      }
     }
   }
   role_over_ = true;
@@ -316,23 +324,25 @@ asio::awaitable<std::optional<std::uint64_t>> Database::hold_role() {
   co_return shipped;
 }
 
-// No store takes anything from here, for a while. Another process may have other credentials, or
-// another network; where it has not, whoever has the role has it for longer each time.
-bool Database::cannot_ship() {
-  const auto time = steady_clock::now();
+// When the role is left to others who wait for something, since no store takes anything from here:
+// another process may have other credentials, or another network. Where it has not, whoever has the
+// role has it for longer each time. Empty: not for now; the end of what is tried is told.
+std::optional<steady_clock::time_point> Database::patience_ends() {
+  std::optional<steady_clock::time_point> ends;
+  bool others_wait = false;
   for (const auto& replicator : replicators_) {
     if (replicator->shipping()) {
       patience_ = kTurn;
-      return false;
+      return std::nullopt;
     }
     const auto failing = replicator->failing();
-    if (!failing) return false;
+    if (!failing) return std::nullopt;
     // An outage is everybody's, mostly.
-    if (time < failing->since + (failing->refused ? patience_ : kOutageTurns * patience_)) {
-      return false;
-    }
+    const auto end = failing->since + (failing->refused ? patience_ : kOutageTurns * patience_);
+    if (!ends || *ends < end) ends = end;
+    others_wait |= !replicator->settled(told_of_others_);
   }
-  return !replicators_.empty();
+  return others_wait ? ends : std::nullopt;
 }
 
 // Who was killed between a commit and its capture, or before it could tell of it, tells nobody, and
@@ -402,9 +412,10 @@ asio::awaitable<void> Database::read_wakes(Self self) {
     if (poked) {
       // Whoever captures has the file that is there, and most likely a wal-index.
       self->poked_at_ = steady_clock::now();
+      if (const auto known = self->tail()) self->told_of_others_ = known->last.sequence;
       if (self->moved_.load()) self->role_wanted_ = true;
       if (self->role_wanted_ || self->blind_.load() || self->connections_.load() == 0 ||
-          self->cannot_ship()) {
+          self->patience_ends()) {
         self->role_signal_.notify();
       }
     }

@@ -218,7 +218,9 @@ bool Database::caught_up(const Durability::Behind& behind) {
   if (!known) return false;
   const std::uint64_t wanted =
       behind.ticket == 0 ? behind.sequence : durability_.sequence_of(behind.ticket);
-  if (wanted == 0 || end.sequence < wanted) return false;
+  // Another process's was committed before it said so.
+  const bool passed = behind.ticket == 0 && end.sequence != 0 && end.commit_time >= behind.since;
+  if (!passed && (wanted == 0 || end.sequence < wanted)) return false;
   if (end.sequence < known->last.sequence && now() - end.commit_time > behind.limit / 2) {
     return false;
   }

@@ -131,7 +131,7 @@ asio::awaitable<void> Maintenance::run() {
     }
     if (std::exchange(writing_, false)) {
       replicator_.notify();
-      replicator_.database().snapshot_over();
+      replicator_.database().reconsider_role();
     }
     if (!error.empty()) replicator_.hold(false);
     if (error.empty()) {
@@ -311,7 +311,8 @@ asio::awaitable<void> Maintenance::enforce_retention() {
     replicator_.look_again();
     co_return;
   }
-  const Time cutoff = store_time(objects) - settings.retention;
+  const Time present = store_time(objects);
+  const Time cutoff = present - settings.retention;
   auto keys = expired_keys(objects, *generation, cutoff);
   const auto count = keys.size();
   if (count > 0) {
@@ -327,7 +328,8 @@ asio::awaitable<void> Maintenance::enforce_retention() {
   note.retention_due = Time{};
   const auto next = next_cutoff(objects, *generation, cutoff);
   if (next) {
-    note.retention_due = std::max<Time>(*next + settings.retention, now() + rest);
+    note.retention_due =
+        std::max<Time>(now() + (*next + settings.retention - present), now() + rest);
   }
   co_await replicator_.save_note();
 }

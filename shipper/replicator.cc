@@ -34,7 +34,7 @@ constexpr auto kFirstPause = std::chrono::milliseconds(500);
 constexpr auto kLongestPause =
     std::chrono::seconds(5);  // so soon it is noticed that a store is back
 constexpr auto kLongestRefused = std::chrono::seconds(30);
-constexpr auto kLongestFailure = std::chrono::seconds(60);  // a store's client gives up before
+constexpr auto kLookPause = std::chrono::milliseconds(100);
 constexpr auto kSnapshotRetry = std::chrono::seconds(1);
 
 std::string host_name() {
@@ -192,11 +192,9 @@ asio::awaitable<void> Replicator::run() {
 asio::awaitable<void> Replicator::ship() {
   Backoff away = store_backoff(false);
   Backoff refused = store_backoff(true);
-  steady_clock::time_point begun;
   while (!stopping_) {
     std::string error;
     bool is_away = false;
-    begun = steady_clock::now();
     try {
       co_await step();
       failing_.reset();
@@ -222,11 +220,10 @@ asio::awaitable<void> Replicator::ship() {
       // It is said the next time.
     }
     const auto failed = steady_clock::now();
-    // What goes on for long is not refused all the while.
-    const bool again = failing_ && failed < begun + kLongestFailure;
-    failing_ = Failing{again ? failing_->since : failed, !is_away};
+    failing_ = Failing{failing_ ? failing_->since : failed, !is_away};
     const auto pause = is_away ? away.next() : refused.next();
     resting_ = true;
+    database_.reconsider_role();
     while (!stopping_ &&
            steady_clock::now() < failed + (database_.flushing() ? kFirstPause : pause)) {
       co_await signal_.wait_until(failed + pause);
@@ -455,7 +452,10 @@ asio::awaitable<bool> Replicator::locate(const capture::Tail& tail) {
   snapshot_at_ = 0;
   located_ = true;
   // With something left to write it is not known yet whether that can be done again.
-  if (end_->sequence >= tail.last.sequence) report({});
+  if (end_->sequence >= tail.last.sequence) {
+    failing_.reset();
+    report({});
+  }
   co_await advance(*end_, status_.commit_time);
   co_return true;
 }
@@ -466,8 +466,14 @@ asio::awaitable<std::string> Replicator::compare(const ReplicaEnd& end, const ca
   const std::uint64_t newest = std::max(end.sequence, end.open_batch);
   std::uint64_t last = tail.last.sequence;
   if (newest > last) {
-    // Who had the role before may have shipped what was not seen here yet.
-    co_await on_worker([&] { database_.look_anew(); });
+    // Who had the role before may have shipped what was not seen here yet. While somebody captures
+    // something large it cannot be told.
+    std::string fault;
+    while (!co_await on_worker([&] { return database_.look_anew(&fault); })) {
+      if (!fault.empty()) throw Error(fault);
+      if (stopping_) throw Error("the process ends before another one lets it look at the outbox");
+      co_await signal_.wait_until(steady_clock::now() + kLookPause);
+    }
     const auto known = database_.tail();
     if (known) last = known->last.sequence;
   }
@@ -549,7 +555,7 @@ asio::awaitable<bool> Replicator::write_snapshot(const capture::Tail& tail) {
   begins_ = true;
   const std::unique_ptr<Replicator, void (*)(Replicator*)> over(this, [](Replicator* self) {
     self->begins_ = false;
-    self->database_.snapshot_over();
+    self->database_.reconsider_role();
   });
   // A later snapshot of the generation before must not land behind this one.
   while (maintenance_->writing() && !stopping_) co_await signal_.wait();

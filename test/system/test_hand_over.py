@@ -1,6 +1,9 @@
 """Who ships, where one of two processes has a fault: the other one does, and neither ends for it."""
 
+import fcntl
+import os
 import sqlite3
+import struct
 import subprocess
 import threading
 import time
@@ -13,6 +16,8 @@ from slow_proxy import SlowProxy
 from test_endings import program  # noqa: F401
 from test_lifecycle import Session
 from test_local_faults import Place, whole
+from test_machine_crash import F_OFD_SETLK
+from test_stopped import CAPTURE, FLOCK
 from test_sync_verify import write_config
 from test_workloads import PYTHON
 
@@ -105,6 +110,43 @@ def test_who_takes_the_role_cannot_open_the_outbox(build, litestream, place):
     whole(build, litestream, place)
 
 
+@pytest.mark.parametrize("left", ["whole", "torn"])
+def test_a_log_file_whose_writer_was_killed_before_it_counts(build, litestream, place, left):
+    """Who captures next writes it again. Until then nobody reads it: not who has found out, in the outbox,
+    where the replica ends, before anything was captured."""
+    with place.session() as app:
+        app.do("pragma wal_autocheckpoint = 0")
+        app.do("create table t(x)")
+        assert app.do("insert into t values (randomblob(17000000))") == []  # no more has room behind it
+        assert app.shipped() == 1
+        before = set(place.outbox.glob("0*"))
+        place.fail(f"WAIT write {place.outbox}/control")
+        assert app.do("insert into t values (randomblob(300000))") == []
+
+        def written():
+            return [file for file in set(place.outbox.glob("0*")) - before if file.stat().st_size > 300000]
+
+        [begun] = harness.wait_until(written, "the next log file")
+        app.kill()
+    place.fail()
+    if left == "torn":
+        os.truncate(begun, 100000)
+    with place.session() as app:
+
+        def located():
+            status = app.status()
+            return status["shipping"] == "this process" and status["replicas"][0].get("sequence")
+
+        harness.wait_until(located, "the replica's end")
+        for number in range(2):
+            assert app.do(f"insert into t values ({number})") == []
+        assert app.shipped(60000) == 1
+        app.do("close")
+        app.end()
+    assert len(list(place.replica.glob("generations/*"))) == 1
+    whole(build, litestream, place)
+
+
 def wait_for_rows(build, place, url, rows):
     def restored():
         there = place.folder / "restored.db"
@@ -193,8 +235,9 @@ class Far:
         self.proxy = SlowProxy(minio.port, delay=0.3)
         self.url = minio.url(bucket, "app")
         self.far_url = minio.url(
-            bucket, "app", endpoint=f"http://127.0.0.1:{self.proxy.port}", sync_interval="50ms", **settings
-        )
+            bucket, "app", endpoint=f"http://127.0.0.1:{self.proxy.port}",
+            **{"sync_interval": "50ms", **settings},
+        )  # fmt: skip
         config = write_config(
             folder / "sqlstream.yml", self.database, self.far_url, **{"shutdown-timeout": "10m"}
         )
@@ -387,8 +430,8 @@ import sqlite3, sys
 loader = sqlite3.connect(":memory:")
 loader.enable_load_extension(True)
 loader.load_extension(sys.argv[1].removesuffix(".so"))
-for _ in range(4):
-    db = sqlite3.connect(sys.argv[2] + "&sync=1s", uri=True, isolation_level=None)
+for _ in range(int(sys.argv[4])):
+    db = sqlite3.connect(sys.argv[2] + "&sync=" + sys.argv[3], uri=True, isolation_level=None)
     db.execute("insert into t values (1)")
     db.close()
 """
@@ -402,7 +445,7 @@ def test_what_was_waited_for_in_vain_is_not_waited_for_by_each_connection_anew(f
         assert app.shipped(60000) == 1
         far.proxy.held = True
         harness.run(
-            [PYTHON, "-c", REOPENS, far.build.extension, far.build.uri(far.database)],
+            [PYTHON, "-c", REOPENS, far.build.extension, far.build.uri(far.database), "1s", 4],
             env={**far.env, "SQLSTREAM_LOG": log},
         )  # fmt: skip
         assert log.read_text().count("is not in the replica after") == 1, log.read_text()
@@ -413,19 +456,64 @@ def test_what_was_waited_for_in_vain_is_not_waited_for_by_each_connection_anew(f
     far.check()
 
 
+def test_connections_wait_again_when_the_replica_has_what_was_waited_for(build, minio, tmp_path):
+    """Also where there is always something newer that it does not have yet."""
+    far = Far(build, minio, tmp_path, sync_interval="1h")
+    command = [PYTHON, "-c", REOPENS, build.extension, build.uri(far.database)]
+    try:
+        with far.session() as app:
+            app.do("create table t(x)")
+            assert app.shipped(60000) == 1
+            far.proxy.held = True
+            harness.run([*command, "1s", 1], env=far.env)
+            far.proxy.held = False
+
+            def waited():
+                assert app.shipped(60000) == 1
+                app.do("insert into t values (2)")  # for an hour, but that somebody else waits
+                harness.run([*command, "30s", 1], env=far.env)
+                return app.status()["replicas"][0]["in_sync"]
+
+            harness.wait_until(waited, "a commit that waits", limit=20)
+            app.do("close")
+            app.end()
+        far.check()
+    finally:
+        far.proxy.stop()
+
+
+def test_who_takes_the_role_while_somebody_captures_waits_to_look(build, place):
+    """What the one before him captured and shipped last is in the outbox, and not known to him."""
+    url = f"file://{place.replica}"
+    with Session(build, place.database, url) as first, Session(build, place.database, url) as second:
+        first.do("create table t(x)")
+        assert first.shipped() == 1
+        assert second.do("select count(*) from t") == [[0]]
+        assert first.do("insert into t values (1)") == []
+        assert first.shipped() == 1
+        with open(place.outbox / "lock", "r+b") as lock:
+            wanted = struct.pack(FLOCK, fcntl.F_WRLCK, os.SEEK_SET, CAPTURE, 1, 0)
+            fcntl.fcntl(lock, F_OFD_SETLK, wanted)
+            first.kill()
+            time.sleep(1)  # less than what it waits for the lock before it gives a generation up
+        assert second.do("insert into t values (2)") == []
+        assert second.shipped(60000) == 1
+        assert len(list(place.replica.glob("generations/*"))) == 1
+        second.do("close")
+        second.end()
+
+
 def test_who_has_the_wrong_keys_gives_way_to_others(far):
-    """It had the role first; to an outage, which is everybody's, it would give way much later."""
+    """It had the role first; to an outage, which is everybody's, it would give way much later. What was
+    committed once is enough."""
     far.build.shell(far.database, None, "create table t(x);", env=far.env)
     with far.session(AWS_SECRET_ACCESS_KEY="wrong") as wrong, far.session() as right:
         assert wrong.do("insert into t values (1)") == []
         harness.wait_until(lambda: wrong.status()["replicas"][0].get("error"), "the refusal")
         assert wrong.status()["shipping"] == "this process"
 
-        def ships():
-            assert right.do("insert into t values (2)") == []
-            return right.status()["shipping"] == "this process"
-
-        harness.wait_until(ships, "the other's role", limit=60)
+        assert right.do("insert into t values (2)") == []
+        harness.wait_until(lambda: right.status()["shipping"] == "this process", "the other's role", limit=60)
         assert right.shipped(60000) == 1
         for session in (wrong, right):
             session.do("close")

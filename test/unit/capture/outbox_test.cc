@@ -319,8 +319,10 @@ TEST_CASE("a file that was begun by a process that died does not stand in the wa
   Outbox outbox(at.place());
   begin(outbox);
   std::ofstream(outbox.log_path(2)) << "half a header";
+  CHECK(outbox.log_files() == std::vector<std::uint64_t>{1});
   const Generation next = begin(outbox);
   CHECK(outbox.tail()->generation == next);
+  CHECK(outbox.log_files() == std::vector<std::uint64_t>{1, 2});
   Outbox other(at.place());
   refresh(other);
   CHECK(other.tail()->generation == next);
