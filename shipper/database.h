@@ -10,6 +10,7 @@
 #include <string>
 #include <string_view>
 #include <tuple>
+#include <utility>
 #include <vector>
 
 #include "capture/capturer.h"
@@ -376,8 +377,9 @@ class Database : public std::enable_shared_from_this<Database> {
   std::optional<std::uint64_t> told_moved_;    // capture_mutex_; the inode last told of
   std::mutex mapping_mutex_;
   std::condition_variable readers_gone_;
-  std::vector<Mapping*> mappings_;                    // mapping_mutex_
-  std::pair<std::uint32_t, std::uint32_t> seen_wal_;  // is_changed_wal(): iChange and mxFrame
+  std::vector<Mapping*> mappings_;  // mapping_mutex_
+  // is_changed_wal(): iChange and mxFrame.
+  std::optional<std::pair<std::uint32_t, std::uint32_t>> seen_wal_;
   std::atomic<bool> session_new_{true};
   std::atomic<bool> recovered_{false};  // the wal-index was, and not captured from since
 

@@ -25,6 +25,8 @@ constexpr auto kBlindPause = std::chrono::milliseconds(150);
 constexpr auto kLongestTurn = std::chrono::minutes(10);
 constexpr auto kTurn = std::chrono::seconds(10);   // of who ships, and has no longer the file open
 constexpr auto kUntold = std::chrono::seconds(5);  // between looks for what nobody told of
+constexpr auto kLongestUntold = std::chrono::seconds(60);
+constexpr std::size_t kFewDatabases = 100;
 constexpr int kOutageTurns = 6;
 
 }  // namespace
@@ -347,28 +349,35 @@ std::optional<steady_clock::time_point> Database::patience_ends() {
 
 // Who was killed between a commit and its capture, or before it could tell of it, tells nobody, and
 // nor does a program without the shim. One timer for all databases, and no system call: what has
-// the wal-index mapped reads it.
+// the wal-index mapped reads it. Of very many it is read less often: none of that is in a cache.
 asio::awaitable<void> Database::look_for_untold() {
   asio::steady_timer timer(Engine::get().executor());
-  for (bool any = true; any;) {
-    timer.expires_after(kUntold);
+  std::size_t shipped = 0;
+  do {
+    timer.expires_after(
+        std::clamp(kUntold * static_cast<int>(shipped / kFewDatabases), kUntold, kLongestUntold));
     co_await timer.async_wait(asio::use_awaitable);
-    any = false;
+    shipped = 0;
     for (const auto& database : all()) {
       if (database->replicators_.empty()) continue;
-      any = true;
+      ++shipped;
       if (database->is_changed_wal()) database->capture_signal_.notify();
     }
-  }
+  } while (shipped > 0);
   Registry::get().looks = false;
 }
 
-// Since the last time. What was captured meanwhile costs a look at the outbox.
+// Since the last time, or at first since it was captured. What was captured meanwhile costs a look
+// at the outbox.
 bool Database::is_changed_wal() {
+  const auto captured = tail();
   const std::lock_guard pinned(mapping_mutex_);
   if (mappings_.empty() || mappings_.front()->regions.empty()) return false;
   const volatile void* region0 = mappings_.front()->regions.front();
   const std::pair seen{capture::peek_change(region0), capture::peek_frames(region0)};
+  if (!seen_wal_ && captured) {
+    seen_wal_.emplace(captured->last.source.change, captured->last.source.frame);
+  }
   return std::exchange(seen_wal_, seen) != seen;
 }
 
