@@ -90,6 +90,13 @@ void Maintenance::set_clock_right() {
   note.retention_due = std::min(note.retention_due, time + latest);
 }
 
+void Maintenance::announce() {
+  const Time time = now();
+  const bool due = snapshot_due().value_or(Time::max()) <= time ||
+                   retention_due().value_or(Time::max()) <= time || compaction_due();
+  if (due && !tidying_) tidying_.emplace(replicator_.database());
+}
+
 asio::awaitable<void> Maintenance::run() {
   Backoff backoff(kFirstPause, kLongestPause);
   while (!replicator_.stopping()) {
@@ -101,6 +108,7 @@ asio::awaitable<void> Maintenance::run() {
     // database open) is when more is shipped.
     if (!replicator_.shipping() || (!snapshot && !retention && !compaction) || impossible_) {
       impossible_ = false;
+      tidying_.reset();
       co_await signal_.wait();
       continue;
     }
@@ -111,13 +119,14 @@ asio::awaitable<void> Maintenance::run() {
     const auto time = steady_clock::now();
     const auto next = std::max(time + (due - now()), not_before_);
     if (time < next) {
+      tidying_.reset();
       co_await signal_.wait_until(next);
       continue;
     }
     std::string error;
     try {
       not_before_ = time + kRest;
-      const Database::Tidying tidying(replicator_.database());
+      if (!tidying_) tidying_.emplace(replicator_.database());
       if (fold) {
         co_await compact();
       } else if (snapshot && (!retention || *snapshot <= *retention)) {
@@ -145,6 +154,7 @@ asio::awaitable<void> Maintenance::run() {
     co_await release_outbox();
     not_before_ = steady_clock::now() + backoff.next();
   }
+  tidying_.reset();
 }
 
 asio::awaitable<void> Maintenance::compact() {

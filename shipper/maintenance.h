@@ -8,6 +8,7 @@
 #include "base/clock.h"
 #include "format/position.h"
 #include "shipper/compaction.h"
+#include "shipper/database.h"
 #include "shipper/deletion.h"
 #include "shipper/engine.h"
 #include "shipper/retention.h"
@@ -49,6 +50,9 @@ class Maintenance {
   asio::awaitable<void> run();
   /// The replicator moved on.
   void notify() { signal_.notify(); }
+  /// Before an exit can hear that all is shipped: lets it wait for what is due now, until notify()
+  /// is heard and that is done, or is not to be had.
+  void announce();
   void shipped(Generation generation, const replica::Segment& segment) {
     compaction_.shipped(generation, segment);
   }
@@ -81,6 +85,7 @@ class Maintenance {
   bool writing_ = false;
   bool room_wanted_ = false;
   bool impossible_ = false;
+  std::optional<Database::Tidying> tidying_;
   std::string last_error_;
 };
 

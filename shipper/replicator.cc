@@ -725,6 +725,7 @@ asio::awaitable<void> Replicator::advance(ReplicaEnd end, Time commit_time) {
   const NoteToSave saving = note_to_save();
   group_.shipped(database_.tickets(), steady_clock::now());
   database_.shipped(number_, {end.sequence, commit_time});  // commits wait for no file of ours
+  maintenance_->announce();
   co_await on_worker([&] {
     write_note(saving);
     database_.settle(number_, end.sequence);
