@@ -480,10 +480,7 @@ std::unique_ptr<Connection> Connection::open(const Host& host, DatabaseSettings 
       if (other->path() == settings.path) continue;
       for (const auto& theirs : other->settings().replicas) {
         for (const auto& ours : settings.replicas) {
-          if (ours.store.url() != theirs.store.url() ||
-              ours.store.endpoint != theirs.store.endpoint) {
-            continue;
-          }
+          if (ours.store.place() != theirs.store.place()) continue;
           reason = other->path() + " already replicates to " + ours.store.url() +
                    "; give each database a replica of its own ({name} or {path} in "
                    "SQLSTREAM_REPLICA_URL does)";

@@ -333,7 +333,7 @@ std::optional<steady_clock::time_point> Database::patience_ends() {
   std::optional<steady_clock::time_point> ends;
   bool others_wait = false;
   for (const auto& replicator : replicators_) {
-    if (replicator->shipping()) {
+    if (replicator->takes_data()) {
       patience_ = kTurn;
       return std::nullopt;
     }

@@ -107,8 +107,8 @@ std::optional<Time> Database::missing_since(std::size_t number, const std::strin
     noted_by_others = role_ != Role::shipping || sequence == 0;
   }
   if (noted_by_others) {
-    const std::string url = settings_.replicas[number].store.url();
-    const auto noted = load_replica_note(replica_note_path(outbox, url));
+    const auto noted =
+        load_replica_note(replica_note_path(outbox, settings_.replicas[number].store.place()));
     if (noted && noted->end) sequence = noted->end->sequence;
   }
   if (sequence >= last || files.empty()) return std::nullopt;
@@ -123,7 +123,8 @@ std::string Database::replica_json(std::size_t number, const std::string& outbox
   ReplicaStatus status = replica_status_[number];
   const std::string url = settings_.replicas[number].store.url();
   if (role_ != Role::shipping) {
-    const auto noted = load_replica_note(replica_note_path(outbox, url));
+    const auto noted =
+        load_replica_note(replica_note_path(outbox, settings_.replicas[number].store.place()));
     if (noted && noted->end) {
       status.generation = noted->end->generation;
       status.position = noted->end->position;

@@ -43,7 +43,10 @@ bool Database::wait_shipped(std::chrono::milliseconds limit) {
     }
     const auto target = tail();
     if (!target || (!generation_alive() && paused())) return false;
-    if (generation_alive() && wait_shipped(*target, deadline)) return true;
+    if (generation_alive()) {
+      ship_at_once(target->last.sequence);  // who ships may be another process, and pace it
+      if (wait_shipped(*target, deadline)) return true;
+    }
     if (steady_clock::now() >= deadline) return false;
     // The generation ended meanwhile: what is to be shipped is in the next one. Another process may
     // be the one that can begin it.
@@ -61,8 +64,8 @@ bool Database::wait_shipped(const capture::Tail& target, steady_clock::time_poin
       auto sequence = replica_status_[i].sequence;
       if (role_ == Role::watching) {
         const auto noted =
-            load_replica_note(replica_note_path(outbox, settings_.replicas[i].store.url()));
-        if (!noted || !noted->end || noted->boot != boot_hash()) return false;
+            load_replica_note(replica_note_path(outbox, settings_.replicas[i].store.place()));
+        if (!noted || !noted->end || !is_this_boot(noted->boot)) return false;
         generation = noted->end->generation;
         sequence = noted->end->sequence;
       }
@@ -144,8 +147,8 @@ void Database::look_at_notes() noexcept try {
   const std::string outbox = outbox_directory();
   for (std::size_t i = 0; i < settings_.replicas.size(); ++i) {
     const auto noted =
-        load_replica_note(replica_note_path(outbox, settings_.replicas[i].store.url()));
-    if (!noted || !noted->end || noted->boot != boot_hash()) continue;
+        load_replica_note(replica_note_path(outbox, settings_.replicas[i].store.place()));
+    if (!noted || !noted->end || !is_this_boot(noted->boot)) continue;
     durability_.shipped(i, {noted->end->sequence, noted->commit_time});
   }
 } catch (const std::exception&) {
@@ -173,7 +176,9 @@ bool Database::reached(std::uint64_t sequence, steady_clock::time_point deadline
 
 void Database::wait_durable(std::uint64_t ticket, std::chrono::milliseconds limit,
                             const CaptureNow& capture) {
-  if (Engine::running() == nullptr || is_behind()) return;
+  if (Engine::running() == nullptr) return;
+  if (!learned_.load()) learned_.store(learn_behind());
+  if (is_behind()) return;
   somebody_waits();
   const auto deadline = steady_clock::now() + limit;
   bool done = wait_with_others(ticket, deadline);

@@ -69,7 +69,7 @@ ReplicaOverview overview_of(const ReplicaSettings& settings, const std::string& 
   ReplicaOverview replica;
   replica.name = settings.name;
   replica.url = settings.store.url();
-  const auto note = load_replica_note(replica_note_path(outbox, replica.url));
+  const auto note = load_replica_note(replica_note_path(outbox, settings.store.place()));
   if (!note) return replica;
   if (note->end) {
     replica.generation = note->end->generation;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <cstdio>
 #include <cstring>
 #include <fcntl.h>
@@ -58,19 +59,24 @@ Time to_time(std::int64_t ns) {
 }  // namespace
 
 std::uint64_t boot_hash() {
-  static const std::uint64_t hash = [] {
-    const UniqueFd fd(::open("/proc/sys/kernel/random/boot_id", O_RDONLY | O_CLOEXEC));
-    std::array<char, 64> id{};
-    const ssize_t n = fd ? ::read(fd.get(), id.data(), id.size()) : 0;
-    return XXH3_64bits(id.data(), static_cast<std::size_t>(std::max<ssize_t>(n, 0)));
-  }();
-  return hash;
+  static std::atomic<std::uint64_t> known{0};
+  if (const std::uint64_t hash = known.load(); hash != 0) return hash;
+  const UniqueFd fd(::open("/proc/sys/kernel/random/boot_id", O_RDONLY | O_CLOEXEC));
+  std::array<char, 64> id{};
+  const ssize_t n = fd ? ::read(fd.get(), id.data(), id.size()) : 0;
+  if (n <= 0) return 0;  // for want of a descriptor, perhaps
+  known.store(XXH3_64bits(id.data(), static_cast<std::size_t>(n)));
+  return known.load();
 }
 
-std::string replica_note_path(const std::string& outbox, const std::string& url) {
+bool is_this_boot(std::uint64_t hash) {
+  return hash != 0 && hash == boot_hash();
+}
+
+std::string replica_note_path(const std::string& outbox, const std::string& place) {
   std::array<char, 40> name{};
   std::snprintf(name.data(), name.size(), "/replica-%016llx",
-                static_cast<unsigned long long>(XXH3_64bits(url.data(), url.size())));
+                static_cast<unsigned long long>(XXH3_64bits(place.data(), place.size())));
   return outbox + name.data();
 }
 

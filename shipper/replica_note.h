@@ -44,11 +44,13 @@ struct ReplicaNote {
   std::string writer;
 };
 
-/// Names this start of the machine: what was not fsynced outlives no other.
+/// Names this start of the machine: what was not fsynced outlives no other. 0: it is not known.
 std::uint64_t boot_hash();
+/// False also where it is not known.
+bool is_this_boot(std::uint64_t hash);
 
-/// Where the note of the replica at `url` is, in that outbox directory.
-std::string replica_note_path(const std::string& outbox, const std::string& url);
+/// Where the note of the replica at `place`, see StoreSettings, is in that outbox directory.
+std::string replica_note_path(const std::string& outbox, const std::string& place);
 /// Empty when there is none, or it is torn. Takes no lock.
 std::optional<ReplicaNote> load_replica_note(const std::string& path);
 /// One write, of a file as open as the database. False when it could not be written. Long texts are

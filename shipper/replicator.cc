@@ -57,7 +57,7 @@ Replicator::Replicator(Database& database, std::size_t number)
       store_(make_store(settings_.store, Engine::get().executor())),
       signal_(Engine::get().executor()),
       reader_(database.outbox_directory()),
-      note_path_(replica_note_path(database.outbox_directory(), store_->url())) {
+      note_path_(replica_note_path(database.outbox_directory(), settings_.store.place())) {
   note_ = load_replica_note(note_path_).value_or(ReplicaNote{});
   note_.pid = ::getpid();
   note_.sqlite = database.host().api->libversion_number();
@@ -68,7 +68,7 @@ Replicator::Replicator(Database& database, std::size_t number)
   (end_ ? in_flight_ : snapshot_at_) = note_.in_flight;
   // After a crash of the machine the outbox may have lost what the note counts: other commits have
   // its sequences then, and the replica shows it.
-  if (end_ && note_.boot == boot_hash()) {
+  if (end_ && is_this_boot(note_.boot)) {
     status_.generation = end_->generation;
     status_.position = end_->position;
     status_.sequence = status_.settled = end_->sequence;
@@ -209,7 +209,7 @@ asio::awaitable<void> Replicator::ship() {
       error = text_of(e);
     }
     // Whatever it was: where the replica ends is asked again before the next write.
-    located_ = false;
+    located_ = takes_data_ = false;
     promise(0);
     try {
       if (status_.error != error) {
@@ -248,7 +248,12 @@ asio::awaitable<void> Replicator::step() {
       co_return;
     }
     if (tail) settle(tail->last.sequence);
-    co_await signal_.wait();
+    // Other processes wait for what it says.
+    if (note_unsaved_.load() && !co_await save_note()) {
+      co_await signal_.wait_until(steady_clock::now() + kSnapshotRetry);
+    } else {
+      co_await signal_.wait();
+    }
     co_return;
   }
   if (!located_ && !co_await locate(*tail)) {
@@ -303,7 +308,11 @@ asio::awaitable<void> Replicator::step() {
   } catch (const Error& e) {
     damage = e.what();
   }
-  if (!damage.empty() && end_->generation == known->generation) {
+  const bool of_tail = !damage.empty() && end_->generation == known->generation;
+  // It ended before: what is behind the damage is for the next one, which may not have begun yet.
+  const bool over = of_tail && !database_.generation_alive();
+  if (over) settle(known->last.sequence);
+  if (of_tail && !over) {
     co_await on_worker([&] { database_.give_up(damage, end_->generation); });
     database_.wake();
   }
@@ -312,6 +321,7 @@ asio::awaitable<void> Replicator::step() {
     located_ = false;
     forget_end();
   }
+  if (over) throw Error(damage);
 }
 
 void Replicator::forget_end() {
@@ -454,6 +464,7 @@ asio::awaitable<bool> Replicator::locate(const capture::Tail& tail) {
   // With something left to write it is not known yet whether that can be done again.
   if (end_->sequence >= tail.last.sequence) {
     failing_.reset();
+    takes_data_ = true;
     report({});
   }
   co_await advance(*end_, status_.commit_time);
@@ -676,6 +687,7 @@ asio::awaitable<bool> Replicator::write(Shipment& shipment) {
     }
     end_ = object.end;
     failing_.reset();
+    takes_data_ = true;
     report({});
     co_await advance(object.end, object.commit_time);
     if (shipment.encoder->done()) co_return true;
@@ -755,9 +767,12 @@ bool Replicator::write_note(const NoteToSave& saving) {
   const std::lock_guard lock(saving_);
   if (saving.number < saved_notes_) return true;
   try {
+    note_unsaved_.store(true);
     if (!save_replica_note(note_path_, database_.path(), saving.note)) return false;
+    note_unsaved_.store(false);
   } catch (const Error&) {
-    return false;  // the database was deleted
+    note_unsaved_.store(false);  // the database was deleted
+    return false;
   }
   saved_notes_ = saving.number;
   return true;

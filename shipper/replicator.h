@@ -1,5 +1,6 @@
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -49,6 +50,8 @@ class Replicator {
     bool refused = false;  ///< it can be reached
   };
   std::optional<Failing> failing() const { return resting_ ? failing_ : std::nullopt; }
+  /// What was tried last was written, or there is nothing left to write.
+  bool takes_data() const { return takes_data_; }
   /// A snapshot is being made or uploaded: whoever went on would begin with it again. Its end is
   /// told to the Database.
   bool writes_snapshot() const;
@@ -166,7 +169,8 @@ class Replicator {
   bool located_ = false;  // end_ was compared with the store, and reader_ stands behind it
   bool resting_ = false;  // behind a failure, before it is tried again
   bool stopping_ = false;
-  bool guarded_ = false;           // the replica is known to be this database's
+  bool guarded_ = false;  // the replica is known to be this database's
+  bool takes_data_ = false;
   bool promised_ = false;          // to capture for those that wait
   std::uint64_t in_flight_ = 0;    // the last sequence of the batch being shipped; 0: none
   std::uint64_t snapshot_at_ = 0;  // where the first snapshot, being uploaded, ends; 0: none
@@ -177,6 +181,7 @@ class Replicator {
   std::uint64_t notes_ = 0;        // handed to workers
   std::mutex saving_;              // workers save notes in the order they were handed over
   std::uint64_t saved_notes_ = 0;  // saving_
+  std::atomic<bool> note_unsaved_{false};
   std::unique_ptr<Maintenance> maintenance_;
   std::unique_ptr<Validation> validation_;
   Time seen_{};  // when the replica was last seen, or taken, to have its snapshot

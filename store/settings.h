@@ -30,6 +30,8 @@ struct StoreSettings {
 
   /// "s3://bucket/path" or "file:///path": for people; never holds credentials.
   std::string url() const;
+  /// The same and the server it is on: two settings with the same place are one replica.
+  std::string place() const;
 };
 
 }  // namespace sqlstream

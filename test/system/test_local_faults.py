@@ -46,6 +46,11 @@ class Place:
         new.write_text("".join(line + "\n" for line in lines))
         new.rename(self.errors)
 
+    def set_clock(self, seconds):
+        """In place: programs have the file mapped."""
+        with open(self.clock, "r+b") as file:
+            file.write(struct.pack("q", seconds * 10**9))
+
     def session(self):
         return Session(self.build, self.database, self.url, self.env)
 
@@ -193,6 +198,20 @@ def test_a_fault_in_the_outbox_of_who_ships_what_another_captured(build, litestr
     whole(build, litestream, place)
 
 
+def test_what_is_shipped_is_told_to_others_when_that_can_be_noted_again(build, place):
+    with place.session() as shipping, Session(build, place.database, place.url) as other:
+        shipping.do("create table t(x)")
+        assert shipping.shipped() == 1
+        assert other.do(SQL) == [] and other.shipped() == 1
+        [note] = place.outbox.glob("replica-*")
+        place.fail(f"EIO * {note}")
+        assert other.do(SQL) == []
+        assert shipping.shipped() == 1
+        assert other.shipped(0) == 0
+        place.fail()
+        assert other.shipped(20000) == 1
+
+
 @pytest.mark.parametrize("fault", ["EIO read", "EMFILE open"])
 def test_a_fault_in_the_outbox_of_who_takes_the_shipping_over(build, litestream, place, fault):
     with Session(build, place.database, place.url) as first, place.session() as second:
@@ -330,7 +349,7 @@ def test_a_clock_that_jumps_back_an_hour(build, litestream, place):
         app.do("create table t(x)")
         assert app.do(SQL) == [] and app.shipped() == 1
         before = app.status()
-        place.clock.write_bytes(struct.pack("q", -3600 * 10**9))
+        place.set_clock(-3600)
         for _ in range(10):
             assert app.do(SQL) == []
             assert app.do("pragma wal_checkpoint(truncate)") == [[0, 0, 0]]
@@ -338,7 +357,7 @@ def test_a_clock_that_jumps_back_an_hour(build, litestream, place):
         after = app.status()
         assert after["generation"] == before["generation"]
         assert after["last_commit"] == before["last_commit"]
-        place.clock.write_bytes(struct.pack("q", 3600 * 10**9))
+        place.set_clock(3600)
         assert app.do(SQL) == [] and app.shipped() == 1
         ahead = datetime.fromisoformat(app.status()["last_commit"]) - datetime.now(timezone.utc)
         assert ahead > timedelta(minutes=50)

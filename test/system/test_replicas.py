@@ -66,6 +66,33 @@ def test_one_that_is_down_holds_no_other_back(build, own_minio, litestream, tmp_
         harness.compare_databases(source, tmp_path / f"{name}-stock.db")
 
 
+def test_one_bucket_and_path_on_two_servers(build, minio, own_minio, tmp_path):
+    """Two replicas: what one has says nothing of the other, in the programs that follow either."""
+    database, bucket = tmp_path / "app.db", own_minio.bucket()
+    minio.s3.create_bucket(Bucket=bucket)
+    urls = [server.url(bucket, "app") for server in (minio, own_minio)]
+    config = write_config(tmp_path / "c.yml", database, *urls, **{"sync-interval": "10ms"})
+    env = minio.env(SQLSTREAM_CONFIG=str(config))
+    with Session(build, database, "", env=env) as session:
+        session.do("create table t(x)")
+        assert session.shipped(60000) == 1
+        own_minio.stop()
+        for number in range(3):
+            session.do(f"insert into t values ({number})")
+            harness.wait_until(lambda: session.status()["replicas"][0]["in_sync"], "the one that is there")
+        session.kill()
+    own_minio.start()
+    for number in range(3):
+        with Session(build, database, "", env=env) as session:
+            session.do(f"insert into t values ({number})")
+            assert session.shipped(60000) == 1
+            session.kill()
+    source = harness.checkpointed_copy(database, tmp_path / "source.db")
+    for number, url in enumerate(urls):
+        build.restore(tmp_path / f"{number}.db", url, env=env)
+        harness.compare_databases(source, tmp_path / f"{number}.db")
+
+
 # Which of them is restored
 
 
