@@ -529,14 +529,11 @@ bool Outbox::begin_generation(Generation generation, const FileIdentity& databas
                               const std::vector<std::uint32_t>& pages,
                               const LogFile::ImageSource& source) {
   std::uint64_t last = tail_ ? tail_->last.sequence : 0;
-  for (const std::uint64_t file : files_on_disk()) {
-    // Behind the current one: begun by a process that died before it was. Without a tail nothing
-    // tells which of them that would be.
-    if (tail_ && file > control_.current_log) {
-      ::unlink(log_path(file).c_str());
-    } else {
-      last = std::max(last, file);
-    }
+  if (!tail_) {
+    for (const std::uint64_t file : files_on_disk()) last = std::max(last, file);
+    last = std::max(last, control_.current_log);
+    // Nothing tells how many batches a file has that is there, or had that is lost.
+    if (last != 0) last += kMostOfAFile;
   }
   record.kind = RecordKind::batch;
   record.sequence = last + 1;
@@ -557,8 +554,11 @@ bool Outbox::start_log(const LogHeader& header, Record& record,
                        const std::vector<std::uint32_t>& pages,
                        const LogFile::ImageSource& source) {
   const std::string path = log_path(header.first);
-  // Not the current one: what a process left that died while it began the file.
-  ::unlink(path.c_str());
+  // Behind the current one: what a process left that died while it began the file, or a machine
+  // that lost the current one's end. Behind a later one they would pass for this outbox's.
+  for (const std::uint64_t file : files_on_disk()) {
+    if (file > control_.current_log || file == header.first) ::unlink(log_path(file).c_str());
+  }
   LogFile log = LogFile::create(path, header, place_.first_mode());
   place_.own(log.fd(), place_.file_mode);
   try {
@@ -643,7 +643,7 @@ void Outbox::trim(std::uint64_t sequence) {
   const auto files = log_files();
   std::size_t i = 0;
   for (; i + 1 < files.size(); ++i) {
-    if (files[i] >= control_.current_log || files[i + 1] - 1 > sequence) break;
+    if (files[i + 1] - 1 > sequence) break;
     ::unlink(log_path(files[i]).c_str());
   }
   if (i < files.size() && files[i] == control_.current_log) only_log_ = files[i];

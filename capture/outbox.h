@@ -202,6 +202,7 @@ class Outbox {
                  const LogFile::ImageSource& source);
   std::uint64_t size_on_disk() const;
   std::vector<std::uint64_t> files_on_disk() const;
+  static constexpr std::uint64_t kMostOfAFile = 1ULL << 32;  // batches
   std::uint64_t size_if_known() const noexcept;
   void make_folder() const;
   void follow_database() const;

@@ -172,15 +172,20 @@ std::uint64_t fold(const capture::OutboxPlace& place, const FoldRun& run) {
 void finish_fold(const std::string& directory, const std::vector<std::uint64_t>& files) {
   ::unlink((directory + kTemporary).c_str());
   std::uint64_t folded = 0;  // up to here the batches are in an earlier file
-  for (const std::uint64_t first : files) {
-    if (first <= folded) {
+  Generation generation;
+  for (std::size_t i = 0; i + 1 < files.size(); ++i) {
+    const std::uint64_t first = files[i];
+    const auto log = LogFile::open(path_of(directory, first), false);
+    if (!log) continue;
+    if (first <= folded && log->header().generation == generation) {
       ::unlink(path_of(directory, first).c_str());
       continue;
     }
-    const auto log = LogFile::open(path_of(directory, first), false);
-    if (!log) continue;
     const auto found = log->read(LogFile::kHeaderSize, log->header().state.chain, false);
-    if (found && found->record.folded) folded = found->record.sequence;
+    if (found && found->record.folded) {
+      folded = found->record.sequence;
+      generation = log->header().generation;
+    }
   }
 }
 

@@ -25,6 +25,8 @@ using namespace sqlstream::capture;
 using namespace sqlstream::testing;
 using namespace std::chrono_literals;
 
+namespace fs = std::filesystem;
+
 namespace {
 
 struct Place {
@@ -326,6 +328,53 @@ TEST_CASE("a file that was begun by a process that died does not stand in the wa
   Outbox other(at.place());
   refresh(other);
   CHECK(other.tail()->generation == next);
+}
+
+TEST_CASE("what a machine lost of the current file leaves no other file in its place") {
+  const Place at;
+  constexpr std::uint64_t kRotateSize = 4096;
+  Outbox outbox(at.place(), kRotateSize);
+  begin(outbox);
+  while (!outbox.at_rotation()) REQUIRE(append(outbox, 2));
+  REQUIRE(append(outbox, 2));
+  const std::uint64_t second = outbox.current_log();
+  const Control before = outbox.control();
+  const auto left = fs::file_size(outbox.log_path(second));
+  while (!outbox.at_rotation()) REQUIRE(append(outbox, 2));
+  REQUIRE(append(outbox, 2));
+  const std::uint64_t third = outbox.current_log();
+  REQUIRE(third > second);
+
+  // What the disk may have after a power failure: the third file and not what led to it.
+  {
+    const auto lock = outbox.lock(0s);
+    outbox.set_control(before);
+  }
+  fs::resize_file(outbox.log_path(second), left);
+  Outbox after(at.place(), kRotateSize);
+  refresh(after);
+  REQUIRE(after.tail()->last.sequence == second);
+  while (!after.at_rotation()) REQUIRE(append(after, 1));
+  REQUIRE(append(after, 1));
+  CHECK(after.current_log() > third);
+  CHECK_FALSE(fs::exists(after.log_path(third)));
+  CHECK(after.log_files() == std::vector<std::uint64_t>{1, second, after.current_log()});
+}
+
+TEST_CASE("without a tail, a generation begins behind all that may have been shipped") {
+  const Place at;
+  std::uint64_t last = 0;
+  {
+    Outbox outbox(at.place());
+    begin(outbox);
+    for (int i = 0; i < 5; ++i) REQUIRE(append(outbox, 1));
+    last = outbox.tail()->last.sequence;
+    fs::resize_file(outbox.log_path(outbox.current_log()), 0);
+  }
+  Outbox outbox(at.place());
+  begin(outbox);
+  CHECK(outbox.tail()->last.sequence > last);
+  CHECK(outbox.tail()->generation_first > last);
 }
 
 TEST_CASE("the capture lock keeps others out, in this process too") {

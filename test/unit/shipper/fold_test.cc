@@ -324,6 +324,32 @@ TEST_CASE("ended between any two of its steps, a fold leaves each batch once") {
   expect_continues(begun, history, 0);
 }
 
+TEST_CASE("a fold that is finished spares the last file, and other generations") {
+  const TempFolder folder;
+  History history(folder.path(), 5);
+  for (int i = 0; i < 3; ++i) history.add_file(3, false);
+  fold(place_of(folder.path()), plan_folds(history.files, {})[0]);
+  REQUIRE(files_in(folder.path()) == std::vector<std::uint64_t>{1, 7});
+  // In the place of what was folded: files that another generation began.
+  const auto begin = [&](std::uint64_t first) {
+    LogHeader header;
+    header.generation = Generation{9};
+    header.generation_first = header.first = first;
+    LogFile::create(folder.path() + '/' + log_file_name(first), header, 0600);
+  };
+  begin(4);
+  finish_fold(folder.path(), files_in(folder.path()));
+  CHECK(files_in(folder.path()) == std::vector<std::uint64_t>{1, 4, 7});
+  fs::remove(folder.path() + '/' + log_file_name(7));
+  fs::remove(folder.path() + '/' + log_file_name(4));
+  LogHeader header;
+  header.generation = kGeneration;
+  header.first = 4;
+  LogFile::create(folder.path() + '/' + log_file_name(4), header, 0600);
+  finish_fold(folder.path(), files_in(folder.path()));
+  CHECK(files_in(folder.path()) == std::vector<std::uint64_t>{1, 4});
+}
+
 TEST_CASE("a damaged file is left as it is") {
   const TempFolder folder;
   History history(folder.path(), 3);
