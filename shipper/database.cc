@@ -32,6 +32,12 @@ std::uint64_t rotate_size(std::uint64_t outbox_max_size) {
   return size;
 }
 
+// 0: it is not there.
+std::uint64_t inode_of(const std::string& path) {
+  struct stat st {};
+  return ::stat(path.c_str(), &st) == 0 ? st.st_ino : 0;
+}
+
 }  // namespace
 
 // Found without a lock, which a thread that does not exist in a forked child might hold.
@@ -50,10 +56,14 @@ Database::Registry& Database::Registry::get() {
 std::shared_ptr<Database> Database::attach(const Host& host, const DatabaseSettings& settings) {
   Registry& all = Registry::get();
   const std::lock_guard lock(all.mutex);
-  const auto known =
-      std::find_if(all.databases.begin(), all.databases.end(), [&](const auto& database) {
-        return &database->host_ == &host && database->path() == settings.path;
-      });
+  auto known = std::find_if(all.databases.begin(), all.databases.end(), [&](const auto& database) {
+    return &database->host_ == &host && database->path() == settings.path;
+  });
+  if (known != all.databases.end() && (*known)->is_outdated(settings)) {
+    (*known)->retire();
+    all.databases.erase(known);
+    known = all.databases.end();
+  }
   auto database =
       known != all.databases.end() ? *known : std::make_shared<Database>(host, settings);
   {
@@ -65,6 +75,22 @@ std::shared_ptr<Database> Database::attach(const Host& host, const DatabaseSetti
   database->connections_.fetch_add(1);
   database->opened_.fetch_add(1);
   return database;
+}
+
+// For whoever opens it with these. Nobody has it open, but what ships lingers. Precondition: the
+// registry's mutex is held.
+bool Database::is_outdated(const DatabaseSettings& settings) const {
+  if (connections_.load() > 0) return false;
+  if (settings != settings_) return true;
+  const std::uint64_t inode = outbox_inode_.load();
+  return inode != 0 && inode != inode_of(outbox_directory());
+}
+
+// Leaves all to another object, which is to this one as another process. For good.
+void Database::retire() noexcept {
+  closed_.store(true);
+  leaving_.store(true);
+  tell(kRole | kShip);
 }
 
 std::vector<std::shared_ptr<Database>> Database::all() {
@@ -180,6 +206,7 @@ bool Database::open_outbox() {
       return read_shape(SourceFile(host_, path()));
     };
     capturer_.emplace(*outbox_, path(), shape, settings_.outbox_max_size);
+    outbox_inode_.store(inode_of(outbox_->directory()));
     note_outbox_error({});
     return true;
   } catch (const std::exception& e) {

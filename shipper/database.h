@@ -324,6 +324,8 @@ class Database : public std::enable_shared_from_this<Database> {
   bool start() noexcept;
   bool drained() const;
   bool close_if_unused();
+  bool is_outdated(const DatabaseSettings& settings) const;
+  void retire() noexcept;
   struct Look {
     capture::WalIndexHeader header;
     capture::CheckpointProgress progress;
@@ -412,6 +414,7 @@ class Database : public std::enable_shared_from_this<Database> {
   static constexpr std::int64_t kNotWaited = -1;
   std::atomic<std::int64_t> waited_out_{kNotWaited};
   std::atomic<std::uint64_t> known_log_{0};  // the log file last seen as the current one
+  std::atomic<std::uint64_t> outbox_inode_{0};
 
   mutable std::mutex status_mutex_;
   std::condition_variable status_changed_;

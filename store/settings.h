@@ -32,6 +32,8 @@ struct StoreSettings {
   std::string url() const;
   /// The same and the server it is on: two settings with the same place are one replica.
   std::string place() const;
+
+  bool operator==(const StoreSettings&) const = default;
 };
 
 }  // namespace sqlstream

@@ -31,7 +31,9 @@ class Replicated {
  public:
   Replicated() = default;
   std::string path() const { return folder_.file("app.db"); }
-  std::string replica() const { return folder_.file("replica"); }
+  std::string replica() const { return folder_.file(replica_); }
+  /// From now on: another folder.
+  void set_replica(const std::string& name) { replica_ = name; }
   std::string file(const std::string& name) const { return folder_.file(name); }
   std::string uri() const {
     return "file:" + path() + "?vfs=sqlstream&replica=file://" + replica() +
@@ -45,6 +47,7 @@ class Replicated {
 
  private:
   TempFolder folder_;
+  std::string replica_ = "replica";
 };
 
 /// A connection that waits when others are busy. Not for threads: it uses doctest's assertions.

@@ -68,8 +68,8 @@ def test_one_that_is_down_holds_no_other_back(build, own_minio, litestream, tmp_
 
 def test_one_bucket_and_path_on_two_servers(build, minio, own_minio, tmp_path):
     """Two replicas: what one has says nothing of the other, in the programs that follow either."""
-    database, bucket = tmp_path / "app.db", own_minio.bucket()
-    minio.s3.create_bucket(Bucket=bucket)
+    database, bucket = tmp_path / "app.db", minio.bucket()
+    own_minio.s3.create_bucket(Bucket=bucket)
     urls = [server.url(bucket, "app") for server in (minio, own_minio)]
     config = write_config(tmp_path / "c.yml", database, *urls, **{"sync-interval": "10ms"})
     env = minio.env(SQLSTREAM_CONFIG=str(config))
