@@ -1,6 +1,7 @@
 """Who ships, where one of two processes has a fault: the other one does, and neither ends for it."""
 
 import fcntl
+import json
 import os
 import sqlite3
 import struct
@@ -13,6 +14,7 @@ import pytest
 
 import harness
 from slow_proxy import SlowProxy
+from test_docs import assume
 from test_endings import program  # noqa: F401
 from test_lifecycle import Session
 from test_local_faults import Place, whole
@@ -503,11 +505,20 @@ def test_who_takes_the_role_while_somebody_captures_waits_to_look(build, place):
         second.end()
 
 
-def test_who_has_the_wrong_keys_gives_way_to_others(far):
+@pytest.mark.parametrize("keys", ["wrong", "that may only read"])
+def test_who_has_the_wrong_keys_gives_way_to_others(far, minio, keys):
     """It had the role first; to an outage, which is everybody's, it would give way much later. What was
     committed once is enough."""
     far.build.shell(far.database, None, "create table t(x);", env=far.env)
-    with far.session(AWS_SECRET_ACCESS_KEY="wrong") as wrong, far.session() as right:
+    env = {"AWS_SECRET_ACCESS_KEY": "wrong"}
+    if keys == "that may only read":
+        statement = {"Effect": "Allow", "Action": ["s3:GetObject", "s3:ListBucket"], "Resource": "*"}
+        granted = assume(minio, json.dumps({"Version": "2012-10-17", "Statement": [statement]}))
+        env = {
+            "AWS_ACCESS_KEY_ID": granted["AccessKeyId"], "AWS_SESSION_TOKEN": granted["SessionToken"],
+            "AWS_SECRET_ACCESS_KEY": granted["SecretAccessKey"],
+        }  # fmt: skip
+    with far.session(**env) as wrong, far.session() as right:
         assert wrong.do("insert into t values (1)") == []
         harness.wait_until(lambda: wrong.status()["replicas"][0].get("error"), "the refusal")
         assert wrong.status()["shipping"] == "this process"

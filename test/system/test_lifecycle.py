@@ -729,6 +729,18 @@ def test_a_process_beside_the_one_that_ships_ends_when_it_is_done(build, place, 
         app.end()
 
 
+def test_who_waits_beside_the_one_that_ships_waits_for_no_interval(build, place):
+    database, _, url = place
+    url += "?sync-interval=1h"
+    with Session(build, database, url) as ships, Session(build, database, url) as waits:
+        ships.do("create table t(x)")
+        assert ships.shipped() == 1
+        for number in range(3):
+            assert waits.do(f"insert into t values ({number})") == []
+            assert waits.shipped() == 1
+        assert ships.status()["shipping"] == "this process"
+
+
 def test_programs_that_end_at_the_same_time_ship_all(build, litestream, place, tmp_path):
     """Whoever of them is the last to have something, somebody is still there to ship it."""
     database, replica, url = place
