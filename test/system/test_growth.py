@@ -92,17 +92,17 @@ run(work)
 """
 
 
-def growth(build, folder, script, warm_up, count, final=lambda: True):
+def growth(build, folder, script, warm_up, count, final=lambda: True, url=None, env=None):
     """What a process needed more after `count` times than after `warm_up` times. All it wrote is in the replica."""
-    url = f"file://{folder}/replicaNUMBER?sync-interval=10ms"
+    url = url or f"file://{folder}/replicaNUMBER?sync-interval=10ms"
     uri = build.uri(folder / "appNUMBER.db", url)
     said = harness.run(
-        [PYTHON, "-c", BEGIN + script, build.extension, uri, str(warm_up), str(count)], timeout=3600
+        [PYTHON, "-c", BEGIN + script, build.extension, uri, str(warm_up), str(count)], env=env, timeout=3600
     ).stdout
     assert final()
     number = 0 if script is OPENS else ""
     restored = folder / "restored.db"
-    build.restore(restored, f"file://{folder}/replica{number}")
+    build.restore(restored, url.replace("NUMBER", str(number)), env=env)
     copy = harness.checkpointed_copy(folder / f"app{number}.db", folder / "expected.db")
     harness.compare_databases(copy, restored)
     before, after = json.loads(said)
@@ -131,6 +131,20 @@ def test_nothing_grows(build, tmp_path, request, script, warm_up, count, most_me
     grown = growth(build, tmp_path, script, warm_up, count * times)
     assert grown["memory"] < most_memory
     assert grown["descriptors"] <= 0
+    assert grown["threads"] <= 0
+
+
+@pytest.mark.parametrize(
+    "script, warm_up, count, most_memory",
+    [(COMMITS, 10_000, 50_000, 8 << 20), (OPENS, 200, 600, 4 << 20)],
+    ids=["commits", "opens"],
+)
+def test_nothing_grows_over_tls(build, minio_tls, tmp_path, request, script, warm_up, count, most_memory):
+    times = 10 if request.config.getoption("--long") else 1
+    url = minio_tls.url(minio_tls.bucket(), "replicaNUMBER", sync_interval="10ms")
+    grown = growth(build, tmp_path, script, warm_up, count * times, url=url, env=minio_tls.env())
+    assert grown["memory"] < most_memory
+    assert grown["descriptors"] <= 16, "connections are kept for a while, as many as were needed at once"
     assert grown["threads"] <= 0
 
 
