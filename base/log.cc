@@ -2,8 +2,10 @@
 
 #include <atomic>
 #include <cerrno>
+#include <fcntl.h>
 #include <memory>
 #include <mutex>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <spdlog/sinks/base_sink.h>
@@ -13,6 +15,7 @@
 #include "base/fork.h"
 #include "base/json.h"
 #include "base/signals.h"
+#include "base/unique_fd.h"
 
 namespace sqlstream::log {
 namespace {
@@ -143,17 +146,54 @@ const State* current_state() {
 
 }  // namespace
 
+namespace {
+
+void write_line(int fd, std::string_view line) {
+  std::string text(line);
+  text += '\n';
+  // A log that cannot be written must not disturb anyone.
+  WriteSignalHeld pipe(SIGPIPE);
+  WriteSignalHeld too_large(SIGXFSZ);
+  if (::write(fd, text.data(), text.size()) >= 0) return;
+  if (errno == EPIPE) pipe.take();
+  if (errno == EFBIG) too_large.take();
+}
+
+class File {
+ public:
+  explicit File(std::string path) : path_(std::move(path)) {}
+  /// False: it cannot be opened now.
+  bool open() {
+    struct stat now {};
+    if (fd_ >= 0 && ::fstat(fd_, &now) == 0 && now.st_dev == opened_.st_dev &&
+        now.st_ino == opened_.st_ino) {
+      return true;
+    }
+    // The number is not ours any more, so it is not ours to close.
+    fd_ = above_standard(
+        ::open(path_.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | O_NOCTTY, 0600));
+    return fd_ >= 0 && ::fstat(fd_, &opened_) == 0;
+  }
+  void write(std::string_view line) {
+    if (open()) write_line(fd_, line);
+  }
+
+ private:
+  std::string path_;
+  int fd_ = -1;
+  struct stat opened_ {};
+};
+
+}  // namespace
+
 Sink descriptor_sink(int fd) {
-  return [fd](Level, std::string_view line) {
-    std::string text(line);
-    text += '\n';
-    // A log that cannot be written must not disturb anyone.
-    WriteSignalHeld pipe(SIGPIPE);
-    WriteSignalHeld too_large(SIGXFSZ);
-    if (::write(fd, text.data(), text.size()) >= 0) return;
-    if (errno == EPIPE) pipe.take();
-    if (errno == EFBIG) too_large.take();
-  };
+  return [fd](Level, std::string_view line) { write_line(fd, line); };
+}
+
+Sink file_sink(const std::string& path) {
+  auto file = std::make_shared<File>(path);
+  if (!file->open()) return {};
+  return [file](Level, std::string_view line) { file->write(line); };
 }
 
 void write(Level level, std::string_view message, const Fields& fields) try {

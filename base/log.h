@@ -23,6 +23,10 @@ void set_sink(Sink sink, Level least = Level::info, Style style = Style::logfmt)
 
 /// A sink that appends lines to a descriptor (2 for stderr); the descriptor stays the caller's.
 Sink descriptor_sink(int fd);
+/// A sink that appends lines to a file, which is created for its owner alone. A program may close
+/// the descriptor without knowing of it, and the number then be another file's, perhaps a
+/// database's: each line looks, and opens the file anew. Empty where it cannot be opened now.
+Sink file_sink(const std::string& path);
 
 /// Writes a line, unless there is no memory for it.
 void write(Level level, std::string_view message, const Fields& fields = {});

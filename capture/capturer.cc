@@ -91,6 +91,11 @@ bool is_readable(const Source& source, const WalIndexHeader& header) {
   return header.frames == 0 || (wal::is_valid_page_size(header.page_size) && source.wal_fd >= 0);
 }
 
+bool has_wal(const std::string& database) {
+  const auto wal = identify(database + "-wal");
+  return wal && wal->size != 0;
+}
+
 bool is_quick_start(const Control& control, std::int64_t time) {
   return control.last_start != 0 && time - control.last_start < kCalm && time >= control.last_start;
 }
@@ -416,9 +421,8 @@ Outcome Capturer::begin_from_file() {
     outbox_.refresh();
     alive_ = outbox_.generation_alive();
     if (alive_) return Outcome::up_to_date;
-    const auto wal = identify(path_ + "-wal");
     const auto shape = shape_();
-    if ((wal && wal->size != 0) || !shape || !shape->wal_mode) return Outcome::up_to_date;
+    if (has_wal(path_) || !shape || !shape->wal_mode) return Outcome::up_to_date;
     return may_begin() ? begin_with({}, {}) : Outcome::waiting;
   } catch (const std::exception& e) {
     fail(e);
@@ -485,6 +489,14 @@ Outcome Capturer::begin_with(const Source& source, const WalIndexHeader& header)
     const auto shape = shape_();
     if (!shape) return Outcome::up_to_date;  // an empty database: nothing to replicate yet
     if (identity && identify(path_) != identity) return Outcome::try_again;  // written meanwhile
+    // Before the stamp, perhaps: by a checkpoint that was broken off half way, of frames that came
+    // into the WAL since it was looked at.
+    const auto now = source.regions.empty() ? std::optional<WalIndexHeader>()
+                                            : read_wal_index_header(source.regions[0]);
+    const bool unchanged = source.regions.empty()
+                               ? !has_wal(path_) && shape->wal_mode
+                               : now && now->salt == header.salt && now->frames == header.frames;
+    if (!unchanged) return Outcome::try_again;
     record.page_size = shape->page_size;
     record.database_size = shape->pages;
     record.identity = identity.value_or(FileIdentity{});

@@ -147,7 +147,11 @@ std::optional<Glance> glance_at(const std::string& directory) {
       Glance glance = look(directory);
       if (glance.tail || glance.log_files.empty() || i == kLooks) return glance;
     } catch (const std::system_error& e) {
-      if (i == kLooks) throw Error(std::string("cannot read the outbox: ") + e.what());
+      if (i < kLooks) continue;
+      throw Error("cannot read the outbox " + directory + ": " + e.code().message() +
+                  (e.code() == std::errc::permission_denied
+                       ? "; ask as the user whose programs write the database"
+                       : ""));
     }
   }
 }

@@ -134,10 +134,19 @@ mode_t OutboxPlace::folder_mode() const {
   return mode;
 }
 
+bool is_outbox(const std::string& directory, std::uint64_t lock_inode) noexcept try {
+  struct stat st {};
+  return ::stat((directory + "/lock").c_str(), &st) == 0 && st.st_ino == lock_inode;
+} catch (const std::bad_alloc&) {
+  return false;
+}
+
 Outbox::Outbox(OutboxPlace place, std::uint64_t rotate_size)
     : place_(std::move(place)), rotate_size_(rotate_size) {
   make_folder();
   open_closed_by_fork(lock_fd_, "lock", O_RDWR | O_CREAT);
+  struct stat st {};
+  if (::fstat(lock_fd_.get(), &st) == 0) lock_inode_ = st.st_ino;
   control_fd_ = UniqueFd(open_file("control", O_RDWR | O_CREAT));
   make_wake();
 }
@@ -553,6 +562,11 @@ bool Outbox::begin_generation(Generation generation, const FileIdentity& databas
 bool Outbox::start_log(const LogHeader& header, Record& record,
                        const std::vector<std::uint32_t>& pages,
                        const LogFile::ImageSource& source) {
+  if (!is_outbox(place_.directory, lock_inode_)) {
+    throw Error("the outbox " + place_.directory +
+                " was deleted while it was in use; restart the programs that have the database "
+                "open");
+  }
   const std::string path = log_path(header.first);
   // Behind the current one: what a process left that died while it began the file, or a machine
   // that lost the current one's end. Behind a later one they would pass for this outbox's.

@@ -68,6 +68,10 @@ struct Tail {
   std::uint64_t wal_first = 0;
 };
 
+/// False: the outbox whose lock has that inode was deleted, or another one is in its place. What is
+/// written, or deleted, by name is then not its own.
+bool is_outbox(const std::string& directory, std::uint64_t lock_inode) noexcept;
+
 /// The local directory where captured data waits. One object per process and database. Not
 /// thread-safe: the owner serialises calls; other processes are kept out by the capture lock.
 /// System errors are thrown as std::system_error.
@@ -79,6 +83,8 @@ class Outbox {
   static constexpr std::uint64_t kRotateSize = 16 << 20;
 
   const std::string& directory() const { return place_.directory; }
+  /// Of its `lock`, which is kept open: as long as it is, no other file has that number.
+  std::uint64_t lock_inode() const { return lock_inode_; }
   const OutboxPlace& place() const { return place_; }
 
   /// The capture lock, a kernel lock that goes with this process. Waits up to `limit`.
@@ -214,6 +220,7 @@ class Outbox {
   std::uint64_t rotate_size_;
   std::uint32_t boot_ = boot_id();
   ForkClosedFd lock_fd_;
+  std::uint64_t lock_inode_ = 0;
   bool role_taken_ = false;
   ForkClosedFd wake_reader_;
   ForkClosedFd wake_writer_;

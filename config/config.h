@@ -95,5 +95,8 @@ void set_sync_option(DatabaseSettings& database, std::string_view name, const st
 
 /// `path` absolute, with symbolic links of its folder and (where it exists) itself resolved.
 std::string canonical_path(const std::string& path);
+/// The same for one of several databases; where its folder may not be looked into, or does not
+/// resolve, the absolute path: what cannot be opened must not stand in the others' way.
+std::string database_path(const std::string& path);
 
 }  // namespace sqlstream::config

@@ -362,7 +362,7 @@ class Reader {
 
     if (path.IsNull()) fail(node, "a database has no path: add \"path: /folder/file.db\"");
     database.path =
-        located(path, [&] { return canonical_path(expand_home(text(path, true), env_)); });
+        located(path, [&] { return database_path(expand_home(text(path, true), env_)); });
     if (std::error_code ignored; std::filesystem::is_directory(database.path, ignored)) {
       fail(path, "the database path " + database.path + " is a folder: name the file in it");
     }

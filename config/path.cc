@@ -43,6 +43,17 @@ std::string canonical_path(const std::string& path) {
   throw Error("cannot resolve \"" + path + "\": too many symbolic links");
 }
 
+std::string database_path(const std::string& path) {
+  try {
+    return canonical_path(path);
+  } catch (const Error&) {
+    std::error_code code;
+    const fs::path absolute = fs::absolute(path, code);
+    if (code || path.empty()) throw;
+    return absolute.lexically_normal().string();
+  }
+}
+
 std::string expand_home(const std::string& path, const Environment& env) {
   if (path != "~" && !path.starts_with("~/")) return path;
   const auto home = env("HOME");

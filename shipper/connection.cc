@@ -512,6 +512,10 @@ void flush_databases(bool hurry) noexcept {
   guarded("flushing", [hurry] {
     if (Engine::running() == nullptr) return;
     const auto begun = std::chrono::steady_clock::now();
+    for (const auto& database : Database::retired()) {
+      if (!database->ours()) continue;
+      database->wait_left(begun + database->settings().shutdown_timeout);
+    }
     for (const auto& database : Database::all()) {
       if (!database->ours()) continue;
       guarded("flushing", [&] {
@@ -526,6 +530,9 @@ void flush_at_exit() noexcept {
   flush_databases();
   const bool ended = Engine::stop();
   guarded("ending", [ended] {
+    for (const auto& database : Database::retired()) {
+      if (ended && database->ours()) database->let_go();
+    }
     for (const auto& database : Database::all()) {
       if (!database->ours()) continue;
       if (ended) database->let_go();

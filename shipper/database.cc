@@ -4,7 +4,6 @@
 #include <cerrno>
 #include <fcntl.h>
 #include <sys/resource.h>
-#include <sys/stat.h>
 #include <system_error>
 #include <unistd.h>
 
@@ -32,12 +31,6 @@ std::uint64_t rotate_size(std::uint64_t outbox_max_size) {
   return size;
 }
 
-// 0: it is not there.
-std::uint64_t inode_of(const std::string& path) {
-  struct stat st {};
-  return ::stat(path.c_str(), &st) == 0 ? st.st_ino : 0;
-}
-
 }  // namespace
 
 // Found without a lock, which a thread that does not exist in a forked child might hold.
@@ -61,6 +54,7 @@ std::shared_ptr<Database> Database::attach(const Host& host, const DatabaseSetti
   });
   if (known != all.databases.end() && (*known)->is_outdated(settings)) {
     (*known)->retire();
+    all.retired.push_back(*known);
     all.databases.erase(known);
     known = all.databases.end();
   }
@@ -77,13 +71,22 @@ std::shared_ptr<Database> Database::attach(const Host& host, const DatabaseSetti
   return database;
 }
 
-// For whoever opens it with these. Nobody has it open, but what ships lingers. Precondition: the
-// registry's mutex is held.
+// For whoever opens it with these. Nobody has it open, but what ships lingers. How it is shipped
+// matters for no more than that; what is broken off for it, as a snapshot, begins from nothing.
+// Precondition: the registry's mutex is held.
 bool Database::is_outdated(const DatabaseSettings& settings) const {
   if (connections_.load() > 0) return false;
-  if (settings != settings_) return true;
-  const std::uint64_t inode = outbox_inode_.load();
-  return inode != 0 && inode != inode_of(outbox_directory());
+  const auto same = [](const ReplicaSettings& one, const ReplicaSettings& other) {
+    return one.store == other.store;
+  };
+  return settings.outbox_dir != settings_.outbox_dir ||
+         !std::ranges::equal(settings.replicas, settings_.replicas, same) || !is_outbox_there();
+}
+
+// True also as long as there is none yet.
+bool Database::is_outbox_there() const noexcept {
+  const std::uint64_t lock = outbox_lock_.load();
+  return lock == 0 || capture::is_outbox(outbox_directory(), lock);
 }
 
 // Leaves all to another object, which is to this one as another process. For good.
@@ -97,6 +100,19 @@ std::vector<std::shared_ptr<Database>> Database::all() {
   Registry& all = Registry::get();
   const std::lock_guard lock(all.mutex);
   return all.databases;
+}
+
+std::vector<std::shared_ptr<Database>> Database::retired() {
+  Registry& all = Registry::get();
+  const std::lock_guard lock(all.mutex);
+  return all.retired;
+}
+
+// When it has left the role.
+void Database::forget_retired() {
+  Registry& all = Registry::get();
+  const std::lock_guard lock(all.mutex);
+  std::erase_if(all.retired, [this](const auto& database) { return database.get() == this; });
 }
 
 std::shared_ptr<Database> Database::find(const std::string& path) {
@@ -206,7 +222,7 @@ bool Database::open_outbox() {
       return read_shape(SourceFile(host_, path()));
     };
     capturer_.emplace(*outbox_, path(), shape, settings_.outbox_max_size);
-    outbox_inode_.store(inode_of(outbox_->directory()));
+    outbox_lock_.store(outbox_->lock_inode());
     note_outbox_error({});
     return true;
   } catch (const std::exception& e) {
@@ -393,6 +409,7 @@ std::optional<std::uint64_t> Database::outbox_size() {
 
 // Returns the bytes that it freed.
 std::uint64_t Database::fold_outbox(const std::vector<OutboxUse>& uses) {
+  if (!is_outbox_there()) return 0;
   const auto place = capture::OutboxPlace::of(path(), settings_.outbox_dir);
   const auto files = log_files();
   std::uint64_t freed = 0;
@@ -440,7 +457,7 @@ void Database::trim() {
     for (const std::uint64_t first : kept_from_) kept = std::min(kept, first - 1);
   }
   const std::lock_guard lock(capture_mutex_);
-  if (!outbox_ || !outbox_->tail()) return;
+  if (!outbox_ || !outbox_->tail() || !is_outbox_there()) return;
   tidy_up_snapshot();
   // What a later snapshot would need is not worth the end of a generation.
   const auto limit = capture::outbox_limit(settings_.outbox_max_size, outbox_->tail()->last);

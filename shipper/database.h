@@ -61,6 +61,8 @@ class Database : public std::enable_shared_from_this<Database> {
   static std::shared_ptr<Database> attach(const Host& host, const DatabaseSettings& settings);
   /// The attached ones.
   static std::vector<std::shared_ptr<Database>> all();
+  /// Those that were attached, until they have left the shipping to who is attached now.
+  static std::vector<std::shared_ptr<Database>> retired();
   static std::shared_ptr<Database> find(const std::string& path);
 
   Database(const Host& host, DatabaseSettings settings);
@@ -146,6 +148,8 @@ class Database : public std::enable_shared_from_this<Database> {
   /// to do, or at the deadline.
   /// `last`: the program ends, so another process is to have the role.
   void flush(std::chrono::steady_clock::time_point deadline, bool last = true);
+  /// Of one that is retired: returns when it has left the role, or at the deadline.
+  void wait_left(std::chrono::steady_clock::time_point deadline);
   /// Behind the last flush, when the engine's threads have ended: others may ship from now on, not
   /// only when the process is gone.
   void let_go() noexcept;
@@ -200,6 +204,8 @@ class Database : public std::enable_shared_from_this<Database> {
   bool take_copy_next() { return copy_next_.exchange(false); }
 
   std::string outbox_directory() const;
+  /// False: it was deleted, or another one is in its place. Takes no lock.
+  bool is_outbox_there() const noexcept;
   std::vector<std::uint64_t> log_files();
   std::uint64_t connections() const { return connections_.load(); }
   bool flushing() const { return flushing_.load() > 0; }
@@ -326,6 +332,7 @@ class Database : public std::enable_shared_from_this<Database> {
   bool close_if_unused();
   bool is_outdated(const DatabaseSettings& settings) const;
   void retire() noexcept;
+  void forget_retired();
   struct Look {
     capture::WalIndexHeader header;
     capture::CheckpointProgress progress;
@@ -413,8 +420,8 @@ class Database : public std::enable_shared_from_this<Database> {
   // The beginning of a generation that was announced last when this one's long wait was spent.
   static constexpr std::int64_t kNotWaited = -1;
   std::atomic<std::int64_t> waited_out_{kNotWaited};
-  std::atomic<std::uint64_t> known_log_{0};  // the log file last seen as the current one
-  std::atomic<std::uint64_t> outbox_inode_{0};
+  std::atomic<std::uint64_t> known_log_{0};    // the log file last seen as the current one
+  std::atomic<std::uint64_t> outbox_lock_{0};  // its inode; 0: none was opened yet
 
   mutable std::mutex status_mutex_;
   std::condition_variable status_changed_;

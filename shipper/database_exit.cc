@@ -10,6 +10,9 @@ namespace sqlstream {
 namespace {
 
 constexpr auto kRefusedPatience = std::chrono::milliseconds(1500);
+constexpr const char* kCutShort =
+    "the program ends before all that was committed is in the replica: the next one that opens the "
+    "database ships it; raise shutdown-timeout, or run \"sqlstream sync\"";
 
 }  // namespace
 
@@ -127,12 +130,7 @@ void Database::flush(steady_clock::time_point deadline, bool last) {
         return;
       }
     }
-    if (cut_short) {
-      log::warn(
-          "the program ends before all that was committed is in the replica: the next one that "
-          "opens the database ships it; raise shutdown-timeout, or run \"sqlstream sync\"",
-          {{"db", path()}});
-    }
+    if (cut_short) log::warn(kCutShort, {{"db", path()}});
     // First aside, then the look: who told this process something before is seen, and who comes
     // later finds nobody that hears, and takes the role himself.
     const bool aside = step_aside(deadline);
@@ -154,6 +152,13 @@ void Database::flush(steady_clock::time_point deadline, bool last) {
     take_part();
     std::this_thread::sleep_for(kSoon);
   }
+}
+
+void Database::wait_left(steady_clock::time_point deadline) {
+  std::unique_lock lock(status_mutex_);
+  if (status_changed_.wait_until(lock, deadline, [this] { return role_ == Role::left; })) return;
+  lock.unlock();
+  log::warn(kCutShort, {{"db", path()}});
 }
 
 void Database::let_go() noexcept {

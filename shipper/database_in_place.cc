@@ -70,7 +70,7 @@ std::optional<Database::Look> Database::look_at_wal_index() {
 
 void Database::end_in_place() noexcept {
   try {
-    capture::OldPages::remove(outbox_directory());
+    if (is_outbox_there()) capture::OldPages::remove(outbox_directory());
   } catch (const std::bad_alloc&) {  // trim() does it
   }
   making_in_place_.store(false);

@@ -26,6 +26,7 @@ struct Database::Registry {
   std::uint64_t epoch = fork_epoch();
   std::mutex mutex;
   std::vector<std::shared_ptr<Database>> databases;
+  std::vector<std::shared_ptr<Database>> retired;
   bool looks = false;  ///< look_for_untold() runs; the engine's thread
 
   /// Never destroyed, and left to the parent in a forked child.

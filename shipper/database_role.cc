@@ -124,6 +124,7 @@ asio::awaitable<void> Database::role_loop(Self self) {
     }
   }
   self->set_role(Role::left);
+  self->forget_retired();
   self->capture_signal_.notify();
 }
 
@@ -164,6 +165,12 @@ asio::awaitable<void> Database::prepare_role() {
   replicators_.clear();
   co_await on_worker([&] {
     const std::lock_guard lock(capture_mutex_);
+    if (!is_outbox_there()) {
+      outbox_->release_role();
+      throw Error("the outbox " + outbox_directory() +
+                  " was deleted while it was in use; restart the programs that have the database "
+                  "open");
+    }
     // Where another process only holds the lock, what is known already can be shipped.
     if (!look() && !outbox_error_.empty()) {
       outbox_->release_role();

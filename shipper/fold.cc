@@ -144,7 +144,13 @@ std::uint64_t fold(const capture::OutboxPlace& place, const FoldRun& run) {
   for (std::size_t i = 0; i < run.files.size(); ++i) {
     const std::uint64_t first = run.files[i];
     const std::uint64_t next = i + 1 < run.files.size() ? run.files[i + 1] : run.end;
-    auto entries = batches_of(reader, first, next);
+    std::vector<OutboxReader::Entry> entries;
+    try {
+      entries = batches_of(reader, first, next);
+    } catch (const Error&) {  // damaged, or its end is lost: it is for who ships to say
+      finish();
+      continue;
+    }
     const auto& header = entries.front().file->header();
     std::uint64_t bytes = 0;
     bool one_page_size = true;

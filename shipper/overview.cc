@@ -126,6 +126,8 @@ DatabaseOverview overview_of(const DatabaseSettings& settings) {
 
 const char* name_of(DatabaseOverview::State state) {
   switch (state) {
+    case DatabaseOverview::State::unknown:
+      return "unknown";
     case DatabaseOverview::State::missing:
       return "no database";
     case DatabaseOverview::State::waiting:

@@ -35,6 +35,7 @@ struct ReplicaOverview {
 
 struct DatabaseOverview {
   enum class State {
+    unknown,      ///< it cannot be read
     missing,      ///< there is no database
     waiting,      ///< nothing was captured yet, or a new generation is about to begin
     replicating,  ///< the generation goes on

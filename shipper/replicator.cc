@@ -61,6 +61,9 @@ Replicator::Replicator(Database& database, std::size_t number)
   note_ = load_replica_note(note_path_).value_or(ReplicaNote{});
   note_.pid = ::getpid();
   note_.sqlite = database.host().api->libversion_number();
+  // Of another outbox in the same place, or the machine lost what was captured: the store is asked.
+  const auto known = database.tail();
+  if (note_.end && known && note_.end->sequence > known->last.sequence) note_.end.reset();
   guarded_ = note_.end && note_.writer == writer();
   if (guarded_) note_.writer = writer();
   end_ = note_.end;
@@ -767,6 +770,8 @@ bool Replicator::write_note(const NoteToSave& saving) {
   const std::lock_guard lock(saving_);
   if (saving.number < saved_notes_) return true;
   try {
+    // Another outbox has notes of its own, and sequences.
+    if (!database_.is_outbox_there()) return false;
     note_unsaved_.store(true);
     if (!save_replica_note(note_path_, database_.path(), saving.note)) return false;
     note_unsaved_.store(false);

@@ -22,8 +22,6 @@ struct ReplicaSettings {
   std::optional<std::chrono::nanoseconds> validation_interval;  ///< empty: never
   bool compaction = true;  ///< fold many small segments into fewer, for a restore
   bool exclusive = false;  ///< refuse where another wrote within the retention (see guard.h)
-
-  bool operator==(const ReplicaSettings&) const = default;
 };
 
 /// One replicated database.
@@ -45,8 +43,6 @@ struct DatabaseSettings {
   /// writers are held off meanwhile.
   std::uint32_t min_checkpoint_pages = 1000;
   std::uint32_t max_checkpoint_pages = 10000;
-
-  bool operator==(const DatabaseSettings&) const = default;
 };
 
 }  // namespace sqlstream

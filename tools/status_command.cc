@@ -6,6 +6,8 @@
 
 #include <nlohmann/json.hpp>
 
+#include "base/error.h"
+#include "capture/outbox.h"
 #include "config/units.h"
 #include "format/hex.h"
 #include "shipper/overview.h"
@@ -41,6 +43,7 @@ std::string shown_sqlite(int version) {
 std::string shown_error(const ReplicaOverview& replica) {
   const ValidationState& validation = replica.validation;
   if (!replica.error.empty()) {
+    if (replica.error_since == Time{}) return replica.error;
     return replica.error + " (since " + shown_time(replica.error_since) + ')';
   }
   if (validation.error.empty()) return "-";
@@ -115,11 +118,39 @@ std::string as_json(const std::vector<DatabaseOverview>& databases) {
   return array.dump(-1, ' ', false, Json::error_handler_t::replace) + '\n';
 }
 
-// Says what is too far behind. A database that does not exist is behind nothing.
-bool exceeds(const std::vector<DatabaseOverview>& databases, nanoseconds limit) {
+// What cannot be read is no reason to say nothing of the others.
+DatabaseOverview looked_at(const DatabaseSettings& settings) {
+  try {
+    return overview_of(settings);
+  } catch (const Error& e) {
+    DatabaseOverview overview;
+    overview.path = settings.path;
+    overview.state = DatabaseOverview::State::unknown;
+    for (const auto& each : settings.replicas) {
+      auto& replica = overview.replicas.emplace_back();
+      replica.name = each.name;
+      replica.url = each.store.url();
+      replica.error = e.what();
+    }
+    return overview;
+  }
+}
+
+// Says what is too far behind. A database that was not created yet is behind nothing; one that is
+// asked for, or has an outbox, should be there.
+bool exceeds(const std::vector<DatabaseSettings>& settings,
+             const std::vector<DatabaseOverview>& databases, bool named, nanoseconds limit) {
   bool any = false;
-  for (const auto& database : databases) {
-    if (database.state == DatabaseOverview::State::missing) continue;
+  for (std::size_t i = 0; i < databases.size(); ++i) {
+    const auto& database = databases[i];
+    if (database.state == DatabaseOverview::State::missing) {
+      const std::string outbox =
+          capture::OutboxPlace::directory_of(database.path, settings[i].outbox_dir);
+      if (!named && ::access(outbox.c_str(), F_OK) != 0) continue;
+      any = true;
+      std::fprintf(stderr, "sqlstream: there is no database %s\n", database.path.c_str());
+      continue;
+    }
     for (const auto& replica : database.replicas) {
       if (replica.lag && *replica.lag <= limit) continue;
       any = true;
@@ -141,18 +172,19 @@ std::vector<DatabaseSettings> chosen_databases(const ParsedFlags& flags) {
 
 int status_command(const ParsedFlags& flags) {
   const auto databases = chosen_databases(flags);
+  const bool named = !flags.arguments.empty();
   const bool limited = flags.text("max-lag").has_value();
   const auto limit = duration_flag(flags, "max-lag", nanoseconds(0));
   const bool watch = flags.on("watch");
   const bool clear = watch && !flags.on("json") && ::isatty(STDOUT_FILENO) == 1;
   while (true) {
     std::vector<DatabaseOverview> overviews;
-    for (const auto& database : databases) overviews.push_back(overview_of(database));
+    for (const auto& database : databases) overviews.push_back(looked_at(database));
     const std::string text = flags.on("json") ? as_json(overviews) : as_table(overviews);
     if (clear) std::fputs("\x1b[H\x1b[J", stdout);
     std::fwrite(text.data(), 1, text.size(), stdout);
     std::fflush(stdout);
-    if (limited && exceeds(overviews, limit)) return 1;
+    if (limited && exceeds(databases, overviews, named, limit)) return 1;
     if (!watch || std::ferror(stdout) != 0) return 0;
     std::this_thread::sleep_for(kWatchInterval);
   }

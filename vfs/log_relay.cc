@@ -3,7 +3,6 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdlib>
-#include <fcntl.h>
 #include <mutex>
 #include <new>
 #include <string>
@@ -14,7 +13,6 @@
 
 #include "base/fork.h"
 #include "base/log.h"
-#include "base/unique_fd.h"
 
 namespace sqlstream::log_relay {
 namespace {
@@ -67,11 +65,8 @@ void install() {
     return;
   }
   const std::string_view name(target);
-  const int fd =
-      name == "stderr"
-          ? STDERR_FILENO
-          : above_standard(::open(target, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600));
-  if (fd >= 0) own_log = new log::Sink(log::descriptor_sink(fd));
+  auto sink = name == "stderr" ? log::descriptor_sink(STDERR_FILENO) : log::file_sink(target);
+  if (sink) own_log = new log::Sink(std::move(sink));
   log::set_sink(take, level_from_environment());
 }
 

@@ -519,9 +519,10 @@ struct Plan {
   std::string path;
   std::optional<DatabaseSettings> settings;  ///< without replicas: only to be restored
   std::string unreplicated_reason;
-  bool faulty = false;          ///< there are settings, but they are wrong
-  bool unknown = false;         ///< what the configuration says cannot be known
-  bool restore_wanted = false;  ///< by the URI
+  bool faulty = false;             ///< there are settings, but they are wrong
+  bool unknown = false;            ///< what the configuration says cannot be known
+  bool restore_wanted = false;     ///< by the URI
+  const char* demanded = nullptr;  ///< that it is replicated, by this; else it is opened as ever
 
   bool replicated() const { return settings && !settings->replicas.empty(); }
 };
@@ -555,6 +556,18 @@ void read_sync_parameters(const sqlite3_api_routines& api, const char* name, Pla
     const char* value = api.uri_parameter(name, key);
     if (value != nullptr) config::set_sync_option(*plan.settings, key, value);
   }
+}
+
+/// What has a connection fail rather than be opened without replication; null: nothing.
+const char* demand_of(const sqlite3_api_routines& api, const char* name, int flags,
+                      const Plan& plan) {
+  if (api.uri_boolean(name, "strict", 0)) return "strict=1";
+  const bool known = plan.settings.has_value();
+  const char* policy = api.uri_parameter(name, "sync-policy");
+  const bool fails =
+      known ? plan.settings->sync_fail && plan.settings->sync.count() > 0
+            : policy && std::string_view(policy) == "fail" && api.uri_parameter(name, "sync");
+  return fails && (flags & SQLITE_OPEN_READONLY) == 0 ? "sync-policy: fail" : nullptr;
 }
 
 /// What is missing is restored if that is wanted. False, and said in the log: it must not be
@@ -615,17 +628,21 @@ void warn_unreplicated(const sqlite3_api_routines& api, const Plan& plan) {
   log_relay::deliver(api);
 }
 
+int refuse_open(const sqlite3_api_routines& api, const Plan& plan) {
+  log::error("cannot open " + plan.path + " with " + plan.demanded + ": " +
+             plan.unreplicated_reason);
+  log_relay::deliver(api);
+  return SQLITE_CANTOPEN;
+}
+
 int open_database(Shim& shim, const char* name, sqlite3_file* file, int flags, int* out_flags) {
   const sqlite3_api_routines& api = *shim.host.api;
   leave_run_mark();
 
   Plan plan = plan_for(api, name);
+  plan.demanded = demand_of(api, name, flags, plan);
   if (!plan.replicated()) {
-    if (api.uri_boolean(name, "strict", 0)) {
-      log::error("cannot open " + plan.path + " with strict=1: " + plan.unreplicated_reason);
-      log_relay::deliver(api);
-      return SQLITE_CANTOPEN;
-    }
+    if (plan.demanded) return refuse_open(api, plan);
     warn_unreplicated(api, plan);
   }
 
@@ -649,12 +666,9 @@ int open_database(Shim& shim, const char* name, sqlite3_file* file, int flags, i
       start_engine_once();
       connection = Connection::open(shim.host, std::move(*plan.settings), base, name, opened_flags,
                                     plan.unreplicated_reason);
-      if (!connection && (opened_flags & SQLITE_OPEN_READONLY) == 0 &&
-          api.uri_boolean(name, "strict", 0)) {
-        log::error("cannot open " + plan.path + " with strict=1: " + plan.unreplicated_reason);
-        log_relay::deliver(api);
+      if (!connection && (opened_flags & SQLITE_OPEN_READONLY) == 0 && plan.demanded) {
         base->pMethods->xClose(base);
-        return SQLITE_CANTOPEN;
+        return refuse_open(api, plan);
       }
     }
     if (connection) {

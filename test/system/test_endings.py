@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import harness
+from test_workloads import PYTHON
 
 SOURCE = Path(__file__).with_name("endings.cc")
 ROWS = 4 * 150 + 1
@@ -150,3 +151,47 @@ def test_a_program_that_closes_all_descriptors_ends(build, tmp_path, when):
     source = harness.checkpointed_copy(database, tmp_path / "source.db")
     build.restore(tmp_path / "restored.db", url)
     harness.compare_databases(source, tmp_path / "restored.db")
+
+
+DAEMON = """
+import ctypes, os, sqlite3, sys
+loader = sqlite3.connect(":memory:")
+loader.enable_load_extension(True)
+loader.load_extension(sys.argv[1])
+loader.close()
+if "child" in sys.argv:
+    parent = sqlite3.connect(sys.argv[3], uri=True, isolation_level=None)
+    parent.execute("create table t(x)")
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(parent))  # never closed in the child, see above
+    child = os.fork()
+    if child:
+        os.waitpid(child, 0)
+        os._exit(0)
+os.closerange(3, 4096)
+db = sqlite3.connect(sys.argv[2], uri=True, isolation_level=None)
+for number in range(3):
+    db.execute("insert into t values (?)", (number,))
+    db.execute("pragma wal_checkpoint(truncate)").fetchone()
+    print(db.execute("select sqlstream_wait(60000)").fetchone()[0], flush=True)
+db.close()
+"""
+
+
+@pytest.mark.parametrize("where", ["itself", "child"])
+def test_a_daemon_that_closes_descriptors_before_it_opens_a_database(build, tmp_path, where):
+    """The log's number is another file's then, the database's perhaps."""
+    database, url, log = tmp_path / "app.db", f"file://{tmp_path}/replica", tmp_path / "log"
+    with closing(sqlite3.connect(database)) as db:
+        db.execute("create table t(x)")
+    other = build.uri(tmp_path / "other.db", f"file://{tmp_path}/other")
+    said = harness.run(
+        [PYTHON, "-c", DAEMON, build.extension, build.uri(database, url), other, where],
+        env=harness.clean_environment(SQLSTREAM_LOG=log), timeout=60,
+    )  # fmt: skip
+    assert said.stdout == "1\n1\n1\n"
+    with closing(sqlite3.connect(database)) as db:
+        assert db.execute("pragma integrity_check").fetchone() == ("ok",)
+        assert db.execute("select count(*) from t").fetchone() == (3,)
+    assert "new generation" in log.read_text() and "wal segment written" in log.read_text()
+    build.restore(tmp_path / "restored.db", url)
+    harness.compare_databases(harness.checkpointed_copy(database, tmp_path / "source.db"), tmp_path / "restored.db")

@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import shutil
 import sqlite3
 import struct
 import subprocess
@@ -530,6 +531,34 @@ def test_who_has_the_wrong_keys_gives_way_to_others(far, minio, keys):
             session.do("close")
             session.end()
     far.check()
+
+
+def test_who_has_a_deleted_outbox_tells_nothing_to_those_of_the_next(far):
+    """Its upload is answered when all of it was deleted and created anew: what it notes then is of other commits."""
+    with far.session() as old:
+        old.do("create table t(x)")
+        for number in range(5):
+            assert old.do(f"insert into t values ({number})") == []
+            assert old.shipped() == 1
+        assert old.do("insert into t values (5)") == []
+        time.sleep(0.1)  # it is on its way
+        shutil.rmtree(far.database.with_name(".app.db-sqlstream"))
+        for suffix in ("", "-wal", "-shm"):
+            far.database.with_name("app.db" + suffix).unlink()
+        with far.session() as new:
+            assert new.do("create table t(x)") == []
+            assert new.shipped(60000) == 1
+            time.sleep(1)
+            inside = new.status()["replicas"][0]
+            said = harness.run([far.build.sqlstream, "status", "-json"], env=far.env).stdout
+            [outside] = json.loads(said)
+            assert outside["sequence"] == inside["sequence"] < 5
+            assert outside["generation"] == inside["generation"]
+            assert new.do("insert into t values (1)") == []
+            assert new.shipped(60000) == 1
+            far.check()
+            new.do("close")
+            new.end()
 
 
 def test_who_can_make_no_client_leaves_the_shipping_to_others(far, tmp_path):

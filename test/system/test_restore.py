@@ -396,6 +396,14 @@ def test_run_passes_signals_on(build, tmp_path):
         assert process.wait() == 33
 
 
+@pytest.mark.parametrize("flag", ["-timestamp", "-index", "-generation"])
+def test_refuses_an_empty_value(build, tmp_path, flag):
+    """As of a variable that is not set: the newest state is not what was asked for."""
+    said = build.restore(tmp_path / "out.db", f"file://{tmp_path}", flag, "", check=False)
+    assert said.returncode == 1 and f"{flag} is empty" in said.stderr
+    assert not (tmp_path / "out.db").exists()
+
+
 def test_run_refuses_a_static_program(build, tmp_path):
     source, program = tmp_path / "p.c", tmp_path / "program"
     source.write_text("int main(void) { return 0; }\n")

@@ -170,14 +170,16 @@ def test_python_loads_it_and_it_outlives_the_loading_connection(tmp_path, versio
     assert out.split("\n")[:-1] == [str(path), version, "42 None"]
 
 
-def test_strict_refuses_a_database_without_a_replica(tmp_path):
+@pytest.mark.parametrize("demand", ["strict=1", "sync=100&sync-policy=fail", "sync=banana&sync-policy=fail"])
+def test_strict_refuses_a_database_without_a_replica(tmp_path, demand):
+    """So do connections whose commits are to wait or to fail."""
     code = f"""
 import sqlite3
 db = sqlite3.connect(":memory:")
 db.enable_load_extension(True)
 db.load_extension({str(EXTENSION)!r})
 try:
-    sqlite3.connect("file:{tmp_path}/app.db?vfs=sqlstream&strict=1", uri=True)
+    sqlite3.connect("file:{tmp_path}/app.db?vfs=sqlstream&{demand}", uri=True)
 except sqlite3.OperationalError as e:
     print(e)
 """

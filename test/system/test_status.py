@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import shutil
 import sqlite3
 import subprocess
 import time
@@ -337,6 +338,52 @@ def test_watch_ends_when_it_is_behind(place):
     finally:
         watch.kill()
         watch.wait()
+
+
+def test_a_database_that_is_gone_is_beyond_any_limit(place):
+    """One that was not created yet is not, unless it is asked for by name."""
+    place.tool("status", "-max-lag", "1h")
+    assert place.tool("status", "-max-lag", "1h", place.database, check=False).returncode == 1
+    with place.session() as app:
+        app.do("create table t(x)")
+        assert app.shipped() == 1
+        app.do("close")
+        app.end()
+    place.tool("status", "-max-lag", "1h")
+    for suffix in ("", "-wal", "-shm"):
+        place.database.with_name(place.database.name + suffix).unlink(missing_ok=True)
+    said = place.tool("status", "-max-lag", "1h", check=False)
+    assert said.returncode == 1 and f"there is no database {place.database}" in said.stderr
+
+
+def test_an_outbox_that_cannot_be_read_hides_no_other_database(place):
+    with place.session() as app:
+        app.do("create table t(x)")
+        assert app.shipped() == 1
+        app.do("close")
+        app.end()
+    broken = place.folder / "broken.db"
+    shutil.copy(place.database, broken)
+    (place.folder / ".broken.db-sqlstream" / f"{1:016x}.log").mkdir(parents=True)
+    config = json.loads(place.config.read_text())
+    config["dbs"].insert(0, {"path": str(broken), "replica": {"url": f"file://{place.folder}/r2"}})
+    place.config.write_text(json.dumps(config))
+    first, *others = place.status()
+    assert (first["database"], first["state"], first["lag_ms"]) == (str(broken), "unknown", None)
+    assert first["error"] == f"cannot read the outbox {place.folder}/.broken.db-sqlstream: Is a directory"
+    assert [entry["lag_ms"] for entry in others] == [0, 0]
+    assert place.tool("status", "-max-lag", "1h", check=False).returncode == 1
+
+
+def test_another_database_whose_folder_does_not_resolve_is_in_nobodys_way(place):
+    (place.folder / "loop").symlink_to("loop")
+    config = json.loads(place.config.read_text())
+    config["dbs"].insert(0, {"path": f"{place.folder}/loop/other.db", "replica": {"url": f"file://{place.folder}/r2"}})
+    place.config.write_text(json.dumps(config))
+    with place.session() as app:
+        app.do("create table t(x)")
+        assert app.shipped() == 1
+        assert [entry["state"] for entry in place.status()] == ["no database", "replicating", "replicating"]
 
 
 @pytest.mark.parametrize(

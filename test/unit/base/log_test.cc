@@ -1,6 +1,10 @@
 #include "base/log.h"
 
 #include <csignal>
+#include <fcntl.h>
+#include <filesystem>
+#include <fstream>
+#include <iterator>
 #include <string>
 #include <thread>
 #include <unistd.h>
@@ -121,6 +125,32 @@ TEST_CASE("a descriptor sink ends each line") {
   const auto n = ::read(reader.get(), buffer, sizeof buffer);
   REQUIRE(n > 0);
   CHECK(std::string_view(buffer, static_cast<std::size_t>(n)) == "one line\n");
+}
+
+TEST_CASE("a log file whose descriptor the program closed is opened anew") {
+  char folder[] = "/tmp/sqlstream-log-XXXXXX";
+  REQUIRE(::mkdtemp(folder) != nullptr);
+  const std::string path = std::string(folder) + "/log";
+  const auto content = [](const std::string& file) {
+    std::ifstream in(file);
+    return std::string(std::istreambuf_iterator<char>(in), {});
+  };
+  const UniqueFd next(::open("/dev/null", O_RDONLY | O_CLOEXEC));
+  const int number = ::dup(next.get());  // the lowest that is free
+  ::close(number);
+  const Sink sink = file_sink(path);
+  REQUIRE(sink);
+  sink(Level::info, "one");
+  ::close(number);
+  const std::string other = std::string(folder) + "/database";
+  const UniqueFd database(::open(other.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
+  REQUIRE(database.get() == number);
+  sink(Level::info, "two");
+  sink(Level::info, "three");
+  CHECK(content(path) == "one\ntwo\nthree\n");
+  CHECK(content(other).empty());
+  CHECK_FALSE(file_sink(std::string(folder) + "/none/log"));
+  std::filesystem::remove_all(folder);
 }
 
 TEST_CASE("a pipe that nobody reads any more ends no program") {

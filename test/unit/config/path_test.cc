@@ -33,6 +33,9 @@ TEST_CASE("a canonical path is absolute, with links resolved") {
   CHECK(canonical_path(root + "/none/new.db") == root + "/none/new.db");
   CHECK(contains(error_of([&] { canonical_path(root + "/real/loop.db"); }), "cannot"));
   CHECK(contains(error_of([] { canonical_path(""); }), "empty"));
+  CHECK(database_path(root + "/link/app.db") == root + "/real/app.db");
+  CHECK(database_path(root + "/real/./loop.db") == root + "/real/loop.db");
+  CHECK(contains(error_of([] { database_path(""); }), "empty"));
 }
 
 TEST_CASE("a relative path is taken from the working directory") {
