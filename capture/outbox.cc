@@ -229,8 +229,11 @@ int Outbox::open_file(const char* name, int flags) const {
   const int fd = above_standard(::open(path.c_str(), others));
   if (fd < 0) {
     if (errno == ENOENT) errno = not_created;  // that says why it is not there
+    const bool limit = errno == EMFILE || errno == ENFILE;
     throw Error("cannot open " + path + ": " + reason() +
-                "; whoever writes the database must be able to write in its outbox directory");
+                (limit ? "; raise the limit of open files (ulimit -n)"
+                       : "; whoever writes the database must be able to write in its outbox "
+                         "directory"));
   }
   return fd;
 }

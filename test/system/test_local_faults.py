@@ -6,6 +6,7 @@ import resource
 import shutil
 import sqlite3
 import struct
+import time
 from contextlib import closing, contextmanager, nullcontext
 from datetime import datetime, timedelta, timezone
 
@@ -649,6 +650,43 @@ def test_a_last_checkpoint_that_fails_leaves_a_wal_that_counts(build, litestream
         assert app.do("select count(*) from t") == [[500]]
         assert app.shipped(60000) == 1
         app.do("insert into t values (501, 'later')")
+        assert app.shipped(60000) == 1
+        app.do("close")
+        app.end()
+    whole(build, litestream, place)
+
+
+BREAKS_OFF = """
+import os, resource, signal, sqlite3, sys
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+db = sqlite3.connect(sys.argv[1], isolation_level=None)
+db.execute("pragma wal_autocheckpoint=0")
+db.execute("update t set v = 1")
+resource.setrlimit(resource.RLIMIT_FSIZE, (50 * 4096, resource.RLIM_INFINITY))
+try:
+    db.execute("pragma wal_checkpoint").fetchall()
+except sqlite3.OperationalError as error:
+    print(error, flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_foreign_checkpoint_that_breaks_off_while_a_generation_is_begun(build, litestream, place):
+    """The file is half of the one state and half of the other then, and nobody writes it any more."""
+    place.fail(f"WAIT times {place.database}")
+    with place.session() as app:
+        numbers = "with recursive i(n) as (select 1 union all select n + 1 from i where n < 400)"
+        app.do(f"create table t as {numbers} select n, 0 as v, zeroblob(900) as pad from i")
+        time.sleep(1)  # the background is about to take the file for the generation's first state
+        said = harness.run([PYTHON, "-c", BREAKS_OFF, place.database], check=False)
+        assert said.returncode == -9 and "disk I/O error" in said.stdout
+        place.fail()
+        time.sleep(1)
+        early = place.folder / "early.db"
+        if build.restore(early, place.url, check=False).returncode == 0:
+            with closing(sqlite3.connect(early)) as db:
+                assert db.execute("select count(distinct v) from t").fetchone() == (1,)
+        assert app.do("select sum(v) from t") == [[400]]
         assert app.shipped(60000) == 1
         app.do("close")
         app.end()
