@@ -134,11 +134,9 @@ mode_t OutboxPlace::folder_mode() const {
   return mode;
 }
 
-bool is_outbox(const std::string& directory, std::uint64_t lock_inode) noexcept try {
+bool is_outbox(const std::string& directory, std::uint64_t lock_inode) {
   struct stat st {};
   return ::stat((directory + "/lock").c_str(), &st) == 0 && st.st_ino == lock_inode;
-} catch (const std::bad_alloc&) {
-  return false;
 }
 
 Outbox::Outbox(OutboxPlace place, std::uint64_t rotate_size)

@@ -70,7 +70,7 @@ struct Tail {
 
 /// False: the outbox whose lock has that inode was deleted, or another one is in its place. What is
 /// written, or deleted, by name is then not its own.
-bool is_outbox(const std::string& directory, std::uint64_t lock_inode) noexcept;
+bool is_outbox(const std::string& directory, std::uint64_t lock_inode);
 
 /// The local directory where captured data waits. One object per process and database. Not
 /// thread-safe: the owner serialises calls; other processes are kept out by the capture lock.

@@ -84,7 +84,7 @@ bool Database::is_outdated(const DatabaseSettings& settings) const {
 }
 
 // True also as long as there is none yet.
-bool Database::is_outbox_there() const noexcept {
+bool Database::is_outbox_there() const {
   const std::uint64_t lock = outbox_lock_.load();
   return lock == 0 || capture::is_outbox(outbox_directory(), lock);
 }

@@ -205,7 +205,7 @@ class Database : public std::enable_shared_from_this<Database> {
 
   std::string outbox_directory() const;
   /// False: it was deleted, or another one is in its place. Takes no lock.
-  bool is_outbox_there() const noexcept;
+  bool is_outbox_there() const;
   std::vector<std::uint64_t> log_files();
   std::uint64_t connections() const { return connections_.load(); }
   bool flushing() const { return flushing_.load() > 0; }

@@ -561,13 +561,13 @@ void read_sync_parameters(const sqlite3_api_routines& api, const char* name, Pla
 /// What has a connection fail rather than be opened without replication; null: nothing.
 const char* demand_of(const sqlite3_api_routines& api, const char* name, int flags,
                       const Plan& plan) {
-  if (api.uri_boolean(name, "strict", 0)) return "strict=1";
+  if (api.uri_boolean(name, "strict", 0)) return "with strict=1";
   const bool known = plan.settings.has_value();
   const char* policy = api.uri_parameter(name, "sync-policy");
   const bool fails =
       known ? plan.settings->sync_fail && plan.settings->sync.count() > 0
             : policy && std::string_view(policy) == "fail" && api.uri_parameter(name, "sync");
-  return fails && (flags & SQLITE_OPEN_READONLY) == 0 ? "sync-policy: fail" : nullptr;
+  return fails && (flags & SQLITE_OPEN_READONLY) == 0 ? "with sync-policy: fail" : nullptr;
 }
 
 /// What is missing is restored if that is wanted. False, and said in the log: it must not be
@@ -629,8 +629,7 @@ void warn_unreplicated(const sqlite3_api_routines& api, const Plan& plan) {
 }
 
 int refuse_open(const sqlite3_api_routines& api, const Plan& plan) {
-  log::error("cannot open " + plan.path + " with " + plan.demanded + ": " +
-             plan.unreplicated_reason);
+  log::error("cannot open " + plan.path + ' ' + plan.demanded + ": " + plan.unreplicated_reason);
   log_relay::deliver(api);
   return SQLITE_CANTOPEN;
 }
