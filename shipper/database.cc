@@ -53,8 +53,10 @@ std::shared_ptr<Database> Database::attach(const Host& host, const DatabaseSetti
     return &database->host_ == &host && database->path() == settings.path;
   });
   if (known != all.databases.end() && (*known)->is_outdated(settings)) {
-    (*known)->retire();
-    all.retired.push_back(*known);
+    if ((*known)->started_.load()) {
+      (*known)->retire();
+      all.retired.push_back(*known);
+    }
     all.databases.erase(known);
     known = all.databases.end();
   }

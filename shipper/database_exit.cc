@@ -155,6 +155,8 @@ void Database::flush(steady_clock::time_point deadline, bool last) {
 }
 
 void Database::wait_left(steady_clock::time_point deadline) {
+  Engine* engine = Engine::running();
+  if (engine == nullptr || !engine->start()) return;
   std::unique_lock lock(status_mutex_);
   if (status_changed_.wait_until(lock, deadline, [this] { return role_ == Role::left; })) return;
   lock.unlock();
