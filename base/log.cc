@@ -144,10 +144,6 @@ const State* current_state() {
   return current.load();
 }
 
-}  // namespace
-
-namespace {
-
 void write_line(int fd, std::string_view line) {
   std::string text(line);
   text += '\n';

@@ -96,6 +96,15 @@ bool has_wal(const std::string& database) {
   return wal && wal->size != 0;
 }
 
+// The file alone was the whole state, and all that is in the WAL now was there when it was looked
+// at: else a checkpoint of what came since may have been broken off half way.
+bool is_still_whole(const Source& source, const WalIndexHeader& header, const DatabaseShape& shape,
+                    const std::string& database) {
+  if (source.regions.empty()) return !has_wal(database) && shape.wal_mode;
+  const auto now = read_wal_index_header(source.regions[0]);
+  return now && now->salt == header.salt && now->frames == header.frames;
+}
+
 bool is_quick_start(const Control& control, std::int64_t time) {
   return control.last_start != 0 && time - control.last_start < kCalm && time >= control.last_start;
 }
@@ -489,14 +498,8 @@ Outcome Capturer::begin_with(const Source& source, const WalIndexHeader& header)
     const auto shape = shape_();
     if (!shape) return Outcome::up_to_date;  // an empty database: nothing to replicate yet
     if (identity && identify(path_) != identity) return Outcome::try_again;  // written meanwhile
-    // Before the stamp, perhaps: by a checkpoint that was broken off half way, of frames that came
-    // into the WAL since it was looked at.
-    const auto now = source.regions.empty() ? std::optional<WalIndexHeader>()
-                                            : read_wal_index_header(source.regions[0]);
-    const bool unchanged = source.regions.empty()
-                               ? !has_wal(path_) && shape->wal_mode
-                               : now && now->salt == header.salt && now->frames == header.frames;
-    if (!unchanged) return Outcome::try_again;
+    // Before the stamp, perhaps.
+    if (!is_still_whole(source, header, *shape, path_)) return Outcome::try_again;
     record.page_size = shape->page_size;
     record.database_size = shape->pages;
     record.identity = identity.value_or(FileIdentity{});

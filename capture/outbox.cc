@@ -139,6 +139,12 @@ bool is_outbox(const std::string& directory, std::uint64_t lock_inode) {
   return ::stat((directory + "/lock").c_str(), &st) == 0 && st.st_ino == lock_inode;
 }
 
+Error outbox_deleted(const std::string& directory) {
+  return Error(
+      "the outbox " + directory +
+      " was deleted while it was in use; restart the programs that have the database open");
+}
+
 Outbox::Outbox(OutboxPlace place, std::uint64_t rotate_size)
     : place_(std::move(place)), rotate_size_(rotate_size) {
   make_folder();
@@ -563,11 +569,7 @@ bool Outbox::begin_generation(Generation generation, const FileIdentity& databas
 bool Outbox::start_log(const LogHeader& header, Record& record,
                        const std::vector<std::uint32_t>& pages,
                        const LogFile::ImageSource& source) {
-  if (!is_outbox(place_.directory, lock_inode_)) {
-    throw Error("the outbox " + place_.directory +
-                " was deleted while it was in use; restart the programs that have the database "
-                "open");
-  }
+  if (!is_outbox(place_.directory, lock_inode_)) throw outbox_deleted(place_.directory);
   const std::string path = log_path(header.first);
   // Behind the current one: what a process left that died while it began the file, or a machine
   // that lost the current one's end. Behind a later one they would pass for this outbox's.

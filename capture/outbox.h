@@ -8,6 +8,7 @@
 #include <utility>
 #include <vector>
 
+#include "base/error.h"
 #include "base/fork.h"
 #include "capture/file_mark.h"
 #include "capture/old_pages.h"
@@ -71,6 +72,8 @@ struct Tail {
 /// False: the outbox whose lock has that inode was deleted, or another one is in its place. What is
 /// written, or deleted, by name is then not its own.
 bool is_outbox(const std::string& directory, std::uint64_t lock_inode);
+/// What is said then.
+Error outbox_deleted(const std::string& directory);
 
 /// The local directory where captured data waits. One object per process and database. Not
 /// thread-safe: the owner serialises calls; other processes are kept out by the capture lock.

@@ -167,9 +167,7 @@ asio::awaitable<void> Database::prepare_role() {
     const std::lock_guard lock(capture_mutex_);
     if (!is_outbox_there()) {
       outbox_->release_role();
-      throw Error("the outbox " + outbox_directory() +
-                  " was deleted while it was in use; restart the programs that have the database "
-                  "open");
+      throw capture::outbox_deleted(outbox_directory());
     }
     // Where another process only holds the lock, what is known already can be shipped.
     if (!look() && !outbox_error_.empty()) {
@@ -377,12 +375,12 @@ asio::awaitable<void> Database::look_for_untold() {
 // Since the last time, or at first since it was captured. What was captured meanwhile costs a look
 // at the outbox.
 bool Database::is_changed_wal() {
-  const auto captured = tail();
+  const auto captured = seen_wal_ ? std::nullopt : tail();
   const std::lock_guard pinned(mapping_mutex_);
   if (mappings_.empty() || mappings_.front()->regions.empty()) return false;
   const volatile void* region0 = mappings_.front()->regions.front();
   const std::pair seen{capture::peek_change(region0), capture::peek_frames(region0)};
-  if (!seen_wal_ && captured) {
+  if (captured) {
     seen_wal_.emplace(captured->last.source.change, captured->last.source.frame);
   }
   return std::exchange(seen_wal_, seen) != seen;

@@ -770,10 +770,10 @@ bool Replicator::write_note(const NoteToSave& saving) {
   const std::lock_guard lock(saving_);
   if (saving.number < saved_notes_) return true;
   try {
-    // Another outbox has notes of its own, and sequences.
-    if (!database_.is_outbox_there()) return false;
-    note_unsaved_.store(true);
-    if (!save_replica_note(note_path_, database_.path(), saving.note)) return false;
+    // Another outbox has notes of its own, and sequences; and one that is gone needs none.
+    const bool there = database_.is_outbox_there();
+    note_unsaved_.store(there);
+    if (!there || !save_replica_note(note_path_, database_.path(), saving.note)) return false;
     note_unsaved_.store(false);
   } catch (const Error&) {
     note_unsaved_.store(false);  // the database was deleted

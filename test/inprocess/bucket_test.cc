@@ -81,32 +81,7 @@ TEST_CASE("what commits of many threads returned is in the bucket") {
   const std::string uri = all.uri(0, "&sync=600000");
   Writer first(uri);
   first.must("PRAGMA journal_mode=WAL; CREATE TABLE t(i INTEGER PRIMARY KEY, x)");
-  constexpr int kThreads = 8;
-  constexpr int kCommits = 25;
-  std::atomic<int> failures{0};
-  std::atomic<int> returned{0};
-  std::atomic<int> running{kThreads};
-  std::vector<std::thread> threads;
-  threads.reserve(kThreads);
-  for (int number = 0; number < kThreads; ++number) {
-    threads.emplace_back([&, number] {
-      const Db db{open_writer(uri), sqlite3_close};
-      for (int i = 0; db && i < kCommits; ++i) {
-        if (number == 0 && i % 5 == 0) works(db.get(), "PRAGMA wal_checkpoint(TRUNCATE)");
-        if (works(db.get(), "INSERT INTO t(x) VALUES (randomblob(200))")) ++returned;
-      }
-      if (!db) ++failures;
-      --running;
-    });
-  }
-  do {
-    const int least = returned;
-    CHECK(std::stoi(rows(all.restore(0))) >= least);
-  } while (running > 0);
-  for (auto& thread : threads) thread.join();
-  CHECK(failures == 0);
-  CHECK(returned == kThreads * kCommits);
-  CHECK(rows(all.restore(0)) == std::to_string(kThreads * kCommits) + '\n');
+  expect_returned_commits(uri, [&] { return std::stoi(rows(all.restore(0))); });
 }
 
 TEST_CASE("threads that open, write and close databases of one bucket") {

@@ -1,9 +1,11 @@
 #include "support.h"
 
+#include <atomic>
 #include <csignal>
 #include <cstdlib>
 #include <cstring>
 #include <fcntl.h>
+#include <memory>
 #include <poll.h>
 #include <random>
 #include <sys/wait.h>
@@ -49,6 +51,35 @@ void Replicated::expect_restored() const {
       FAIL_CHECK("page " << at / page_size + 1 << " differs");
     }
   }
+}
+
+void expect_returned_commits(const std::string& uri, const std::function<int()>& restored_rows) {
+  constexpr int kThreads = 8;
+  constexpr int kCommits = 25;
+  std::atomic<int> failures{0};
+  std::atomic<int> returned{0};
+  std::atomic<int> running{kThreads};
+  std::vector<std::thread> threads;
+  threads.reserve(kThreads);
+  for (int number = 0; number < kThreads; ++number) {
+    threads.emplace_back([&, number] {
+      const std::unique_ptr<sqlite3, int (*)(sqlite3*)> db{open_writer(uri), sqlite3_close};
+      for (int i = 0; db && i < kCommits; ++i) {
+        if (number == 0 && i % 5 == 0) works(db.get(), "PRAGMA wal_checkpoint(TRUNCATE)");
+        if (works(db.get(), "INSERT INTO t(x) VALUES (randomblob(200))")) ++returned;
+      }
+      if (!db) ++failures;
+      --running;
+    });
+  }
+  do {
+    const int least = returned;
+    CHECK(restored_rows() >= least);
+  } while (running > 0);
+  for (auto& thread : threads) thread.join();
+  CHECK(failures == 0);
+  CHECK(returned == kThreads * kCommits);
+  CHECK(restored_rows() == kThreads * kCommits);
 }
 
 Writer::Writer(const std::string& uri) : Sqlite((register_shim(), uri)) {

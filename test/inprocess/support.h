@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <initializer_list>
 #include <string>
 #include <sys/types.h>
@@ -60,6 +61,10 @@ class Writer : public Sqlite {
 
 /// Runs one statement batch on any thread; true when it went well or met a busy database.
 bool works(sqlite3* db, const std::string& sql);
+/// Eight threads commit to a table `t(i INTEGER PRIMARY KEY, x)` over connections of their own,
+/// which wait for the replica, and one of them checkpoints. Meanwhile, and in the end,
+/// `restored_rows()` must be as many as returned before it was asked.
+void expect_returned_commits(const std::string& uri, const std::function<int()>& restored_rows);
 /// A connection for any thread, null when it cannot be opened. Closed by sqlite3_close.
 sqlite3* open_writer(const std::string& uri);
 

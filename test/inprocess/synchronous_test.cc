@@ -73,32 +73,10 @@ TEST_CASE("what commits of many threads returned is in the replica") {
   const Replicated at;
   Writer first(synchronous(at));
   first.must("CREATE TABLE t(i INTEGER PRIMARY KEY, x)");
-  constexpr int kThreads = 8;
-  constexpr int kCommits = 25;
-  std::atomic<int> failures{0};
-  std::atomic<int> returned{0};
-  std::atomic<int> running{kThreads};
-  std::vector<std::thread> threads;
-  threads.reserve(kThreads);
-  for (int number = 0; number < kThreads; ++number) {
-    threads.emplace_back([&, number] {
-      const Db db = open(synchronous(at));
-      for (int i = 0; db && i < kCommits; ++i) {
-        if (number == 0 && i % 5 == 0) works(db.get(), "PRAGMA wal_checkpoint(TRUNCATE)");
-        if (works(db.get(), "INSERT INTO t(x) VALUES (randomblob(200))")) ++returned;
-      }
-      if (!db) ++failures;
-      --running;
-    });
-  }
-  do {
-    const int least = returned;
+  expect_returned_commits(synchronous(at), [&] {
     Sqlite copy(at.restore(), "unix");
-    CHECK(std::stoi(copy.must("SELECT count(*) FROM t")) >= least);
-  } while (running > 0);
-  for (auto& thread : threads) thread.join();
-  CHECK(failures == 0);
-  CHECK(returned == kThreads * kCommits);
+    return std::stoi(copy.must("SELECT count(*) FROM t"));
+  });
   at.expect_restored();
   CHECK(segments(at) > 0);
 }

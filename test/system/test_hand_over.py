@@ -561,6 +561,31 @@ def test_who_has_a_deleted_outbox_tells_nothing_to_those_of_the_next(far):
             new.end()
 
 
+REOPENS = """
+import sqlite3, sys, time
+loader = sqlite3.connect(":memory:")
+loader.enable_load_extension(True)
+loader.load_extension(sys.argv[1])
+for number, uri in enumerate(sys.argv[2:]):
+    db = sqlite3.connect(uri, uri=True, isolation_level=None)
+    db.execute("create table if not exists t(x)")
+    db.execute("insert into t values (?)", (number,))
+    db.close()
+    time.sleep(0.1 * (number == 0))  # it is on its way
+"""
+
+
+def test_a_program_that_ends_soon_after_it_chose_another_replica_ships_all(far):
+    """An upload to the one before is still on its way, by what has the role of shipping then."""
+    second = f"file://{far.folder}/second"
+    uris = [far.build.uri(far.database, url) for url in (far.far_url, second)]
+    env = {name: value for name, value in far.env.items() if name != "SQLSTREAM_CONFIG"}
+    harness.run([PYTHON, "-c", REOPENS, far.build.extension.with_suffix(""), *uris], env=env, timeout=60)
+    far.build.restore(far.folder / "restored.db", second)
+    source = harness.checkpointed_copy(far.database, far.folder / "source.db")
+    harness.compare_databases(source, far.folder / "restored.db")
+
+
 def test_who_can_make_no_client_leaves_the_shipping_to_others(far, tmp_path):
     """Its settings will be the same in a second; it says so once, and captures for those that can."""
     logs = [tmp_path / "log0", tmp_path / "log1"]

@@ -741,30 +741,6 @@ def test_who_waits_beside_the_one_that_ships_waits_for_no_interval(build, place)
         assert ships.status()["shipping"] == "this process"
 
 
-REOPENS = """
-import sqlite3, sys
-loader = sqlite3.connect(":memory:")
-loader.enable_load_extension(True)
-loader.load_extension(sys.argv[1])
-for number, uri in enumerate(sys.argv[2:]):
-    db = sqlite3.connect(uri, uri=True, isolation_level=None)
-    db.execute("create table if not exists t(x)")
-    db.execute("insert into t values (?)", (number,))
-    db.close()
-"""
-
-
-def test_a_program_that_ends_soon_after_it_chose_another_replica_ships_all(build, tmp_path):
-    for number in range(10):
-        folder = tmp_path / str(number)
-        folder.mkdir()
-        urls = [f"file://{folder}/{name}" for name in ("first", "second", "first")]
-        uris = [build.uri(folder / "app.db", url) for url in urls]
-        harness.run([PYTHON, "-c", REOPENS, build.extension.with_suffix(""), *uris], timeout=60)
-        build.restore(folder / "restored.db", urls[-1])
-        harness.compare_databases(harness.checkpointed_copy(folder / "app.db", folder / "source.db"), folder / "restored.db")
-
-
 def test_programs_that_end_at_the_same_time_ship_all(build, litestream, place, tmp_path):
     """Whoever of them is the last to have something, somebody is still there to ship it."""
     database, replica, url = place
