@@ -561,7 +561,7 @@ def test_who_has_a_deleted_outbox_tells_nothing_to_those_of_the_next(far):
             new.end()
 
 
-REOPENS = """
+CHOOSES_ANOTHER_REPLICA = """
 import sqlite3, sys, time
 loader = sqlite3.connect(":memory:")
 loader.enable_load_extension(True)
@@ -580,7 +580,8 @@ def test_a_program_that_ends_soon_after_it_chose_another_replica_ships_all(far):
     second = f"file://{far.folder}/second"
     uris = [far.build.uri(far.database, url) for url in (far.far_url, second)]
     env = {name: value for name, value in far.env.items() if name != "SQLSTREAM_CONFIG"}
-    harness.run([PYTHON, "-c", REOPENS, far.build.extension.with_suffix(""), *uris], env=env, timeout=60)
+    program = [PYTHON, "-c", CHOOSES_ANOTHER_REPLICA, far.build.extension.with_suffix("")]
+    harness.run([*program, *uris], env=env, timeout=60)
     far.build.restore(far.folder / "restored.db", second)
     source = harness.checkpointed_copy(far.database, far.folder / "source.db")
     harness.compare_databases(source, far.folder / "restored.db")
