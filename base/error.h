@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cerrno>
 #include <stdexcept>
 #include <string>
 
@@ -11,5 +12,11 @@ class Error : public std::runtime_error {
  public:
   explicit Error(const std::string& sentence) : std::runtime_error(sentence) {}
 };
+
+/// What to do about a call that failed so for want of a descriptor; `otherwise` about other errors.
+inline std::string cure(int error, const char* otherwise) {
+  return error == EMFILE || error == ENFILE ? "; raise the limit of open files (ulimit -n)"
+                                            : otherwise;
+}
 
 }  // namespace sqlstream

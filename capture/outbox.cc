@@ -233,11 +233,11 @@ int Outbox::open_file(const char* name, int flags) const {
   const int fd = above_standard(::open(path.c_str(), others));
   if (fd < 0) {
     if (errno == ENOENT) errno = not_created;  // that says why it is not there
-    const bool limit = errno == EMFILE || errno == ENFILE;
+    const int error = errno;
     throw Error("cannot open " + path + ": " + reason() +
-                (limit ? "; raise the limit of open files (ulimit -n)"
-                       : "; whoever writes the database must be able to write in its outbox "
-                         "directory"));
+                cure(error,
+                     "; whoever writes the database must be able to write in its outbox "
+                     "directory"));
   }
   return fd;
 }
@@ -301,12 +301,14 @@ bool Outbox::try_take_role() {
   struct stat st {};
   const bool open = wake_reader_ && ::fstat(wake_reader_.get(), &st) == 0;
   if (!open || !S_ISFIFO(st.st_mode)) {
+    const int error = open ? 0 : errno;
     const std::string why = open ? "it is no named pipe" : reason();
     wake_reader_.reset();
     set_byte_lock(lock_fd_.get(), kRoleByte, F_UNLCK);
     throw Error("cannot open " + wake + ": " + why +
-                "; set outbox-dir to a folder where named pipes can be made, or remove what is "
-                "there in its place");
+                cure(error,
+                     "; set outbox-dir to a folder where named pipes can be made, or remove what "
+                     "is there in its place"));
   }
   wake_writer_.reset();
   role_taken_ = true;

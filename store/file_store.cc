@@ -47,7 +47,7 @@ std::string error_text(int error) {
     case EMFILE:
     case ENFILE:
     case ENOMEM:
-      throw StoreError(StoreError::Kind::unavailable, what);
+      throw StoreError(StoreError::Kind::unavailable, what + cure(error, ""));
     default:
       throw StoreError(StoreError::Kind::rejected, what);
   }

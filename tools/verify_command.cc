@@ -146,6 +146,9 @@ class Verification {
 
   // Throws Error.
   void prepare() {
+    if (wanted_.write && ::access(settings_.path.c_str(), W_OK) != 0 && errno != ENOENT) {
+      throw Error("this user may not write it; verify as one who may, or with -no-write");
+    }
     if (wanted_.write || wanted_.full) db_.emplace(open_replicated(settings_.path));
     if (wanted_.write) mark_ = write_mark(*db_);
     if (db_) wait_until_shipped(*db_, settings_.path, wanted_.limit);

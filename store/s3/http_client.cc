@@ -338,7 +338,9 @@ struct Client::Impl {
         co_return;
       }
     }
-    throw Failure(Failure::Kind::unreachable,
+    const int reason = error.value();
+    throw Failure(reason == EMFILE || reason == ENFILE ? Failure::Kind::no_socket
+                                                       : Failure::Kind::unreachable,
                   "no connection to " + origin.str() + ": " + text_of(error));
   }
 

@@ -20,6 +20,7 @@ class Failure : public Error {
   enum class Kind {
     name_unknown,  ///< no such host
     unreachable,   ///< no connection: nothing was sent
+    no_socket,     ///< this process gets none: nothing was sent
     lost,          ///< the connection ended or timed out: it may have been carried out
     untrusted,     ///< a certificate that cannot be verified
     tls,           ///< no TLS, or none that is new enough

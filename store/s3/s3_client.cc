@@ -258,6 +258,7 @@ asio::awaitable<S3Answer> S3Client::call(S3Call call) {
         case http::Failure::Kind::bad_answer:
           throw StoreError(Kind::rejected, text + "; is there an S3 service at that endpoint?");
         case http::Failure::Kind::unreachable:
+        case http::Failure::Kind::no_socket:
           pause = state.schedule.next_connect(state.elapsed());
           break;
         case http::Failure::Kind::lost:
@@ -265,6 +266,8 @@ asio::awaitable<S3Answer> S3Client::call(S3Call call) {
           pause = state.schedule.next(state.elapsed(), {});
           break;
       }
+      if (!pause && failure.kind() == http::Failure::Kind::no_socket)
+        throw StoreError(Kind::unreachable, text + cure(EMFILE, ""));
       if (!pause)
         throw StoreError(Kind::unreachable,
                          text + "; check the endpoint, and that the service is up");

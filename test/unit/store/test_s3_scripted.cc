@@ -2,6 +2,8 @@
 #include <fstream>
 #include <map>
 #include <new>
+#include <sys/resource.h>
+#include <unistd.h>
 
 #include <boost/asio/bind_cancellation_slot.hpp>
 #include <boost/asio/cancellation_signal.hpp>
@@ -426,6 +428,27 @@ TEST_CASE("a proxy is asked for the whole URL") {
   CHECK(std::string(error.what()).find("407") != std::string::npos);
   CHECK(tunnel.server.asked()[0].method == "CONNECT");
   CHECK(tunnel.server.asked()[0].target == "s3.example.test:443");
+}
+
+TEST_CASE("where descriptors run out their limit is to be raised, not the endpoint corrected") {
+  Scripted s([](const Asked&) -> Reply { return {.body = "x"}; });
+  s.budget = 10ms;
+  S3Store& store = s.store();
+  struct Limit {
+    rlimit before{};
+    Limit() {
+      ::getrlimit(RLIMIT_NOFILE, &before);
+      const int free = ::dup(STDERR_FILENO);
+      ::close(free);
+      const rlimit none{static_cast<rlim_t>(free), before.rlim_max};
+      ::setrlimit(RLIMIT_NOFILE, &none);
+    }
+    ~Limit() { ::setrlimit(RLIMIT_NOFILE, &before); }
+  };
+  const Limit limit;
+  const StoreError error = store_error(s.context, store.get("k", {}));
+  CHECK(error.kind() == StoreError::Kind::unreachable);
+  CHECK(std::string(error.what()).ends_with("; raise the limit of open files (ulimit -n)"));
 }
 
 TEST_CASE("an answer is read that comes before the request's body was") {
