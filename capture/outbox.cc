@@ -292,6 +292,11 @@ std::uint64_t Outbox::size_if_known() const noexcept {
 bool Outbox::try_take_role() {
   if (role_taken_) return true;
   if (!try_lock_byte(lock_fd_.get(), kRoleByte)) return false;
+  if (!is_outbox(place_.directory, lock_inode_)) {
+    // Its pipe is for others, who have the next one.
+    set_byte_lock(lock_fd_.get(), kRoleByte, F_UNLCK);
+    throw outbox_deleted(place_.directory);
+  }
   // Reading and writing: the pipe never reports its end while this process lives.
   const std::string wake = place_.directory + "/wake";
   make_wake();

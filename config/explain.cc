@@ -36,8 +36,8 @@ Values values_of(const DatabaseSettings& database) {
                                   ? "the larger of 1 GiB and twice the database"
                                   : std::to_string(database.outbox_max_size)},
           {"sync", database.sync.count() == 0 ? "off" : format_duration(database.sync)},
-          {"sync-policy", database.sync_fail ? "fail" : "degrade"},
-          {"sync-replicas", database.sync_any ? "any" : "all"},
+          {"sync-policy", database.sync_terms.fail ? "fail" : "degrade"},
+          {"sync-replicas", database.sync_terms.any ? "any" : "all"},
           {"shutdown-timeout", format_duration(database.shutdown_timeout)},
           {"min-checkpoint-page-count", std::to_string(database.min_checkpoint_pages)},
           {"max-checkpoint-page-count", std::to_string(database.max_checkpoint_pages)},

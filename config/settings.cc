@@ -63,9 +63,9 @@ void set_sync_option(DatabaseSettings& database, std::string_view name, const st
     return value == chosen;
   };
   if (name == "sync-replicas") {
-    database.sync_any = one_of("all", "any");
+    database.sync_terms.any = one_of("all", "any");
   } else if (name == "sync-policy") {
-    database.sync_fail = one_of("degrade", "fail");
+    database.sync_terms.fail = one_of("degrade", "fail");
   } else {
     const auto limit = parse_sync(value);
     if (!limit) {

@@ -5,6 +5,7 @@
 
 #include "base/error.h"
 #include "base/fork.h"
+#include "base/guarded.h"
 #include "base/log.h"
 #include "shipper/database.h"
 #include "shipper/source_file.h"
@@ -12,23 +13,11 @@
 namespace sqlstream {
 namespace {
 
-// Nothing of ours may reach the host: it did not ask for it and cannot handle it.
-template <class Call>
-void guarded(const char* what, Call&& call) noexcept {
-  try {
-    call();
-  } catch (const std::exception& e) {
-    try {
-      log::error(std::string(what) + ": " + e.what());
-    } catch (...) {  // out of memory, again
-    }
-  }
-}
-
 class OpenConnection final : public Connection {
  public:
   OpenConnection(const Host& host, const DatabaseSettings& settings, sqlite3_file* file)
       : file_(file),
+        terms_(settings.sync_terms),
         saver_(capture::OutboxPlace::directory_of(settings.path, settings.outbox_dir)) {
     mapping_.regions.reserve(kRegions);
     const auto named = capture::identify(settings.path);
@@ -52,9 +41,9 @@ class OpenConnection final : public Connection {
     guarded("closing", [&] { database_->closed(); });
   }
 
-  /// Once, when it is open.
-  void begin() {
-    database_->opened();
+  /// Once, when it is open. `waits`: its commits do.
+  void begin(bool waits) {
+    database_->opened(waits);
     enable_wal({});
   }
 
@@ -277,7 +266,7 @@ class OpenConnection final : public Connection {
     if (!database_->ours()) return;
     guarded("waiting for the replica", [&] {
       if (!is_moved()) {
-        database_->wait_durable(ticket, limit, [this](std::chrono::nanoseconds patience) {
+        database_->wait_durable(ticket, terms_, limit, [this](std::chrono::nanoseconds patience) {
           if (mapping_.regions.empty()) return database_->capture_in_background();
           return database_->capture(mapping_, mapper(), false, patience);
         });
@@ -307,8 +296,8 @@ class OpenConnection final : public Connection {
   bool refuses_writes() noexcept override {
     bool refused = false;
     guarded("writing", [&] {
-      refused = database_->ours() && (database_->refuses_writes() ||
-                                      (moved_ && database_->settings().sync_fail && is_moved()));
+      refused = database_->ours() &&
+                (database_->refuses_writes(terms_) || (moved_ && terms_.fail && is_moved()));
     });
     return refused;
   }
@@ -318,7 +307,7 @@ class OpenConnection final : public Connection {
     guarded("status", [&] {
       if (!database_->ours()) return;
       map_the_rest();
-      json = database_->status_json(sync_limit(), is_moved(), seen);
+      json = database_->status_json(sync_limit(), terms_, is_moved(), seen);
     });
     return json;
   }
@@ -358,7 +347,7 @@ class OpenConnection final : public Connection {
   bool usable() const { return !mapping_.regions.empty() && database_->ours(); }
 
   bool must_not_fall_behind() const {
-    return sync_limit().count() > 0 && database_->settings().sync_fail && database_->ours();
+    return sync_limit().count() > 0 && terms_.fail && database_->ours();
   }
   capture::Outcome note(capture::Outcome outcome) {
     moved_ = capture::tells_moved(outcome).value_or(moved_);
@@ -442,6 +431,7 @@ class OpenConnection final : public Connection {
 
   std::shared_ptr<Database> database_;
   sqlite3_file* file_;
+  const SyncTerms terms_;
   Mapping mapping_;
   capture::PageSaver saver_;
   capture::CheckpointProgress before_;  // of checkpoints, when the lock for this one was obtained
@@ -464,7 +454,7 @@ class OpenConnection final : public Connection {
 
 std::unique_ptr<Connection> Connection::open(const Host& host, DatabaseSettings settings,
                                              sqlite3_file* file, const char*, int open_flags,
-                                             std::string& reason) {
+                                             bool strictly, std::string& reason) {
   std::unique_ptr<OpenConnection> connection;
   const auto open = [&] {
     if ((open_flags & SQLITE_OPEN_READONLY) != 0) {
@@ -489,9 +479,16 @@ std::unique_ptr<Connection> Connection::open(const Host& host, DatabaseSettings 
         }
       }
     }
+    if (const std::string conflict = Database::conflict(host, settings); !conflict.empty()) {
+      if (strictly) {
+        reason = conflict;
+        return;
+      }
+      log::error(conflict, {{"db", settings.path}});
+    }
     start_engine();
     connection = std::make_unique<OpenConnection>(host, settings, file);
-    connection->begin();
+    connection->begin(settings.sync_terms.fail || settings.sync.count() > 0);
   };
   try {
     open();
@@ -506,39 +503,6 @@ std::unique_ptr<Connection> Connection::open(const Host& host, DatabaseSettings 
 
 void start_engine() noexcept {
   guarded("starting", [] { Engine::get().start(); });
-}
-
-void flush_databases(bool hurry) noexcept {
-  guarded("flushing", [hurry] {
-    if (Engine::running() == nullptr) return;
-    const auto begun = std::chrono::steady_clock::now();
-    for (const auto& database : Database::retired()) {
-      if (!database->ours()) continue;
-      database->wait_left(begun + database->settings().shutdown_timeout);
-    }
-    for (const auto& database : Database::all()) {
-      if (!database->ours()) continue;
-      guarded("flushing", [&] {
-        if (hurry) database->hurry();
-        database->flush(begun + database->settings().shutdown_timeout, !hurry);
-      });
-    }
-  });
-}
-
-void flush_at_exit() noexcept {
-  flush_databases();
-  const bool ended = Engine::stop();
-  guarded("ending", [ended] {
-    for (const auto& database : Database::retired()) {
-      if (ended && database->ours()) database->let_go();
-    }
-    for (const auto& database : Database::all()) {
-      if (!database->ours()) continue;
-      if (ended) database->let_go();
-      database->stop_waiting();
-    }
-  });
 }
 
 }  // namespace sqlstream

@@ -31,10 +31,11 @@ class Connection {
   /// `file` is the base VFS's file, open and valid until the Connection is destroyed; `name` is the
   /// name it was opened with (as xOpen got it: URI parameters behind it). Throws std::bad_alloc
   /// only: what else is wrong is in status() and the log. Called in xOpen, after the base opened
-  /// the file. Null where it cannot be replicated: `reason` says why then.
+  /// the file. Null where it cannot be replicated, or with `strictly` not as the settings say:
+  /// `reason` says why then.
   static std::unique_ptr<Connection> open(const Host& host, DatabaseSettings settings,
                                           sqlite3_file* file, const char* name, int open_flags,
-                                          std::string& reason);
+                                          bool strictly, std::string& reason);
 
   /// xClose, before the base closes the file.
   virtual ~Connection() = default;

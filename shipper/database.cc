@@ -54,8 +54,8 @@ std::shared_ptr<Database> Database::attach(const Host& host, const DatabaseSetti
   });
   if (known != all.databases.end() && (*known)->is_outdated(settings)) {
     if ((*known)->started_.load()) {
-      (*known)->retire();
       all.retired.push_back(*known);
+      (*known)->retire();
     }
     all.databases.erase(known);
     known = all.databases.end();
@@ -71,6 +71,32 @@ std::shared_ptr<Database> Database::attach(const Host& host, const DatabaseSetti
   database->connections_.fetch_add(1);
   database->opened_.fetch_add(1);
   return database;
+}
+
+std::string Database::conflict(const Host& host, const DatabaseSettings& settings) {
+  Registry& all = Registry::get();
+  const std::lock_guard lock(all.mutex);
+  for (const auto& database : all.databases) {
+    const DatabaseSettings& theirs = database->settings_;
+    if (&database->host_ != &host || theirs.path != settings.path) continue;
+    if (database->connections_.load() == 0) continue;
+    const auto same = [](const ReplicaSettings& one, const ReplicaSettings& other) {
+      return one.store.place() == other.store.place();
+    };
+    if (!std::ranges::equal(settings.replicas, theirs.replicas, same)) {
+      std::string urls;
+      for (const auto& replica : theirs.replicas) {
+        urls += (urls.empty() ? "" : ", ") + replica.store.url();
+      }
+      return "this program has it open already, and replicates it to " + urls +
+             "; give all of its connections the same replicas";
+    }
+    if (settings.outbox_dir != theirs.outbox_dir) {
+      return "this program has it open already, with its outbox in " +
+             database->outbox_directory() + "; give all of its connections the same outbox-dir";
+    }
+  }
+  return {};
 }
 
 // For whoever opens it with these. Nobody has it open, but what ships lingers. How it is shipped
@@ -128,7 +154,7 @@ Database::Database(const Host& host, DatabaseSettings settings)
     : host_(host),
       settings_(std::move(settings)),
       epoch_(fork_epoch()),
-      durability_(settings_.replicas.size(), settings_.sync_any),
+      durability_(settings_.replicas.size()),
       replica_status_(settings_.replicas.size()),
       kept_from_(settings_.replicas.size(), UINT64_MAX),
       fold_signal_(Engine::get().executor()),
@@ -141,21 +167,21 @@ bool Database::ours() const {
   return epoch_ == fork_epoch();
 }
 
-void Database::opened() {
+void Database::opened(bool waits) {
   // What an earlier process left is shipped even if nothing is written now.
   const std::string directory = outbox_directory();
   if (::access(directory.c_str(), F_OK) != 0) return;
   start();
-  const bool waits = settings_.sync_fail || settings_.sync.count() > 0;
   if (waits && !learned_.load()) learned_.store(learn_behind());
 }
 
 void Database::closed() {
+  const std::uint64_t opened = opened_.load();
   connections_.fetch_sub(1);
   if (started_.load()) {
     tell(kRole | kShip);  // what only a connection could have shipped is given up
   } else {
-    close_if_unused();
+    close_if_unused(opened);
   }
 }
 
@@ -187,10 +213,11 @@ void Database::told() {
   }
 }
 
-bool Database::close_if_unused() {
+// Nor has anybody opened it since there were so many that did.
+bool Database::close_if_unused(std::uint64_t opened) {
   Registry& all = Registry::get();
   const std::lock_guard lock(all.mutex);
-  if (connections_.load() > 0) return false;
+  if (connections_.load() > 0 || opened_.load() != opened) return false;
   std::erase_if(all.databases, [this](const auto& database) { return database.get() == this; });
   return true;
 }

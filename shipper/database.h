@@ -59,6 +59,9 @@ class Database : public std::enable_shared_from_this<Database> {
   /// The process's object for this database (per Host: two SQLite libraries do not share), with one
   /// connection more; closed() ends that.
   static std::shared_ptr<Database> attach(const Host& host, const DatabaseSettings& settings);
+  /// In what the connections that have it open differ from these settings, and go on in; empty: in
+  /// nothing that tells where it is shipped.
+  static std::string conflict(const Host& host, const DatabaseSettings& settings);
   /// The attached ones.
   static std::vector<std::shared_ptr<Database>> all();
   /// Those that were attached, until they have left the shipping to who is attached now.
@@ -77,7 +80,8 @@ class Database : public std::enable_shared_from_this<Database> {
   bool ours() const;
 
   // --- For connections.
-  void opened();
+  /// `waits`: the new one's commits do.
+  void opened(bool waits);
   void closed();
   /// Synchronously, on the application's thread. `own`: the caller's mapping; `map_more` maps a
   /// region through the caller's connection. `must`: what is not captured now is about to be lost,
@@ -134,25 +138,22 @@ class Database : public std::enable_shared_from_this<Database> {
   std::uint64_t take_ticket() noexcept { return durability_.take_ticket(); }
   /// `capture` captures on the caller's thread, waiting for locks as long as it is told.
   using CaptureNow = std::function<capture::Outcome(std::chrono::nanoseconds patience)>;
-  void wait_durable(std::uint64_t ticket, std::chrono::milliseconds limit,
+  void wait_durable(std::uint64_t ticket, SyncTerms terms, std::chrono::milliseconds limit,
                     const CaptureNow& capture);
-  bool refuses_writes();
+  bool refuses_writes(SyncTerms terms);
   /// Nobody waits for a commit any more.
   void stop_waiting() { durability_.stop(); }
 
-  /// `sync`: how long the asking connection's commits wait. `moved`: what it has open is.
-  std::string status_json(std::chrono::milliseconds sync, bool moved = false, bool seen = true);
+  /// `sync`: how long the asking connection's commits wait, and `terms` for what. `moved`: what it
+  /// has open is.
+  std::string status_json(std::chrono::milliseconds sync, SyncTerms terms, bool moved, bool seen);
   /// Waits until all that is committed now is in every replica, over the end of a generation too.
   bool wait_shipped(std::chrono::milliseconds limit);
-  /// Captures and ships what is left without pacing; returns when nothing is left for this process
-  /// to do, or at the deadline.
-  /// `last`: the program ends, so another process is to have the role.
-  void flush(std::chrono::steady_clock::time_point deadline, bool last = true);
-  /// Of one that is retired: returns when it has left the role, or at the deadline.
-  void wait_left(std::chrono::steady_clock::time_point deadline);
-  /// Behind the last flush, when the engine's threads have ended: others may ship from now on, not
+  /// See flush_databases().
+  static void flush_all(bool hurry);
+  /// Behind the last flush. When the engine's threads have ended others may ship from now on, not
   /// only when the process is gone.
-  void let_go() noexcept;
+  static void end_all(bool engine_ended);
   /// Tells the process that ships that there is something. False: there is none, or it is not known
   /// in that time.
   bool tell_who_ships(std::chrono::nanoseconds patience);
@@ -302,6 +303,15 @@ class Database : public std::enable_shared_from_this<Database> {
   asio::awaitable<void> prepare_role();
   asio::awaitable<std::optional<std::uint64_t>> hold_role();
   bool has_more_than(std::uint64_t shipped);
+  std::unique_ptr<Flushing> begin_flush(std::chrono::steady_clock::time_point deadline);
+  /// Waits `until` nothing is left for this process to do: true. `patient`: what a store refuses,
+  /// and at that time all, is given up. `last`: the program ends, so another process is to have the
+  /// role.
+  bool finish_flush(std::chrono::steady_clock::time_point until, bool patient,
+                    std::chrono::steady_clock::time_point deadline, bool last);
+  /// Of one that is retired: true when it has left the role.
+  bool wait_left(std::chrono::steady_clock::time_point until);
+  void let_go() noexcept;
   bool step_aside(std::chrono::steady_clock::time_point deadline);
   bool has_stepped_aside() const;
   void take_part();
@@ -329,7 +339,7 @@ class Database : public std::enable_shared_from_this<Database> {
   /// False: the engine has no threads yet, and does what it is told when it has.
   bool start() noexcept;
   bool drained() const;
-  bool close_if_unused();
+  bool close_if_unused(std::uint64_t opened);
   bool is_outdated(const DatabaseSettings& settings) const;
   void retire() noexcept;
   void forget_retired();
@@ -351,17 +361,20 @@ class Database : public std::enable_shared_from_this<Database> {
   bool learn_behind() noexcept;
   std::uint64_t sequence_of(std::uint64_t ticket, std::chrono::steady_clock::time_point deadline,
                             const CaptureNow& capture);
-  bool wait_with_others(std::uint64_t ticket, std::chrono::steady_clock::time_point deadline);
+  bool wait_with_others(std::uint64_t ticket, bool any,
+                        std::chrono::steady_clock::time_point deadline);
   void ship_at_once(std::uint64_t sequence);
-  bool reached(std::uint64_t sequence, std::chrono::steady_clock::time_point deadline);
+  bool reached(std::uint64_t sequence, bool any, std::chrono::steady_clock::time_point deadline);
+  std::optional<ReplicaNote> noted(std::size_t replica) const;
+  bool is_ahead(std::uint64_t sequence);
   void look_at_notes() noexcept;
-  bool is_behind();
-  bool caught_up(const Durability::Behind& behind);
-  void fall_behind(std::uint64_t ticket, std::chrono::milliseconds limit);
+  bool is_behind(bool any);
+  bool caught_up(bool any, const Durability::Behind& behind);
+  void fall_behind(std::uint64_t ticket, SyncTerms terms, std::chrono::milliseconds limit);
   void mark_behind(Time since) noexcept;
-  std::optional<Time> missing_since(std::size_t number, const std::string& outbox,
+  std::optional<Time> missing_since(std::size_t number,
                                     const std::vector<std::uint64_t>& files) const noexcept;
-  std::string replica_json(std::size_t number, const std::string& outbox, bool moved, bool seen,
+  std::string replica_json(std::size_t number, bool moved, bool seen,
                            std::optional<Time> since) const;
   Role role() const;
   void set_role(Role role);

@@ -14,7 +14,7 @@ std::optional<Database::InPlace> Database::begin_in_place() {
   const auto outbox_lock = outbox_->lock(kSoon * 10);
   if (!outbox_lock) return std::nullopt;
   outbox_->refresh();
-  if (!outbox_->generation_alive()) return std::nullopt;
+  if (!outbox_->generation_alive() || !is_outbox_there()) return std::nullopt;
   auto pages = outbox_->begin_snapshot();
   if (!pages) return std::nullopt;
   making_in_place_.store(true);

@@ -120,7 +120,7 @@ asio::awaitable<void> Database::role_loop(Self self) {
     if (used || !in_vain_since) {
       in_vain_since = failed;
     } else if (steady_clock::now() >= *in_vain_since + kTurn) {
-      self->closed_ = self->close_if_unused();
+      self->closed_ = self->close_if_unused(opened);
     }
   }
   self->set_role(Role::left);
@@ -150,8 +150,10 @@ asio::awaitable<void> Database::take_turn() {
   // Who had the role before may have given way, for what is not shipped yet.
   if (const auto known = tail(); known && watched) told_of_others_ = known->last.sequence;
   const auto shipped = co_await hold_role();
-  if (shipped && !co_await on_worker([&] { return has_more_than(*shipped); })) {
-    closed_ = close_if_unused();
+  const std::uint64_t opened = opened_.load();
+  const bool unused = connections_.load() == 0;  // in this order: who comes later is seen
+  if (shipped && unused && !co_await on_worker([&] { return has_more_than(*shipped); })) {
+    closed_ = close_if_unused(opened);
   } else if (connections_.load() == 0 || gives_way_) {
     // Who writes may have it; without connections here a generation cannot be begun.
     if (gives_way_) patience_ = std::min<steady_clock::duration>(patience_ * 2, kLongestTurn);
@@ -165,10 +167,6 @@ asio::awaitable<void> Database::prepare_role() {
   replicators_.clear();
   co_await on_worker([&] {
     const std::lock_guard lock(capture_mutex_);
-    if (!is_outbox_there()) {
-      outbox_->release_role();
-      throw capture::outbox_deleted(outbox_directory());
-    }
     // Where another process only holds the lock, what is known already can be shipped.
     if (!look() && !outbox_error_.empty()) {
       outbox_->release_role();
@@ -477,10 +475,11 @@ asio::awaitable<void> Database::watch_role() {
     stop_watching_ = nullptr;
     if (blind()) co_await role_signal_.wait_until(steady_clock::now() + kBlindPause);
   }
+  const std::uint64_t opened = opened_.load();
   if (connections_.load() == 0) {
     // Here and not later: an exit tells for itself as long as the database is known.
     if (co_await on_worker([&] { return tell_who_ships(kLongestWait); })) {
-      closed_ = close_if_unused();
+      closed_ = close_if_unused(opened);
     }
   }
 }

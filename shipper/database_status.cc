@@ -16,13 +16,14 @@ constexpr auto kNoteDue = std::chrono::seconds(5);  // who ships has a note of e
 
 }  // namespace
 
-std::string Database::status_json(std::chrono::milliseconds sync, bool moved, bool seen) {
+std::string Database::status_json(std::chrono::milliseconds sync, SyncTerms terms, bool moved,
+                                  bool seen) {
   // What is found here was committed without this process, or before its background looked.
   auto found = capture_in_background();
   if (found == capture::Outcome::try_again) found = capture_in_background();
   if (found == capture::Outcome::captured) wake();
   moved |= moved_.load();
-  is_behind();
+  is_behind(terms.any);
   std::uint64_t outbox_bytes = 0;
   bool left = false;
   std::vector<std::uint64_t> files;
@@ -42,7 +43,7 @@ std::string Database::status_json(std::chrono::milliseconds sync, bool moved, bo
   const std::string outbox = outbox_directory();
   std::vector<std::optional<Time>> since;
   for (std::size_t i = 0; i < settings_.replicas.size(); ++i) {
-    since.push_back(missing_since(i, outbox, files));
+    since.push_back(missing_since(i, files));
   }
   const std::lock_guard lock(status_mutex_);
   JsonObject json;
@@ -72,28 +73,27 @@ std::string Database::status_json(std::chrono::milliseconds sync, bool moved, bo
              !error.empty()) {
     json.add("error", error);
   }
-  const auto behind = durability_.behind();
+  const auto behind = durability_.behind(terms.any);
   if (sync.count() > 0 || behind) {
     JsonObject mode;
     mode.add("limit_ms", sync.count())
-        .add("replicas", settings_.sync_any ? "any" : "all")
-        .add("policy", settings_.sync_fail ? "fail" : "degrade")
-        .add("state", !behind && !moved                   ? "synchronous"
-                      : settings_.sync_fail && refusable_ ? "refusing writes"
-                                                          : "degraded");
+        .add("replicas", terms.any ? "any" : "all")
+        .add("policy", terms.fail ? "fail" : "degrade")
+        .add("state", !behind && !moved          ? "synchronous"
+                      : terms.fail && refusable_ ? "refusing writes"
+                                                 : "degraded");
     if (behind) mode.add("since", format_rfc3339(behind->since));
     json.add_json("sync", mode.text());
   }
   std::string replicas;
   for (std::size_t i = 0; i < replica_status_.size(); ++i) {
-    replicas +=
-        (i == 0 ? "" : ",") + replica_json(i, outbox, moved, seen && seen_through(found), since[i]);
+    replicas += (i == 0 ? "" : ",") + replica_json(i, moved, seen && seen_through(found), since[i]);
   }
   return json.add_json("replicas", '[' + replicas + ']').text();
 }
 
 // When the first commit was made that the replica has not, as far as the outbox tells.
-std::optional<Time> Database::missing_since(std::size_t number, const std::string& outbox,
+std::optional<Time> Database::missing_since(std::size_t number,
                                             const std::vector<std::uint64_t>& files) const noexcept
     try {
   std::uint64_t sequence = 0;
@@ -107,24 +107,22 @@ std::optional<Time> Database::missing_since(std::size_t number, const std::strin
     noted_by_others = role_ != Role::shipping || sequence == 0;
   }
   if (noted_by_others) {
-    const auto noted =
-        load_replica_note(replica_note_path(outbox, settings_.replicas[number].store.place()));
+    const auto noted = this->noted(number);
     if (noted && noted->end) sequence = noted->end->sequence;
   }
   if (sequence >= last || files.empty()) return std::nullopt;
-  return first_commit_behind(outbox, files, sequence, last);
+  return first_commit_behind(outbox_directory(), files, sequence, last);
 } catch (const std::exception&) {
   return std::nullopt;
 }
 
 // Precondition: status_mutex_ is held.
-std::string Database::replica_json(std::size_t number, const std::string& outbox, bool moved,
-                                   bool seen, std::optional<Time> since) const {
+std::string Database::replica_json(std::size_t number, bool moved, bool seen,
+                                   std::optional<Time> since) const {
   ReplicaStatus status = replica_status_[number];
   const std::string url = settings_.replicas[number].store.url();
   if (role_ != Role::shipping) {
-    const auto noted =
-        load_replica_note(replica_note_path(outbox, settings_.replicas[number].store.place()));
+    const auto noted = this->noted(number);
     if (noted && noted->end) {
       status.generation = noted->end->generation;
       status.position = noted->end->position;

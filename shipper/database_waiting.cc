@@ -20,14 +20,17 @@ constexpr auto kOthersLimit = std::chrono::milliseconds(5000);  // the default o
 // it later. False: it could not be found out.
 bool Database::learn_behind() noexcept try {
   std::unique_lock lock(capture_mutex_, std::defer_lock);
-  if (durability_.behind()) return true;
+  if (durability_.behind(false) || durability_.behind(true)) return true;
   if (!lock.try_lock_for(kLongestWait) || !look()) return false;
   const std::int64_t since = outbox_->behind();
   const auto known = tail();
   if (since == 0 || !known) return true;
-  durability_.fall_behind({to_time(since), 0, kOthersLimit, known->last.sequence});
   lock.unlock();
-  is_behind();
+  for (const bool any : {false, true}) {
+    durability_.fall_behind(
+        any, {to_time(since), 0, kOthersLimit, settings_.sync_terms.fail, known->last.sequence});
+    is_behind(any);
+  }
   return true;
 } catch (const std::exception&) {
   return false;
@@ -57,14 +60,12 @@ bool Database::wait_shipped(std::chrono::milliseconds limit) {
 bool Database::wait_shipped(const capture::Tail& target, steady_clock::time_point deadline) {
   start();
   const Flushing flushing(*this, kShip);
-  const std::string outbox = outbox_directory();
   const auto shipped = [&] {
     for (std::size_t i = 0; i < replica_status_.size(); ++i) {
       auto generation = replica_status_[i].generation;
       auto sequence = replica_status_[i].sequence;
       if (role_ == Role::watching) {
-        const auto noted =
-            load_replica_note(replica_note_path(outbox, settings_.replicas[i].store.place()));
+        const auto noted = this->noted(i);
         if (!noted || !noted->end || !is_this_boot(noted->boot)) return false;
         generation = noted->end->generation;
         sequence = noted->end->sequence;
@@ -133,34 +134,53 @@ bool Database::capture_for_waiters() noexcept {
 
 // While a segment with several writers' commits is on its way, one capture serves all that come
 // behind it. False: nothing is promised, or not kept for too long.
-bool Database::wait_with_others(std::uint64_t ticket, steady_clock::time_point deadline) {
+bool Database::wait_with_others(std::uint64_t ticket, bool any, steady_clock::time_point deadline) {
   const std::uint64_t enough = durability_.promised();
   if (enough == 0) return false;
   if (ticket >= enough) tell(kShip);
   return durability_.wait_promised(
-      ticket, std::min<steady_clock::time_point>(deadline, steady_clock::now() + kRetry));
+      ticket, any, std::min<steady_clock::time_point>(deadline, steady_clock::now() + kRetry));
+}
+
+// Not of another outbox in its place, by whoever has that one: its sequences are other commits'.
+std::optional<ReplicaNote> Database::noted(std::size_t replica) const {
+  const std::string& place = settings_.replicas[replica].store.place();
+  auto note = load_replica_note(replica_note_path(outbox_directory(), place));
+  if (!is_outbox_there()) note.reset();
+  return note;
+}
+
+// The outbox does not go as far, also when it is looked at now: its end was lost, and other commits
+// get these sequences. True also where it cannot be told.
+bool Database::is_ahead(std::uint64_t sequence) {
+  const auto beyond = [&] {
+    const auto known = tail();
+    return !known || sequence > known->last.sequence;
+  };
+  if (!beyond()) return false;
+  std::unique_lock lock(capture_mutex_, std::defer_lock);
+  return !lock.try_lock_for(kSoon) || !look() || beyond();
 }
 
 // What a note says was proven by the process that wrote it. One from before the machine started
 // anew may be ahead of the outbox, which is not fsynced.
 void Database::look_at_notes() noexcept try {
-  const std::string outbox = outbox_directory();
   for (std::size_t i = 0; i < settings_.replicas.size(); ++i) {
-    const auto noted =
-        load_replica_note(replica_note_path(outbox, settings_.replicas[i].store.place()));
+    const auto noted = this->noted(i);
     if (!noted || !noted->end || !is_this_boot(noted->boot)) continue;
+    if (is_ahead(noted->end->sequence)) continue;
     durability_.shipped(i, {noted->end->sequence, noted->commit_time});
   }
 } catch (const std::exception&) {
   // They are looked at again.
 }
 
-bool Database::reached(std::uint64_t sequence, steady_clock::time_point deadline) {
+bool Database::reached(std::uint64_t sequence, bool any, steady_clock::time_point deadline) {
   while (steady_clock::now() < deadline && !durability_.stopped()) {
     if (role() == Role::shipping) {
       // It may be lost meanwhile, though hardly ever.
       const auto soon = steady_clock::now() + kRetry;
-      if (durability_.wait(sequence, std::min<steady_clock::time_point>(deadline, soon))) {
+      if (durability_.wait(sequence, any, std::min<steady_clock::time_point>(deadline, soon))) {
         return true;
       }
       continue;
@@ -169,56 +189,60 @@ bool Database::reached(std::uint64_t sequence, steady_clock::time_point deadline
     const std::unique_lock looking(looking_at_notes_, std::try_to_lock);
     if (looking) look_at_notes();
     const auto next = steady_clock::now() + (looking ? kNoteInterval : kNoteInterval * 10);
-    if (durability_.wait(sequence, std::min<steady_clock::time_point>(deadline, next))) return true;
+    if (durability_.wait(sequence, any, std::min<steady_clock::time_point>(deadline, next))) {
+      return true;
+    }
   }
-  return durability_.end().sequence >= sequence;
+  return durability_.end(any).sequence >= sequence;
 }
 
-void Database::wait_durable(std::uint64_t ticket, std::chrono::milliseconds limit,
+void Database::wait_durable(std::uint64_t ticket, SyncTerms terms, std::chrono::milliseconds limit,
                             const CaptureNow& capture) {
   if (Engine::running() == nullptr) return;
   if (!learned_.load()) learned_.store(learn_behind());
-  if (is_behind()) return;
+  if (is_behind(terms.any)) return;
   somebody_waits();
   const auto deadline = steady_clock::now() + limit;
-  bool done = wait_with_others(ticket, deadline);
+  bool done = wait_with_others(ticket, terms.any, deadline);
   if (!done) {
     const std::uint64_t sequence = sequence_of(ticket, deadline, capture);
     if (sequence != 0) {
       ship_at_once(sequence);
-      done = reached(sequence, deadline);
+      done = reached(sequence, terms.any, deadline);
     }
   }
   if (done) {
     // Another process may have left the mark.
-    if (behind_marked_.exchange(false)) mark_behind({});
+    if (!durability_.behind(!terms.any) && behind_marked_.exchange(false)) mark_behind({});
     return;
   }
-  if (!durability_.stopped() && Engine::running() != nullptr) fall_behind(ticket, limit);
+  if (!durability_.stopped() && Engine::running() != nullptr) fall_behind(ticket, terms, limit);
 }
 
-bool Database::refuses_writes() {
-  return settings_.sync_fail && is_behind();
+bool Database::refuses_writes(SyncTerms terms) {
+  return terms.fail && is_behind(terms.any);
 }
 
 // Asked at each commit until the replicas have caught up.
-bool Database::is_behind() {
-  const auto behind = durability_.behind();
+bool Database::is_behind(bool any) {
+  const auto behind = durability_.behind(any);
   if (!behind) return false;
   // Who has only begun to ship knows no more than the notes of those before.
-  if (role() != Role::shipping || durability_.end().sequence == 0) look_at_notes();
-  return !caught_up(*behind);
+  if (role() != Role::shipping || durability_.end(any).sequence == 0) look_at_notes();
+  return !caught_up(any, *behind);
 }
 
 void Database::shipped(std::size_t replica, Durability::End end) {
   durability_.shipped(replica, end);
-  if (const auto behind = durability_.behind()) caught_up(*behind);
+  for (const bool any : {false, true}) {
+    if (const auto behind = durability_.behind(any)) caught_up(any, *behind);
+  }
 }
 
 // The replicas have the commit that was waited for in vain, and all that came later or nearly so:
 // else the next one would only wait in vain, too.
-bool Database::caught_up(const Durability::Behind& behind) {
-  const auto end = durability_.end();
+bool Database::caught_up(bool any, const Durability::Behind& behind) {
+  const auto end = durability_.end(any);
   const auto known = tail();
   if (!known) return false;
   const std::uint64_t wanted =
@@ -229,23 +253,23 @@ bool Database::caught_up(const Durability::Behind& behind) {
   if (end.sequence < known->last.sequence && now() - end.commit_time > behind.limit / 2) {
     return false;
   }
-  if (durability_.catch_up()) {
-    mark_behind({});
-    log::info(settings_.sync_fail ? "the replica has caught up: writes go on"
-                                  : "the replica has caught up: commits wait for it again",
+  if (durability_.catch_up(any)) {
+    if (!durability_.behind(!any)) mark_behind({});
+    log::info(behind.fail ? "the replica has caught up: writes go on"
+                          : "the replica has caught up: commits wait for it again",
               {{"db", path()}});
   }
   return true;
 }
 
-void Database::fall_behind(std::uint64_t ticket, std::chrono::milliseconds limit) {
+void Database::fall_behind(std::uint64_t ticket, SyncTerms terms, std::chrono::milliseconds limit) {
   const Time since = now();
-  if (!durability_.fall_behind({since, ticket, limit})) return;
+  if (!durability_.fall_behind(terms.any, {since, ticket, limit, terms.fail})) return;
   mark_behind(since);
   const std::string what =
       paused() ? "a commit is not in the replica, since replication pauses"
                : "a commit is not in the replica after " + std::to_string(limit.count()) + " ms";
-  if (settings_.sync_fail && can_refuse()) {
+  if (terms.fail && can_refuse()) {
     log::error(what + "; until it is, writes are refused (sync-policy: fail)", {{"db", path()}});
   } else {
     log::warn(what + "; until it is, commits do not wait for it", {{"db", path()}});

@@ -5,8 +5,6 @@
 
 namespace sqlstream {
 
-Durability::Durability(std::size_t replicas, bool any) : any_(any), ends_(replicas) {}
-
 void Durability::captured(std::uint64_t tickets, std::uint64_t sequence) {
   const std::lock_guard lock(mutex_);
   if (tickets <= newest().tickets) return;
@@ -45,15 +43,17 @@ void Durability::promise(std::uint64_t enough) {
   call_waiters();
 }
 
-bool Durability::wait_promised(std::uint64_t ticket, Clock::time_point until) {
+bool Durability::wait_promised(std::uint64_t ticket, bool any, Clock::time_point until) {
   Waiter waiter;
   waiter.ticket = ticket;
+  waiter.any = any;
   return wait(waiter, until);
 }
 
-bool Durability::wait(std::uint64_t sequence, Clock::time_point until) {
+bool Durability::wait(std::uint64_t sequence, bool any, Clock::time_point until) {
   Waiter waiter;
   waiter.sequence = sequence;
+  waiter.any = any;
   return wait(waiter, until);
 }
 
@@ -77,7 +77,7 @@ bool Durability::wait(Waiter& waiter, Clock::time_point until) {
 // Precondition: mutex_ is held.
 bool Durability::is_durable(const Waiter& waiter) const {
   const std::uint64_t sequence = waiter.ticket != 0 ? find(waiter.ticket) : waiter.sequence;
-  return (sequence != 0 || waiter.ticket == 0) && durable().sequence >= sequence;
+  return (sequence != 0 || waiter.ticket == 0) && durable(waiter.any).sequence >= sequence;
 }
 
 // Precondition: mutex_ is held.
@@ -109,10 +109,10 @@ void Durability::shipped(std::size_t replica, End end) {
 }
 
 // Precondition: mutex_ is held.
-Durability::End Durability::durable() const {
+Durability::End Durability::durable(bool any) const {
   const auto less = [](const End& a, const End& b) { return a.sequence < b.sequence; };
-  const auto chosen = any_ ? std::max_element(ends_.begin(), ends_.end(), less)
-                           : std::min_element(ends_.begin(), ends_.end(), less);
+  const auto chosen = any ? std::max_element(ends_.begin(), ends_.end(), less)
+                          : std::min_element(ends_.begin(), ends_.end(), less);
   return chosen == ends_.end() ? End{} : *chosen;
 }
 
@@ -121,9 +121,9 @@ std::uint64_t Durability::end_of(std::size_t replica) const {
   return ends_[replica].sequence;
 }
 
-Durability::End Durability::end() const {
+Durability::End Durability::end(bool any) const {
   const std::lock_guard lock(mutex_);
-  return durable();
+  return durable(any);
 }
 
 void Durability::stop() {
@@ -132,24 +132,24 @@ void Durability::stop() {
   call_waiters();
 }
 
-std::optional<Durability::Behind> Durability::behind() const {
-  if (!has_behind_.load()) return std::nullopt;
+std::optional<Durability::Behind> Durability::behind(bool any) const {
+  if (!has_behind_[any].load()) return std::nullopt;
   const std::lock_guard lock(mutex_);
-  return behind_;
+  return behind_[any];
 }
 
-bool Durability::fall_behind(Behind behind) {
+bool Durability::fall_behind(bool any, Behind behind) {
   const std::lock_guard lock(mutex_);
-  if (behind_) return false;
-  behind_ = behind;
-  has_behind_.store(true);
+  if (behind_[any]) return false;
+  behind_[any] = behind;
+  has_behind_[any].store(true);
   return true;
 }
 
-bool Durability::catch_up() {
+bool Durability::catch_up(bool any) {
   const std::lock_guard lock(mutex_);
-  has_behind_.store(false);
-  return std::exchange(behind_, std::nullopt).has_value();
+  has_behind_[any].store(false);
+  return std::exchange(behind_[any], std::nullopt).has_value();
 }
 
 }  // namespace sqlstream

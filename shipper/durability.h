@@ -35,11 +35,13 @@ class Durability {
     Time since{};
     std::uint64_t ticket = 0;  ///< 0: another process's, no later than `sequence`
     std::chrono::milliseconds limit{0};
+    bool fail = false;  ///< the writes of who waited are refused
     std::uint64_t sequence = 0;
   };
 
-  /// `any`: a commit that one of the replicas has is durable; else all must have it.
-  Durability(std::size_t replicas, bool any);
+  /// Here as below, `any`: for who asks, a commit that one of the replicas has is durable; else all
+  /// must have it.
+  explicit Durability(std::size_t replicas) : ends_(replicas) {}
 
   /// A ticket that is never taken.
   static constexpr std::uint64_t kNever = UINT64_MAX;
@@ -64,27 +66,27 @@ class Durability {
   std::uint64_t promised() const noexcept { return promised_.load(); }
   /// Waits until that commit is durable: true. False when the time came first, after stop(), or
   /// when nothing is promised any more.
-  bool wait_promised(std::uint64_t ticket, Clock::time_point until);
+  bool wait_promised(std::uint64_t ticket, bool any, Clock::time_point until);
 
   /// The replica is known to have everything up to `end`.
   void shipped(std::size_t replica, End end);
   /// Up to where everything is durable.
-  End end() const;
+  End end(bool any) const;
   /// Up to where everything is known to be in that replica.
   std::uint64_t end_of(std::size_t replica) const;
   /// Waits until everything up to `sequence` is durable: true. False when the time came first, or
   /// after stop().
-  bool wait(std::uint64_t sequence, Clock::time_point until);
+  bool wait(std::uint64_t sequence, bool any, Clock::time_point until);
   /// Ends all waiting, for good.
   void stop();
   bool stopped() const { return stopped_.load(); }
 
   /// Commits are not waited for, from a wait in vain until the replicas have caught up.
-  std::optional<Behind> behind() const;
+  std::optional<Behind> behind(bool any) const;
   /// False when it is so already.
-  bool fall_behind(Behind behind);
+  bool fall_behind(bool any, Behind behind);
   /// False when nothing was behind.
-  bool catch_up();
+  bool catch_up(bool any);
 
  private:
   struct Captured {
@@ -97,12 +99,13 @@ class Durability {
   struct Waiter : boost::intrusive::list_base_hook<> {
     std::uint64_t ticket = 0;    // 0: it knows the sequence
     std::uint64_t sequence = 0;  // 0: not captured yet
+    bool any = false;
     std::mutex mutex;
     std::condition_variable called;
     std::optional<bool> durable;  // mutex; once it has one, it is no longer in the list
   };
 
-  End durable() const;
+  End durable(bool any) const;
   const Captured& newest() const;
   std::uint64_t find(std::uint64_t ticket) const;
   bool is_durable(const Waiter& waiter) const;
@@ -110,7 +113,6 @@ class Durability {
   void call_waiters();
   bool wait(Waiter& waiter, Clock::time_point until);
 
-  const bool any_;
   std::atomic<std::uint64_t> tickets_{0};
   std::atomic<std::uint64_t> promised_{0};
   std::atomic<bool> stopped_{false};
@@ -118,11 +120,11 @@ class Durability {
   boost::intrusive::list<Waiter> waiters_;  // mutex_
   /// The last captures that had new tickets. Who finds an older one gone takes a later one, which
   /// has the commit too.
-  std::array<Captured, 64> captured_{};  // mutex_, a ring
-  std::size_t next_ = 0;                 // mutex_
-  std::vector<End> ends_;                // mutex_
-  std::optional<Behind> behind_;         // mutex_
-  std::atomic<bool> has_behind_{false};
+  std::array<Captured, 64> captured_{};          // mutex_, a ring
+  std::size_t next_ = 0;                         // mutex_
+  std::vector<End> ends_;                        // mutex_
+  std::array<std::optional<Behind>, 2> behind_;  // mutex_, by `any`
+  std::array<std::atomic<bool>, 2> has_behind_{};
 };
 
 }  // namespace sqlstream

@@ -63,7 +63,8 @@ Replicator::Replicator(Database& database, std::size_t number)
   note_.sqlite = database.host().api->libversion_number();
   // Of another outbox in the same place, or the machine lost what was captured: the store is asked.
   const auto known = database.tail();
-  if (note_.end && known && note_.end->sequence > known->last.sequence) note_.end.reset();
+  const bool ahead = note_.end && known && note_.end->sequence > known->last.sequence;
+  if (ahead) note_.end.reset();
   guarded_ = note_.end && note_.writer == writer();
   if (guarded_) note_.writer = writer();
   end_ = note_.end;
@@ -82,6 +83,7 @@ Replicator::Replicator(Database& database, std::size_t number)
   database_.set_status(number_, status_);
   maintenance_ = std::make_unique<Maintenance>(*this);
   validation_ = std::make_unique<Validation>(*this);
+  if (ahead) write_note(note_to_save());  // for who waits, and reads it
 }
 
 Replicator::~Replicator() = default;

@@ -24,6 +24,12 @@ struct ReplicaSettings {
   bool exclusive = false;  ///< refuse where another wrote within the retention (see guard.h)
 };
 
+/// What a commit that waits is waited for.
+struct SyncTerms {
+  bool any = false;   ///< one replica is enough; else all
+  bool fail = false;  ///< after a wait in vain writes are refused; else commits do not wait
+};
+
 /// One replicated database.
 struct DatabaseSettings {
   std::string path;  ///< canonical, absolute
@@ -33,8 +39,7 @@ struct DatabaseSettings {
   std::chrono::nanoseconds shutdown_timeout = std::chrono::seconds(5);
   /// The synchronous mode: how long a commit waits for the replicas; 0: it does not.
   std::chrono::milliseconds sync{0};
-  bool sync_any = false;   ///< one replica is enough; else all
-  bool sync_fail = false;  ///< after a wait in vain writes are refused; else commits do not wait
+  SyncTerms sync_terms;
   /// Snapshots need no local copy, unless programs without the VFS checkpoint, too.
   bool snapshots_in_place = true;
   bool restore_if_missing = false;              ///< before it is created, restore it

@@ -565,7 +565,7 @@ const char* demand_of(const sqlite3_api_routines& api, const char* name, int fla
   const bool known = plan.settings.has_value();
   const char* policy = api.uri_parameter(name, "sync-policy");
   const bool fails =
-      known ? plan.settings->sync_fail && plan.settings->sync.count() > 0
+      known ? plan.settings->sync_terms.fail && plan.settings->sync.count() > 0
             : policy && std::string_view(policy) == "fail" && api.uri_parameter(name, "sync");
   return fails && (flags & SQLITE_OPEN_READONLY) == 0 ? "with sync-policy: fail" : nullptr;
 }
@@ -664,7 +664,7 @@ int open_database(Shim& shim, const char* name, sqlite3_file* file, int flags, i
     if (plan.replicated()) {
       start_engine_once();
       connection = Connection::open(shim.host, std::move(*plan.settings), base, name, opened_flags,
-                                    plan.unreplicated_reason);
+                                    plan.demanded != nullptr, plan.unreplicated_reason);
       if (!connection && (opened_flags & SQLITE_OPEN_READONLY) == 0 && plan.demanded) {
         base->pMethods->xClose(base);
         return refuse_open(api, plan);

@@ -561,6 +561,56 @@ def test_who_has_a_deleted_outbox_tells_nothing_to_those_of_the_next(far):
             new.end()
 
 
+def test_commits_do_not_pass_for_shipped_by_the_notes_of_another_outbox(far):
+    """Who has the deleted one still open reads what is noted in the next one, and its sequences are other commits'."""
+    far.proxy.delay = 0
+    with far.session() as shipper, far.session() as writer:
+        shipper.do("create table t(x)")
+        assert shipper.shipped() == 1
+        assert shipper.status()["shipping"] == "this process"
+        writer.do("pragma sqlstream_sync=1000")
+        assert writer.do("insert into t values (1)") == []
+        assert writer.status()["sync"]["state"] == "synchronous"
+        shutil.rmtree(far.database.with_name(".app.db-sqlstream"))
+        with far.session() as other:
+            for _ in range(30):
+                assert other.do("insert into t values (1)") == []
+                assert other.shipped() == 1
+            other.do("close")
+            other.end()
+        shipper.kill()
+        assert writer.do("insert into t values (1)") == []
+        status = writer.status()
+        assert status["sync"]["state"] == "degraded" and not status["replicas"][0]["in_sync"]
+        assert "was deleted while it was in use" in status["error"]
+
+
+TWO_DATABASES = """
+import sqlite3, sys
+loader = sqlite3.connect(":memory:")
+loader.enable_load_extension(True)
+loader.load_extension(sys.argv[1])
+dbs = [sqlite3.connect(uri, uri=True, isolation_level=None) for uri in sys.argv[2:]]
+for db in dbs:
+    db.execute("create table t(x)")
+assert dbs[1].execute("select sqlstream_wait(60000)").fetchone() == (1,)
+dbs[1].execute("insert into t values (1)")
+"""
+
+
+def test_a_store_that_hangs_takes_no_time_of_other_databases_at_the_end(far, tmp_path):
+    """All are shipped at the same time."""
+    far.proxy.held = True
+    url = f"file://{tmp_path}/near?sync-interval=1h"
+    uris = [far.build.uri(far.database, far.far_url), far.build.uri(tmp_path / "near.db", url)]
+    env = {name: value for name, value in far.env.items() if name != "SQLSTREAM_CONFIG"}
+    program = [PYTHON, "-c", TWO_DATABASES, far.build.extension.with_suffix("")]
+    harness.run([*program, *uris], env=env, timeout=60)
+    far.build.restore(tmp_path / "restored.db", f"file://{tmp_path}/near")
+    with closing(sqlite3.connect(tmp_path / "restored.db")) as db:
+        assert db.execute("select count(*) from t").fetchone() == (1,)
+
+
 CHOOSES_ANOTHER_REPLICA = """
 import sqlite3, sys, time
 loader = sqlite3.connect(":memory:")

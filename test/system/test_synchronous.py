@@ -586,3 +586,82 @@ def test_any_replica_is_enough_where_that_is_said(place, tmp_path):
             session.do("insert into t values (1)")
             assert session.status()["sync"]["state"] == state
             assert session.status()["sync"]["replicas"] == replicas
+
+
+@pytest.mark.parametrize("first_one", ["is open", "was closed"])
+def test_connections_of_a_program_are_told_apart(place, tmp_path, first_one):
+    """What one of them is content with is not what the next one asked for."""
+    (tmp_path / "away").write_text("a file in the folder's place")
+    settings = {"sync": "60s", "sync-replicas": "any"}
+    config = write_config(tmp_path / "c.yml", place.database, place.far_url, f"file://{tmp_path}/away", **settings)
+    place.env["SQLSTREAM_CONFIG"] = str(config)
+    said = place.run(
+        """
+import json
+content = open_database(sys.argv[2])
+content.execute("create table t(x)")
+if sys.argv[4] == "was closed":
+    content.close()
+strict = open_database(sys.argv[3])
+for _ in range(3):
+    attempt(strict, "insert into t values (1)")
+content = open_database(sys.argv[2])
+attempt(content, "insert into t values (1)")
+for db in content, strict:
+    print(json.loads(db.execute("select sqlstream_status()").fetchone()[0])["sync"]["state"])
+os.unlink(sys.argv[5])
+strict.execute("select sqlstream_wait(60000)")
+attempt(strict, "insert into t values (1)")
+os.kill(os.getpid(), signal.SIGKILL)
+""",
+        place.build.uri(place.database),
+        place.build.uri(place.database, **{"sync": "500", "sync-replicas": "all", "sync-policy": "fail"}),
+        first_one, tmp_path / "away", killed=True,
+    )  # fmt: skip
+    refused = ["SQLITE_IOERR_FSYNC"] * 2
+    assert said.splitlines() == ["written", *refused, "written", "synchronous", "refusing writes", "written"]
+
+
+def test_another_replica_beside_connections_that_are_open(place, tmp_path):
+    """All go on to the one there is: who demands the other one is refused, who does not is told."""
+    other = f"file://{tmp_path}/other"
+    script = """
+db = open_database(sys.argv[2])
+db.execute("create table t(x)")
+for uri in sys.argv[3:]:
+    try:
+        open_database(uri).execute("insert into t values (1)")
+        print("written")
+    except sqlite3.OperationalError as error:
+        print(error.sqlite_errorname)
+"""
+    uris = [
+        place.build.uri(place.database, other, **demand)
+        for demand in ({"strict": "1"}, {"sync": "1", "sync-policy": "fail"}, {})
+    ]
+    said = place.run(script, place.uri(), *uris)
+    assert said.splitlines() == ["SQLITE_CANTOPEN", "SQLITE_CANTOPEN", "written"]
+    assert place.restored() == 1 and not (tmp_path / "other").exists()
+    assert place.log().count("give all of its connections the same replicas") == 3
+
+
+def test_a_note_that_is_ahead_of_a_damaged_outbox_counts_for_nothing(place):
+    """Other commits get the sequences that were lost."""
+    script = COMMIT_AND_DIE.replace("randomblob(300)", "1")
+    uri = place.uri(sync="60000")
+    assert place.run(script, uri, "60", killed=True) == "60"
+    [log] = place.database.with_name(".app.db-sqlstream").glob("*.log")
+    with log.open("r+b") as file:
+        file.seek(log.stat().st_size // 2)
+        file.write(bytes(8192))
+    place.proxy.held = True
+    said = place.run(
+        """
+db = open_database(sys.argv[2])
+for _ in range(4):
+    attempt(db, "insert into t values (2)")
+os.kill(os.getpid(), signal.SIGKILL)
+""",
+        place.uri(**{"sync": "1000", "sync-policy": "fail"}), killed=True,
+    )  # fmt: skip
+    assert said.splitlines() == ["written"] + ["SQLITE_IOERR_FSYNC"] * 3

@@ -443,11 +443,11 @@ TEST_CASE("the synchronous mode is a database's") {
                    "- {path: /srv/c.db, replica: /b/c}\n");
   const auto databases = read_config(file, fake_environment({})).databases;
   CHECK(databases.at(0).sync == 5s);
-  CHECK(databases.at(0).sync_fail);
-  CHECK(databases.at(0).sync_any);
+  CHECK(databases.at(0).sync_terms.fail);
+  CHECK(databases.at(0).sync_terms.any);
   CHECK(databases.at(1).sync == 250ms);
-  CHECK_FALSE(databases.at(1).sync_fail);
-  CHECK_FALSE(databases.at(1).sync_any);
+  CHECK_FALSE(databases.at(1).sync_terms.fail);
+  CHECK_FALSE(databases.at(1).sync_terms.any);
   CHECK(databases.at(2).sync == 0s);
 }
 

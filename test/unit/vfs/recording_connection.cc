@@ -124,7 +124,8 @@ void set_refusing(bool refusing) {
 namespace sqlstream {
 
 std::unique_ptr<Connection> Connection::open(const Host&, DatabaseSettings settings, sqlite3_file*,
-                                             const char*, int open_flags, std::string& reason) {
+                                             const char*, int open_flags, bool,
+                                             std::string& reason) {
   if (testing::refuse) {
     reason = "a test refuses";
     return nullptr;
