@@ -325,7 +325,8 @@ class OpenConnection final : public Connection {
   void enable_wal(std::chrono::milliseconds patience) noexcept override {
     guarded("turning WAL mode on", [&] {
       if (is_moved()) return;
-      const SourceFile file(database_->host(), database_->path());
+      // Through what is open: a file that is closed here is one more that SQLite has to keep.
+      const SourceFile file(file_, database_->path());
       const auto shape = read_shape(file);
       if (!shape || shape->wal_mode || database_->left_wal()) return;
       if (has_reserved_bytes(file)) {

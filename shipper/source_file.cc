@@ -38,7 +38,7 @@ std::shared_lock<std::shared_mutex> hold_off_source_files() {
 }
 
 SourceFile::SourceFile(const Host& host, const std::string& path)
-    : host_(host),
+    : host_(&host),
       path_(path),
       memory_(new std::uint8_t[static_cast<std::size_t>(host.base->szOsFile)]()) {
   file_ = reinterpret_cast<sqlite3_file*>(memory_.get());
@@ -59,9 +59,12 @@ SourceFile::SourceFile(const Host& host, const std::string& path)
   }
 }
 
+SourceFile::SourceFile(sqlite3_file* file, const std::string& path) : path_(path), file_(file) {}
+
 SourceFile::~SourceFile() {
+  if (host_ == nullptr) return;
   if (file_->pMethods != nullptr) alone([&] { file_->pMethods->xClose(file_); });
-  host_.api->free_filename(name_);
+  host_->api->free_filename(name_);
 }
 
 std::uint64_t SourceFile::size() const {
@@ -148,7 +151,7 @@ bool turn_wal_on(const Host& host, const std::string& path, std::chrono::millise
     }
     api.finalize(statement);
   }
-  api.close(db);
+  alone([&] { api.close(db); });
   return is_wal;
 }
 

@@ -15,7 +15,9 @@ namespace sqlstream {
 
 /// While one lives, no SourceFile is opened or closed. For the application's threads, around
 /// xLock(EXCLUSIVE): SQLite 3.51.0 and 3.51.1 take two of their mutexes there in one order, and
-/// where a file of the same database is opened or closed in the other, and would wait for ever.
+/// where a file of the same database is opened or closed in the other, and would wait for ever. And
+/// around a file's first lock: SQLite (unixClose) keeps a descriptor while its process has locks on
+/// the file, since closing it would drop them, but looks for that a moment before it closes it.
 std::shared_lock<std::shared_mutex> hold_off_source_files();
 
 /// The database file, read through a handle of the host's VFS: a plain descriptor would drop the
@@ -24,6 +26,8 @@ class SourceFile {
  public:
   /// Throws Error when it cannot be opened. `host` must outlive the object.
   SourceFile(const Host& host, const std::string& path);
+  /// Through `file`, which the caller has open, and which must outlive the object.
+  SourceFile(sqlite3_file* file, const std::string& path);
   ~SourceFile();
   SourceFile(const SourceFile&) = delete;
   SourceFile& operator=(const SourceFile&) = delete;
@@ -33,7 +37,7 @@ class SourceFile {
   void read(std::uint64_t offset, std::span<std::uint8_t> out) const;
 
  private:
-  const Host& host_;
+  const Host* host_ = nullptr;  // null: the file is another's
   std::string path_;
   std::unique_ptr<std::uint8_t[]> memory_;
   sqlite3_file* file_ = nullptr;

@@ -376,7 +376,9 @@ int database_lock(sqlite3_file* file, int level) {
     return SQLITE_IOERR_FSYNC;
   }
   const int result = [&] {
-    if (level < SQLITE_LOCK_EXCLUSIVE) return file_lock(file, level);
+    if (self.lock_level != SQLITE_LOCK_NONE && level < SQLITE_LOCK_EXCLUSIVE) {
+      return file_lock(file, level);
+    }
     const auto held = hold_off_source_files();
     return file_lock(file, level);
   }();
