@@ -6,12 +6,17 @@
 #include "base/error.h"
 #include "base/fork.h"
 #include "base/guarded.h"
+#include "base/json.h"
 #include "base/log.h"
 #include "shipper/database.h"
 #include "shipper/source_file.h"
 
 namespace sqlstream {
 namespace {
+
+constexpr const char* kForked =
+    "what is committed over a connection that was opened before a fork() is not replicated; open "
+    "the database anew in the child";
 
 class OpenConnection final : public Connection {
  public:
@@ -296,8 +301,9 @@ class OpenConnection final : public Connection {
   bool refuses_writes() noexcept override {
     bool refused = false;
     guarded("writing", [&] {
-      refused = database_->ours() &&
-                (database_->refuses_writes(terms_) || (moved_ && terms_.fail && is_moved()));
+      refused = database_->ours()
+                    ? database_->refuses_writes(terms_) || (moved_ && terms_.fail && is_moved())
+                    : terms_.fail;
     });
     return refused;
   }
@@ -305,7 +311,14 @@ class OpenConnection final : public Connection {
   std::string status_json(bool seen) noexcept override {
     std::string json = "{}";
     guarded("status", [&] {
-      if (!database_->ours()) return;
+      if (!database_->ours()) {
+        json = JsonObject()
+                   .add("db", database_->path())
+                   .add("state", "paused")
+                   .add("error", kForked)
+                   .text();
+        return;
+      }
       map_the_rest();
       json = database_->status_json(sync_limit(), terms_, is_moved(), seen);
     });
@@ -397,13 +410,18 @@ class OpenConnection final : public Connection {
 
   // The commit path: a load, and where the counter moved a clock and a few stores.
   void look_for_commit() noexcept {
-    if (!usable()) return;
+    if (!usable()) return tell_forked();
     const std::uint64_t change = capture::peek_change(mapping_.regions[0]);
     if (database_->seen_change.load(std::memory_order_relaxed) == change) return;
     database_->seen_change.store(change, std::memory_order_relaxed);
     database_->committed(static_cast<std::uint32_t>(change));
     const std::uint32_t piece = capture::peek_frames(mapping_.regions[0]) / Database::kPiece;
     if (piece > std::exchange(piece_, piece)) database_->capture_soon();
+  }
+
+  void tell_forked() noexcept {
+    if (database_->ours() || std::exchange(told_forked_, true)) return;
+    guarded("telling", [&] { log::error(kForked, {{"db", database_->path()}}); });
   }
 
   void drop_mapping() noexcept {
@@ -442,7 +460,8 @@ class OpenConnection final : public Connection {
   bool checkpoints_ = false;   // this connection, between the beginning and the lock's release
   bool moved_ = false;         // as last seen: what it has open is no longer the database's file
   bool written_ = false;       // written outside WAL mode since the last unlock
-  bool keeps_locks_ = false;   // locking_mode=EXCLUSIVE, chosen, or seen by the missing unlock
+  bool told_forked_ = false;
+  bool keeps_locks_ = false;  // locking_mode=EXCLUSIVE, chosen, or seen by the missing unlock
   bool committed_outside_wal_ = false;  // since the last unlock
   bool wal_in_memory_ = false;          // the wal-index is, of a WAL that was committed to
   bool had_wal_ = false;

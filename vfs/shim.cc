@@ -665,6 +665,8 @@ int open_database(Shim& shim, const char* name, sqlite3_file* file, int flags, i
   try {
     if (plan.replicated()) {
       start_engine_once();
+      // SQLite does not say it in the flags, and a file that cannot change is not to be changed.
+      if (api.uri_boolean(name, "immutable", 0)) opened_flags |= SQLITE_OPEN_READONLY;
       connection = Connection::open(shim.host, std::move(*plan.settings), base, name, opened_flags,
                                     plan.demanded != nullptr, plan.unreplicated_reason);
       if (!connection && (opened_flags & SQLITE_OPEN_READONLY) == 0 && plan.demanded) {

@@ -665,3 +665,25 @@ os.kill(os.getpid(), signal.SIGKILL)
         place.uri(**{"sync": "1000", "sync-policy": "fail"}), killed=True,
     )  # fmt: skip
     assert said.splitlines() == ["written"] + ["SQLITE_IOERR_FSYNC"] * 3
+
+
+@pytest.mark.parametrize("policy, says", [("degrade", "written"), ("fail", "SQLITE_IOERR_FSYNC")])
+def test_a_connection_that_was_opened_before_a_fork(place, policy, says):
+    """Nobody ships what is committed over it in the child, and that is said."""
+    said = place.run(
+        """
+import json
+db = open_database(sys.argv[2])
+db.execute("create table t(x)")
+if os.fork() > 0:
+    os._exit(0)  # as by daemon(3)
+attempt(db, "insert into t values (1)")
+status = json.loads(db.execute("select sqlstream_status()").fetchone()[0])
+print(status["state"], "before a fork()" in status["error"])
+sys.stdout.flush()
+os._exit(0)
+""",
+        place.uri(**{"sync": "60000", "sync-policy": policy}),
+    )  # fmt: skip
+    assert said.splitlines() == [says, "paused True"]
+    assert place.log().count("before a fork()") == 1

@@ -106,16 +106,19 @@ TEST_CASE("a database that cannot be opened") {
   for (const std::string& event : take_events()) CHECK(event.rfind("open ", 0) != 0);
 }
 
-TEST_CASE("a read-only open says so to the Connection") {
+TEST_CASE("a read-only open says so to the Connection, and so does one of what cannot change") {
   register_shim();
   const TempFolder folder;
   const std::string path = folder.file("a.db");
   Sqlite(path, nullptr).must("CREATE TABLE t(x)");
   take_events();
-  const Sqlite db(replicated(path), "sqlstream", SQLITE_OPEN_READONLY);
-  CHECK(db.result() == SQLITE_OK);
-  const auto events = take_events();
-  CHECK(std::find(events.begin(), events.end(), "open a.db read-only") != events.end());
+  for (const char* parameter : {"", "&immutable=1"}) {
+    const int mode = *parameter == 0 ? SQLITE_OPEN_READONLY : SQLITE_OPEN_READWRITE;
+    const Sqlite db(replicated(path, parameter), "sqlstream", mode);
+    CHECK(db.result() == SQLITE_OK);
+    const auto events = take_events();
+    CHECK(std::find(events.begin(), events.end(), "open a.db read-only") != events.end());
+  }
 }
 
 TEST_CASE("an engine that takes no Connection leaves the database usable; strict=1 refuses") {
