@@ -139,6 +139,10 @@ void WalReplay::begin(const replica::Segment& segment, const std::optional<Metad
     if (metadata && last_sequence_ != 0 && metadata->first_sequence > last_sequence_ + 1) {
       throw SegmentMissing("the end of the index before");
     }
+    // Of two machines that both went on with one generation.
+    if (metadata && last_sequence_ != 0 && metadata->first_sequence <= last_sequence_) {
+      throw Error("it begins before what is in front of it ends");
+    }
   }
   // Litestream 0.3.13 now and then ships again what the segment before already ended with.
   const bool overlaps = !new_index && position.offset < decoder_.offset();
@@ -176,12 +180,8 @@ void WalReplay::begin_compacted(const replica::Segment& segment,
   if (!pending_.empty() || !decoder_.at_frame_boundary()) {
     throw Error("it begins inside a transaction");
   }
-  // Its checksums are its own, and begin anew. What begins an index may hold again what a lost
-  // answer's segment ended the one before with; that nothing is missing is known by now.
-  const bool follows = segment.position.offset == 0
-                           ? metadata->last_sequence > last_sequence_
-                           : metadata->first_sequence == last_sequence_ + 1;
-  if (last_sequence_ != 0 && !follows) {
+  // Its checksums are its own, and begin anew.
+  if (last_sequence_ != 0 && metadata->first_sequence != last_sequence_ + 1) {
     throw Error("it does not go on where what is before it ended");
   }
   folded_.emplace();

@@ -10,6 +10,7 @@
 namespace sqlstream {
 namespace {
 
+using replica::right_before;
 using replica::Segment;
 using replica::Snapshot;
 
@@ -66,16 +67,8 @@ struct Holdings {
   }
 };
 
-constexpr std::uint32_t kLastOffset = std::numeric_limits<std::uint32_t>::max();
 constexpr std::uint64_t kEnd = std::numeric_limits<std::uint64_t>::max();  // behind every offset
 constexpr std::uint64_t kFirstLook = 256 << 10;  // of the WAL; some ten small segments
-
-// Behind every segment that begins before `position`.
-std::optional<Position> right_before(Position position) {
-  if (position.offset > 0) return Position{position.index, position.offset - 1};
-  if (position.index > 0) return Position{position.index - 1, kLastOffset};
-  return std::nullopt;
-}
 
 asio::awaitable<Holdings> list_holdings(Store& store, Generation generation, bool use_compacted) {
   Holdings holdings;

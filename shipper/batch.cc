@@ -242,6 +242,7 @@ SegmentObject SegmentEncoder::next() {
 
   next_ += count;
   made_any_ = true;
+  end_.last = end_.position;
   end_.position.offset = encoder.offset();
   end_.wal_sum = encoder.sum();
   end_.open_batch = last_object ? 0 : metadata.last_sequence;

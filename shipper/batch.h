@@ -105,8 +105,9 @@ class Batch {
 /// Where a replica ends: what the next segment continues.
 struct ReplicaEnd {
   Generation generation;
-  Position position;     ///< where the next segment begins
-  wal::Salt wal_salt{};  ///< of the WAL at position.index; unused while offset is 0
+  Position position;             ///< where the next segment begins
+  std::optional<Position> last;  ///< where the last one begins; empty: only snapshots are known of
+  wal::Salt wal_salt{};          ///< of the WAL at position.index; unused while offset is 0
   wal::Checksum wal_sum{};
   std::uint64_t sequence = 0;  ///< of the last batch that is wholly in the replica
   std::uint64_t chain = 0;     ///< the outbox's chain there

@@ -6,6 +6,7 @@
 
 #include "base/error.h"
 #include "base/log.h"
+#include "format/names.h"
 #include "shipper/backoff.h"
 #include "shipper/replicator.h"
 #include "shipper/retention.h"
@@ -196,30 +197,58 @@ asio::awaitable<void> Maintenance::write_snapshot() {
     co_return;
   }
 
-  const Metadata metadata = replicator_.snapshot_metadata(*image);
   auto& note = replicator_.note();
   const std::uint64_t bytes_before = note.bytes_since_snapshot;
-  std::optional<std::uint64_t> stored;
-  bool there = false;
-  try {
-    stored = co_await upload_snapshot(replicator_.store(), *image, *index, metadata,
-                                      replicator_.settings().name, wanted);
-  } catch (const StoreError& e) {
-    if (e.kind() != StoreError::Kind::exists) throw;
-    there = true;
-  }
-  if (there) {
-    // From an upload whose answer was lost, or whose process died: what an index begins with does
-    // not change.
-    for (const auto& snapshot :
-         co_await replica::list_snapshots(replicator_.store(), *generation)) {
-      if (snapshot.index == *index) stored = snapshot.size;
-    }
-  }
+  const auto stored = co_await upload(*image, *index, wanted);
   if (!stored) co_return;
   note.bytes_since_snapshot -= std::min(bytes_before, note.bytes_since_snapshot);
   replicator_.snapshot_written(*stored);
   co_await replicator_.save_note();
+}
+
+// The stored bytes; empty: it is not in the replica.
+asio::awaitable<std::optional<std::uint64_t>> Maintenance::upload(
+    SnapshotImage& image, std::uint32_t index, const std::function<bool()>& wanted) {
+  const Metadata metadata = replicator_.snapshot_metadata(image);
+  bool hides = false;
+  const MayLand land = [&]() -> asio::awaitable<bool> {
+    hides = !co_await replicator_.ends_as_known(image.generation());
+    co_return !hides;
+  };
+  try {
+    const auto stored = co_await upload_snapshot(replicator_.store(), image, index, metadata,
+                                                 replicator_.settings().name, wanted, land);
+    if (!hides) co_return stored;
+  } catch (const StoreError& e) {
+    if (e.kind() != StoreError::Kind::exists) throw;
+  }
+  if (!hides) co_return co_await find_own(image, index);
+  co_await give_up("another program writes this generation to the replica, too",
+                   image.generation());
+  co_return std::nullopt;
+}
+
+// It exists: from an upload whose answer was lost, or whose process died, since what an index
+// begins with does not change; or a copy of this machine wrote it, of what happened there.
+asio::awaitable<std::optional<std::uint64_t>> Maintenance::find_own(const SnapshotImage& image,
+                                                                    std::uint32_t index) {
+  const Generation generation = image.generation();
+  auto& store = replicator_.store();
+  const auto there = co_await replica::read_metadata(store, names::snapshot_key(generation, index));
+  if (!there || there->last_sequence != image.at().sequence || there->chain != image.at().chain) {
+    co_await give_up("the replica holds another snapshot of this generation", generation);
+    co_return std::nullopt;
+  }
+  for (const auto& snapshot : co_await replica::list_snapshots(store, generation)) {
+    if (snapshot.index == index) co_return snapshot.size;
+  }
+  co_return std::nullopt;
+}
+
+asio::awaitable<void> Maintenance::give_up(const char* why, Generation generation) {
+  auto& database = replicator_.database();
+  co_await on_worker([&] { database.give_up(why, generation); });
+  database.wake();
 }
 
 // The state at the end of a batch, behind which the index is to end; null when that is not possible

@@ -69,6 +69,11 @@ class Maintenance {
   std::optional<Time> retention_due() const;
   asio::awaitable<void> compact();
   asio::awaitable<void> write_snapshot();
+  asio::awaitable<std::optional<std::uint64_t>> upload(SnapshotImage& image, std::uint32_t index,
+                                                       const std::function<bool()>& wanted);
+  asio::awaitable<std::optional<std::uint64_t>> find_own(const SnapshotImage& image,
+                                                         std::uint32_t index);
+  asio::awaitable<void> give_up(const char* why, Generation generation);
   asio::awaitable<std::unique_ptr<SnapshotImage>> begin_image(Generation generation);
   asio::awaitable<std::unique_ptr<SnapshotImage>> image_in_place(Generation generation);
   asio::awaitable<std::unique_ptr<SnapshotImage>> copy_database(Generation generation);

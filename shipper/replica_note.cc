@@ -18,7 +18,7 @@
 namespace sqlstream {
 namespace {
 
-constexpr std::uint64_t kMagic = 0x38444e4552535153;  // "SQSREND8"
+constexpr std::uint64_t kMagic = 0x39444e4552535153;  // "SQSREND9"
 
 struct DiskNote {
   std::uint64_t magic;

@@ -296,9 +296,10 @@ asio::awaitable<void> Replicator::step() {
         located_ = false;
         co_return;
       }
-      const std::uint64_t last = roll_at_ != 0 && end_->sequence < roll_at_
-                                     ? std::min(roll_at_, known->last.sequence)
-                                     : known->last.sequence;
+      std::uint64_t last = known->last.sequence;
+      if (roll_at_ != 0 && end_->sequence < roll_at_) last = std::min(roll_at_, last);
+      // What may still land is sent as it was: not with more, which may not fit its index.
+      if (in_flight_ > end_->sequence) last = std::min(in_flight_, last);
       const NoteToSave saving = note_to_save();
       shipment = co_await on_worker([&] { return next_shipment(last, saving); });
       if (shipment.batch != nullptr) {
@@ -337,7 +338,8 @@ void Replicator::forget_end() {
 }
 
 // A generation can go: another database with this replica takes it for one that ended, and expires
-// it, or somebody empties the bucket. Segments would follow no snapshot.
+// it, or somebody empties the bucket. Segments would follow no snapshot. Or a copy of this machine
+// goes on with it, too, and its snapshot hides what is written in the index before.
 asio::awaitable<bool> Replicator::still_there() {
   auto rest = settings_.retention_check_interval;
   if (settings_.retention.count() > 0) rest = std::min(rest, settings_.retention);
@@ -345,13 +347,30 @@ asio::awaitable<bool> Replicator::still_there() {
   if (now() - seen_ < rest) co_return true;
   const auto snapshots = co_await replica::list_snapshots(*store_, end_->generation);
   seen_ = now();
-  co_return !snapshots.empty();
+  co_return !snapshots.empty() && snapshots.back().index <= end_->position.index;
+}
+
+// Of its index.
+asio::awaitable<bool> Replicator::is_last(Generation generation, Position segment) {
+  const auto behind =
+      co_await replica::list_segments(*store_, generation, segment, Position{segment.index + 1, 0});
+  co_return behind.empty();
+}
+
+asio::awaitable<bool> Replicator::ends_as_known(Generation generation) {
+  co_return !before_roll_ || co_await is_last(generation, *before_roll_);
 }
 
 // The next index begins here. Others learn it from the note before a snapshot can land there: a
-// process that follows this one must not go on in the old index behind that snapshot.
+// process that follows this one must not go on in the old index behind that snapshot. The store is
+// asked before: a copy of this machine may have gone on there, and what it wrote would be hidden.
 asio::awaitable<void> Replicator::roll() {
   if (end_->sequence == roll_at_) {
+    if (end_->last && !co_await is_last(end_->generation, *end_->last)) {
+      located_ = false;
+      co_return;
+    }
+    before_roll_ = end_->last;
     if (end_->position.offset > 0) end_->position = {end_->position.index + 1, 0};
     note_.end = end_;
     const bool noted = co_await save_note();
@@ -515,11 +534,7 @@ asio::awaitable<std::optional<ReplicaEnd>> Replicator::find_end(
   if (known && known->open_batch != 0) known.reset();
   // With a note of where it ended, one request shows whether an answer was lost after it.
   std::optional<Position> after;
-  if (known && known->position.offset > 0) {
-    after = Position{known->position.index, known->position.offset - 1};
-  } else if (known && known->position.index > 0) {
-    after = Position{known->position.index - 1, UINT32_MAX};  // it had rolled: there is nothing yet
-  }
+  if (known) after = replica::right_before(known->position);
   const auto segments = co_await replica::list_segments(*store_, generation, after);
   // Not where a snapshot has landed behind it: the note is older, from before a crash of the
   // machine. What is written in an index before a snapshot's is not restored.
@@ -553,8 +568,8 @@ asio::awaitable<std::optional<ReplicaEnd>> Replicator::find_end(
     end.position = {snapshots.back().index, 0};
     co_return end;
   }
-  end.position = {segments.back().position.index,
-                  segments.back().position.offset + metadata->wal_size};
+  end.last = segments.back().position;
+  end.position = {end.last->index, end.last->offset + metadata->wal_size};
   end.wal_salt = metadata->wal_salt;
   end.wal_sum = metadata->wal_sum;
   if (!metadata->ends_on_commit) {
@@ -594,7 +609,7 @@ asio::awaitable<bool> Replicator::write_snapshot(const capture::Tail& tail) {
   co_await save_note();
   const Metadata metadata = snapshot_metadata(*image);
   const auto stored =
-      co_await upload_snapshot(*store_, *image, 0, metadata, settings_.name, wanted);
+      co_await upload_snapshot(*store_, *image, 0, metadata, settings_.name, wanted, {});
   if (!stored) co_return false;
 
   ReplicaEnd end;

@@ -107,6 +107,8 @@ class Replicator {
   /// says so. Gives up (and is empty for good) when the generation ends.
   std::optional<std::uint32_t> rolled() const { return rolled_; }
   bool rolling() const { return roll_at_ != 0; }
+  /// Whether nothing is behind what this process knows of in the index before rolled().
+  asio::awaitable<bool> ends_as_known(Generation generation);
   /// An object of that many stored bytes was put.
   void spent(std::uint64_t stored);
   /// A snapshot of that many stored bytes has landed; for the note, which the caller saves.
@@ -122,6 +124,7 @@ class Replicator {
   void promise(std::uint64_t enough);
   asio::awaitable<bool> seek(std::uint64_t sequence);
   asio::awaitable<bool> still_there();
+  asio::awaitable<bool> is_last(Generation generation, Position segment);
   asio::awaitable<bool> locate(const capture::Tail& tail);
   asio::awaitable<std::string> compare(const ReplicaEnd& end, const capture::Tail& tail);
   asio::awaitable<std::optional<ReplicaEnd>> find_end(Generation generation,
@@ -176,6 +179,7 @@ class Replicator {
   std::uint64_t snapshot_at_ = 0;  // where the first snapshot, being uploaded, ends; 0: none
   std::uint64_t roll_at_ = 0;      // the index ends behind this batch; 0: nowhere
   std::optional<std::uint32_t> rolled_;
+  std::optional<Position> before_roll_;  // the last segment before that
   std::string note_path_;
   ReplicaNote note_;
   std::uint64_t notes_ = 0;        // handed to workers

@@ -84,11 +84,9 @@ asio::awaitable<bool> proven(SnapshotImage& image, std::chrono::steady_clock::ti
 
 }  // namespace
 
-asio::awaitable<std::optional<std::uint64_t>> upload_snapshot(Store& store, SnapshotImage& image,
-                                                              std::uint32_t index,
-                                                              const Metadata& metadata,
-                                                              const std::string& replica,
-                                                              const std::function<bool()>& wanted) {
+asio::awaitable<std::optional<std::uint64_t>> upload_snapshot(
+    Store& store, SnapshotImage& image, std::uint32_t index, const Metadata& metadata,
+    const std::string& replica, const std::function<bool()>& wanted, const MayLand& land) {
   const auto begun = std::chrono::steady_clock::now();
   const std::string position = describe_position(image.generation(), {index, 0});
   log::info("write snapshot",
@@ -124,6 +122,7 @@ asio::awaitable<std::optional<std::uint64_t>> upload_snapshot(Store& store, Snap
               {{"db", metadata.database}, {"replica", replica}, {"position", position}});
     co_return std::nullopt;
   }
+  if (land && !co_await land()) co_return std::nullopt;
   co_await upload->finish();
   log::info("snapshot written", {{"db", metadata.database},
                                  {"replica", replica},

@@ -24,12 +24,13 @@ asio::awaitable<std::unique_ptr<SnapshotCopy>> begin_snapshot(Database& database
                                                               std::size_t number,
                                                               const std::function<bool()>& wanted);
 
+using MayLand = std::function<asio::awaitable<bool>()>;  // empty: it may
+
 /// Uploads an image as the snapshot of `index`, which must not be there; the stored bytes. Empty
-/// when it was no longer `wanted`, or is not exact: then nothing became visible. Throws StoreError.
-asio::awaitable<std::optional<std::uint64_t>> upload_snapshot(Store& store, SnapshotImage& image,
-                                                              std::uint32_t index,
-                                                              const Metadata& metadata,
-                                                              const std::string& replica,
-                                                              const std::function<bool()>& wanted);
+/// when it was no longer `wanted`, is not exact, or may not `land`, which is asked last: then
+/// nothing became visible. Throws StoreError.
+asio::awaitable<std::optional<std::uint64_t>> upload_snapshot(
+    Store& store, SnapshotImage& image, std::uint32_t index, const Metadata& metadata,
+    const std::string& replica, const std::function<bool()>& wanted, const MayLand& land);
 
 }  // namespace sqlstream

@@ -49,6 +49,12 @@ std::string key_of(Generation generation, const Segment& segment) {
              : names::compacted_key(generation, segment.position, segment.end, segment.level);
 }
 
+std::optional<Position> right_before(Position position) {
+  if (position.offset > 0) return Position{position.index, position.offset - 1};
+  if (position.index > 0) return Position{position.index - 1, UINT32_MAX};
+  return std::nullopt;
+}
+
 asio::awaitable<std::vector<Segment>> list_segments(Store& store, Generation generation,
                                                     std::optional<Position> after,
                                                     std::optional<Position> before) {

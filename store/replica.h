@@ -32,6 +32,8 @@ std::string key_of(Generation generation, const Segment& segment);
 asio::awaitable<std::vector<Generation>> list_generations(Store& store);
 /// Ascending by index.
 asio::awaitable<std::vector<Snapshot>> list_snapshots(Store& store, Generation generation);
+/// Behind every segment that begins before `position`, for list_segments(); empty: there is none.
+std::optional<Position> right_before(Position position);
 /// As they were shipped, ascending by position; only those behind `after` and before `before` when
 /// given.
 asio::awaitable<std::vector<Segment>> list_segments(Store& store, Generation generation,

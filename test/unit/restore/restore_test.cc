@@ -535,6 +535,43 @@ TEST_CASE("a missing segment is named, with how far a restore can go") {
   }
 }
 
+// Two machines that both went on with one generation: what the second one put there is of another
+// history, whether it is behind a snapshot of the first one's or behind its segments.
+TEST_CASE("an index that begins before what is in front of it ends is damage") {
+  test::Random random("two histories");
+  for (const bool behind_snapshot : {false, true}) {
+    for (const bool folded : {false, true}) {
+      Fixture f;
+      History one(f.replica, {7}, 1024, true, kBegin);
+      History two(f.replica + "-two", {7}, 1024, true, kBegin);
+      for (History* each : {&one, &two}) {
+        each->batch(random_images(random, 1024, 40), 40, 1, kBegin + std::chrono::seconds(1));
+      }
+      one.batch(random_images(random, 1024, 40), 40, 1, kBegin + std::chrono::seconds(2));
+      if (behind_snapshot) one.snapshot(kBegin + std::chrono::seconds(2));
+      two.roll();
+      for (int n = 0; n < 2; ++n) {
+        two.batch(random_images(random, 1024, 40), 40, 1, kBegin + std::chrono::seconds(3 + n));
+        test::write_file(one.path(two.keys().back()), test::read_file(two.path(two.keys().back())));
+      }
+      const std::string first = two.keys()[two.keys().size() - 2];
+      if (folded) {
+        std::vector<replica::Segment> run;
+        for (const auto& key : {first, two.keys().back()}) {
+          const auto metadata = decode_metadata(test::read_file(two.path(key)));
+          const Position position = names::parse_segment_key(key)->position;
+          run.push_back({position, 0, {}, 0, position.offset + metadata->wal_size});
+        }
+        REQUIRE(compact(one, run, random));
+      }
+      const std::string text = f.error();
+      CHECK(mentions(text, first));
+      CHECK(mentions(text, "begins before"));
+      CHECK(mentions(text, "-timestamp " + format_rfc3339(one.points().back().time)));
+    }
+  }
+}
+
 TEST_CASE("missing indexes are seen in the names") {
   test::Random random("missing indexes");
   Fixture f;
