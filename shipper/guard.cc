@@ -1,11 +1,11 @@
 #include "shipper/guard.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "base/error.h"
 #include "base/log.h"
 #include "format/names.h"
-#include "store/replica.h"
 
 namespace sqlstream {
 namespace {
@@ -21,6 +21,10 @@ std::string describe(const Writer& writer) {
 
 }  // namespace
 
+bool is_neighbours(const Metadata& metadata, const Writer& self) {
+  return metadata.host == self.host && differs(metadata.database, self.database);
+}
+
 std::optional<std::string> another_writer(const LastWrite& last, const Writer& self, Time now,
                                           std::chrono::nanoseconds retention) {
   const Metadata& metadata = last.metadata;
@@ -28,31 +32,36 @@ std::optional<std::string> another_writer(const LastWrite& last, const Writer& s
     return std::nullopt;
   }
   const Time time = std::max(last.time, metadata.last_commit);
-  if (now - time > retention) return std::nullopt;
+  if (now - time > retention && !is_neighbours(metadata, self)) return std::nullopt;
   return "was last written at " + format_rfc3339(std::chrono::floor<std::chrono::seconds>(time)) +
          " by " + describe({metadata.host, metadata.database}) + ", and this is " + describe(self);
 }
 
+Newest newest_of(Generation generation, std::span<const replica::Snapshot> snapshots,
+                 std::span<const replica::Segment> segments) {
+  Newest newest;
+  if (!snapshots.empty()) {
+    newest = {snapshots.back().created, names::snapshot_key(generation, snapshots.back().index)};
+  }
+  if (!segments.empty() && segments.back().created >= newest.created) {
+    newest = {segments.back().created, names::segment_key(generation, segments.back().position)};
+  }
+  return newest;
+}
+
 asio::awaitable<std::optional<LastWrite>> find_last_write(Store& store) {
-  Time latest{};
-  std::string key;
+  Newest newest;
   const auto generations = co_await replica::list_generations(store);
   for (const Generation generation : generations) {
     const auto snapshots = co_await replica::list_snapshots(store, generation);
-    if (!snapshots.empty() && snapshots.back().created >= latest) {
-      latest = snapshots.back().created;
-      key = names::snapshot_key(generation, snapshots.back().index);
-    }
     const auto segments = co_await replica::list_segments(store, generation);
-    if (!segments.empty() && segments.back().created >= latest) {
-      latest = segments.back().created;
-      key = names::segment_key(generation, segments.back().position);
-    }
+    auto last = newest_of(generation, snapshots, segments);
+    if (last.created >= newest.created) newest = std::move(last);
   }
-  if (key.empty()) co_return std::nullopt;
-  const auto metadata = co_await replica::read_metadata(store, key);
+  if (newest.key.empty()) co_return std::nullopt;
+  const auto metadata = co_await replica::read_metadata(store, newest.key);
   if (!metadata) co_return std::nullopt;
-  co_return LastWrite{latest, *metadata};
+  co_return LastWrite{newest.created, *metadata};
 }
 
 asio::awaitable<void> guard_replica(Store& store, const ReplicaSettings& settings,

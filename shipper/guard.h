@@ -2,12 +2,13 @@
 
 #include <chrono>
 #include <optional>
+#include <span>
 #include <string>
 
 #include "base/clock.h"
 #include "format/metadata.h"
 #include "shipper/settings.h"
-#include "store/store.h"
+#include "store/replica.h"
 
 /// The guard against the classic accident: a copy of a database, on another machine or under
 /// another path, that replicates over the one it was made from.
@@ -25,10 +26,22 @@ struct LastWrite {
   Metadata metadata;
 };
 
-/// "was last written … by …" when that was another than `self`, and not longer ago than
+/// Whether an object is of another database on the host of `self`: of no predecessor of it, however
+/// long ago it was written, and that one may only be quiet. Pure.
+bool is_neighbours(const Metadata& metadata, const Writer& self);
+
+/// "was last written … by …" when that was a neighbour, or another host not longer ago than
 /// `retention`; else empty. What the metadata leaves out is not compared. Pure.
 std::optional<std::string> another_writer(const LastWrite& last, const Writer& self, Time now,
                                           std::chrono::nanoseconds retention);
+
+/// The newest object of a generation; no key: there is none.
+struct Newest {
+  Time created{};  ///< the store's
+  std::string key;
+};
+Newest newest_of(Generation generation, std::span<const replica::Snapshot> snapshots,
+                 std::span<const replica::Segment> segments);
 
 /// The newest object in all generations of a replica; empty when there is none, or it is not
 /// sqlstream's. Two listings for each generation, and one read.

@@ -8,6 +8,7 @@
 #include "base/log.h"
 #include "format/names.h"
 #include "shipper/backoff.h"
+#include "shipper/guard.h"
 #include "shipper/replicator.h"
 #include "shipper/retention.h"
 #include "shipper/snapshot_upload.h"
@@ -322,6 +323,20 @@ Time Maintenance::store_time(const std::vector<GenerationObjects>& objects) cons
   return std::min(now(), last_written(objects) + replicator_.since_last_write());
 }
 
+// By its newest object. What cannot be read says nothing.
+asio::awaitable<bool> Maintenance::is_of_neighbour(const GenerationObjects& objects) {
+  const auto newest = newest_of(objects.generation, objects.snapshots, objects.segments);
+  if (newest.key.empty()) co_return false;
+  try {
+    const auto metadata = co_await replica::read_metadata(replicator_.store(), newest.key);
+    co_return metadata&& is_neighbours(*metadata, replicator_.writer());
+  } catch (const StoreError& e) {
+    if (e.kind() != StoreError::Kind::not_found) throw;
+  } catch (const Error&) {
+  }
+  co_return false;
+}
+
 asio::awaitable<void> Maintenance::enforce_retention() {
   auto& store = replicator_.store();
   auto& note = replicator_.note();
@@ -340,6 +355,8 @@ asio::awaitable<void> Maintenance::enforce_retention() {
     all.snapshots = co_await replica::list_snapshots(store, one);
     all.segments = co_await replica::list_segments(store, one);
     all.compacted = co_await replica::list_compacted(store, one);
+    // It has not ended because this one goes on: its database may only be quiet.
+    if (one != *generation && co_await is_of_neighbour(all)) continue;
     objects.push_back(std::move(all));
   }
   const bool there = std::any_of(objects.begin(), objects.end(), [&](const auto& one) {

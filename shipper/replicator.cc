@@ -18,7 +18,6 @@
 #include "format/names.h"
 #include "restore/plan.h"
 #include "shipper/effort_budget.h"
-#include "shipper/guard.h"
 #include "shipper/maintenance.h"
 #include "shipper/snapshot_upload.h"
 #include "shipper/validation.h"
@@ -65,8 +64,8 @@ Replicator::Replicator(Database& database, std::size_t number)
   const auto known = database.tail();
   const bool ahead = note_.end && known && note_.end->sequence > known->last.sequence;
   if (ahead) note_.end.reset();
-  guarded_ = note_.end && note_.writer == writer();
-  if (guarded_) note_.writer = writer();
+  guarded_ = note_.end && note_.writer == noted_writer();
+  if (guarded_) note_.writer = noted_writer();
   end_ = note_.end;
   // Of a process that died: it may be in the replica, or still come.
   (end_ ? in_flight_ : snapshot_at_) = note_.in_flight;
@@ -158,7 +157,7 @@ void Replicator::look_again() {
 }
 
 // As far as the note has room for it.
-std::string Replicator::writer() const {
+std::string Replicator::noted_writer() const {
   return (host_ + ':' + database_.path()).substr(0, 500);
 }
 
@@ -439,10 +438,9 @@ std::shared_ptr<Batch> Replicator::next_batch(std::uint64_t last) {
 // the generation's snapshot: it begins there.
 asio::awaitable<bool> Replicator::locate(const capture::Tail& tail) {
   if (!guarded_) {
-    const Writer self{host_, database_.path()};
-    co_await guard_replica(*store_, settings_, self);
+    co_await guard_replica(*store_, settings_, writer());
     guarded_ = true;
-    note_.writer = writer();  // not before: it is saved with whatever error there is
+    note_.writer = noted_writer();  // not before: it is saved with whatever error there is
   }
   std::optional<ReplicaEnd> found;
   std::string differs;

@@ -13,6 +13,7 @@
 #include "shipper/batch.h"
 #include "shipper/database.h"
 #include "shipper/group_commit.h"
+#include "shipper/guard.h"
 #include "shipper/replica_note.h"
 #include "store/replica.h"
 
@@ -113,6 +114,7 @@ class Replicator {
   void spent(std::uint64_t stored);
   /// A snapshot of that many stored bytes has landed; for the note, which the caller saves.
   void snapshot_written(std::uint64_t stored);
+  Writer writer() const { return {host_, database_.path()}; }
   /// The metadata of a snapshot.
   Metadata snapshot_metadata(const SnapshotImage& image) const;
 
@@ -154,7 +156,7 @@ class Replicator {
   asio::awaitable<void> advance(ReplicaEnd end, Time commit_time);
   asio::awaitable<void> roll();
   void forget_end();
-  std::string writer() const;
+  std::string noted_writer() const;
   void settle(std::uint64_t sequence);
 
   Database& database_;

@@ -185,14 +185,15 @@ def test_a_replica_deleted_while_shipping_is_whole_again_with_the_next_snapshot(
 
 
 def test_a_generation_that_another_database_let_go_begins_anew(build, tmp_path):
-    """Two databases with one replica: while one rests, the other's retention deletes what it has there."""
+    """Two hosts with one replica: while one rests, the other's retention deletes what it has there."""
     replica = tmp_path / "replica"
     homes = [tmp_path / name for name in ("one", "two")]
     for home, options in zip(homes, ({}, {"retention": "1s"})):
         home.mkdir()
         config(home, f"path: {replica}", retention_check_interval="1s", **options)
     one, two = (Session(build, home / "app.db", "",
-                        harness.clean_environment(SQLSTREAM_CONFIG=str(home / "sqlstream.yml")))
+                        harness.clean_environment(SQLSTREAM_CONFIG=str(home / "sqlstream.yml"),
+                                                  LD_PRELOAD=build.faults, FAULTS_HOST=home.name))
                 for home in homes)  # fmt: skip
     with one, two:
         one.do("create table t(x)")
@@ -217,6 +218,39 @@ def test_a_generation_that_another_database_let_go_begins_anew(build, tmp_path):
             app.end()
     assert second != first
     build.restore(tmp_path / "restored.db", f"file://{replica}", "-generation", second)
+    harness.compare_databases(homes[0] / "app.db", tmp_path / "restored.db")
+
+
+def test_what_another_database_on_this_host_has_is_left_to_it(build, tmp_path):
+    """Two programs with one replica, where one rests: what it has there is no predecessor of the other's."""
+    replica, log = tmp_path / "replica", tmp_path / "log"
+    homes = [tmp_path / name for name in ("quiet", "busy")]
+    for home in homes:
+        home.mkdir()
+        config(home, f"path: {replica}", retention="1s", retention_check_interval="1s")
+    with Session(build, homes[0] / "app.db", "",
+                 harness.clean_environment(SQLSTREAM_CONFIG=str(homes[0] / "sqlstream.yml"))) as quiet:
+        quiet.do("create table t(x)")
+        assert quiet.shipped() == 1
+        first = quiet.status()["generation"]
+        time.sleep(1.5)  # past the retention
+        env = harness.clean_environment(SQLSTREAM_CONFIG=str(homes[1] / "sqlstream.yml"), SQLSTREAM_LOG=log)
+        with Session(build, homes[1] / "app.db", "", env) as busy:
+            busy.do("create table t(x)")
+
+            def tidied():
+                busy.do("insert into t values (randomblob(100))")
+                assert busy.shipped() == 1
+                return log.read_text().count("retention enforced") >= 2
+
+            harness.wait_until(tidied, "deletions of its own")
+            busy.do("close")
+            busy.end()
+        said = log.read_text()
+        assert f"from {homes[0] / 'app.db'}" in said and "replica of its own" in said, said
+        quiet.do("close")
+        quiet.end()
+    build.restore(tmp_path / "restored.db", f"file://{replica}", "-generation", first)
     harness.compare_databases(homes[0] / "app.db", tmp_path / "restored.db")
 
 

@@ -65,7 +65,7 @@ class Replica {
 
 }  // namespace
 
-TEST_CASE("another writer is another host or another path, within the retention") {
+TEST_CASE("another writer is another path here, or another host within the retention") {
   const Writer self{"laptop", "/srv/app.db"};
   const auto by = [&](const std::string& host, const std::string& database, Time time) {
     return another_writer(written(host, database, time), self, kNow, 24h);
@@ -78,10 +78,14 @@ TEST_CASE("another writer is another host or another path, within the retention"
   CHECK(by("laptop", "/srv/other.db", kNow - 1h));
   CHECK(by("production", "/srv/app.db", kNow - 24h));
   CHECK_FALSE(by("production", "/srv/app.db", kNow - 24h - 1ns));
+  // On one host a database does not take over from another one, which may only be quiet.
+  CHECK(by("laptop", "/srv/other.db", kNow - 999h));
+  CHECK_FALSE(by("production", "/srv/other.db", kNow - 25h));
   // A clock that is ahead is no reason to be silent.
   CHECK(by("production", "/srv/app.db", kNow + 1h));
   // What was left out of the metadata may be anything.
   CHECK_FALSE(by("laptop", "", kNow));
+  CHECK_FALSE(by("", "/srv/other.db", kNow - 25h));
   CHECK_FALSE(by("", "", kNow));
   REQUIRE(by("production", "", kNow));
   CHECK(contains(*by("production", "", kNow), "by host production from an unknown path"));
