@@ -99,6 +99,13 @@ class Reader {
     if (!found->is_string()) fail_damaged();
     value = found->get<std::string>();
   }
+  void read(const char* key, std::optional<Generation>& value) const {
+    if (!json_.contains(key)) return;
+    std::string name;
+    read(key, name);
+    value = Generation::parse(name);
+    if (!value) fail_damaged();
+  }
   void read(const char* key, std::array<std::uint32_t, 2>& value) const {
     const auto found = json_.find(key);
     if (found == json_.end()) return;
@@ -144,6 +151,9 @@ Bytes encode_metadata(const Metadata& metadata) {
     json.add("wal_size", metadata.wal_size)
         .add_json("wal_salt", pair(metadata.wal_salt))
         .add_json("wal_sum", pair(metadata.wal_sum));
+  }
+  if (metadata.after) {
+    json.add("after", metadata.after->generation.str()).add("after_seq", metadata.after->sequence);
   }
   JsonObject with_host = json;
   with_host.add("host", metadata.host);
@@ -210,6 +220,12 @@ std::optional<Metadata> decode_metadata(ByteView head) {
   reader.read("wal_size", m.wal_size);
   reader.read("wal_salt", m.wal_salt);
   reader.read("wal_sum", m.wal_sum);
+  std::optional<Generation> after;
+  reader.read("after", after);
+  if (after) {
+    m.after = GenerationEnd{*after};
+    reader.read("after_seq", m.after->sequence);
+  }
   reader.read("host", m.host);
   reader.read("db", m.database);
   return m;

@@ -6,9 +6,17 @@
 
 #include "base/bytes.h"
 #include "base/clock.h"
+#include "format/position.h"
 #include "format/wal.h"
 
 namespace sqlstream {
+
+/// A generation, up to a batch.
+struct GenerationEnd {
+  Generation generation;
+  std::uint64_t sequence = 0;  ///< the batch's in the outbox
+  bool operator==(const GenerationEnd&) const = default;
+};
 
 /// What sqlstream knows of an object it wrote, in a skippable frame in front of the data: compact
 /// JSON with short, stable keys. Unknown keys are ignored when reading; absent ones keep the
@@ -35,8 +43,11 @@ struct Metadata {
                                      ///< compacted: in the segments it stands for
   wal::Salt wal_salt{};              ///< not snapshot: salts of the segments' WAL
   wal::Checksum wal_sum{};           ///< … and its chain checksum after the last of their frames
-  std::string host;                  ///< who wrote it
-  std::string database;              ///< its path there
+  std::optional<GenerationEnd>
+      after;             ///< snapshot: what the replica ended with when the generation
+                         ///< began in it; empty: nothing, or it is not known
+  std::string host;      ///< who wrote it
+  std::string database;  ///< its path there
 };
 
 /// The whole skippable frame.

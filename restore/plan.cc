@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <iterator>
+#include <tuple>
 
 #include "base/error.h"
 #include "restore/restore.h"
@@ -12,13 +14,73 @@ Time object_time(Time stored, const std::optional<Metadata>& metadata) {
   return metadata ? metadata->last_commit : stored;
 }
 
+namespace {
+
+// It may have gone on behind the place where the other one found its end: where two processes had
+// copies of one outbox, or the machine was set back.
+bool ended_at(Generation generation, std::uint64_t sequence, const GenerationEnd& end) {
+  return generation == end.generation && sequence != 0 && sequence <= end.sequence;
+}
+
+// Those that no other one was begun behind.
+std::vector<GenerationSpan> not_succeeded(std::span<const GenerationSpan> spans) {
+  std::vector<GenerationSpan> last;
+  std::copy_if(spans.begin(), spans.end(), std::back_inserter(last), [&](const auto& span) {
+    return std::none_of(spans.begin(), spans.end(), [&](const GenerationSpan& other) {
+      return other.after && ended_at(span.generation, span.sequence, *other.after);
+    });
+  });
+  // Each behind another one: nobody of ours wrote that.
+  return last.empty() ? std::vector(spans.begin(), spans.end()) : last;
+}
+
+}  // namespace
+
 Generation newest_generation(std::span<const GenerationSpan> spans) {
-  return std::max_element(spans.begin(), spans.end(),
+  const auto last = not_succeeded(spans);
+  return std::max_element(last.begin(), last.end(),
                           [](const GenerationSpan& a, const GenerationSpan& b) {
-                            return std::pair(a.latest, a.earliest) <
-                                   std::pair(b.latest, b.earliest);
+                            return std::tuple(a.latest, a.committed, a.earliest) <
+                                   std::tuple(b.latest, b.committed, b.earliest);
                           })
       ->generation;
+}
+
+std::optional<GenerationSpan> contradicting(std::span<const GenerationSpan> spans,
+                                            Generation newest) {
+  std::optional<GenerationSpan> latest;
+  for (const GenerationSpan& span : not_succeeded(spans)) {
+    if (!latest || span.committed > latest->committed) latest = span;
+  }
+  const auto chosen = std::find_if(spans.begin(), spans.end(), [&](const GenerationSpan& span) {
+    return span.generation == newest;
+  });
+  if (!chosen->committed || latest->committed <= chosen->committed) return std::nullopt;
+  return latest;
+}
+
+std::vector<GenerationEnd> ancestors(std::span<const GenerationSpan> spans, Generation generation) {
+  std::vector<GenerationEnd> all;
+  // Not longer than there are any, whoever wrote them.
+  while (all.size() < spans.size()) {
+    const auto span = std::find_if(spans.begin(), spans.end(), [&](const GenerationSpan& one) {
+      return one.generation == generation;
+    });
+    if (span == spans.end() || !span->after) break;
+    all.push_back(*span->after);
+    generation = span->after->generation;
+  }
+  return all;
+}
+
+bool is_newer(const RestoreTarget& a, const RestoreTarget& b) {
+  const auto begun_behind = [](const RestoreTarget& one, const RestoreTarget& other) {
+    return std::any_of(one.after.begin(), one.after.end(), [&](const GenerationEnd& end) {
+      return ended_at(other.generation, other.sequence, end);
+    });
+  };
+  const bool behind = begun_behind(a, b);
+  return behind != begun_behind(b, a) ? behind : a.latest > b.latest;
 }
 
 Generation generation_at(std::span<const GenerationSpan> spans, Time moment) {

@@ -14,18 +14,30 @@
 /// The decisions of a restore, as pure functions over listings and the metadata that was read.
 namespace sqlstream {
 
-/// The moments a generation can be restored to, and when something was last written to it.
+/// The moments a generation can be restored to, and what tells which one is newer.
 struct GenerationSpan {
   Generation generation;
-  Time earliest{};  ///< of its first snapshot
-  Time latest{};    ///< of its last object
+  Time earliest{};                       ///< of its first snapshot
+  Time latest{};                         ///< of its last commit: the store's time, or its own
+  std::optional<Time> committed{};       ///< its own; empty: not known
+  std::uint64_t sequence = 0;            ///< of its last batch in the outbox; 0: not known
+  std::optional<GenerationEnd> after{};  ///< what the replica ended with when it began
 };
 
 /// The commit time an object counts for: its own where sqlstream wrote it, else the store's.
 Time object_time(Time stored, const std::optional<Metadata>& metadata);
 
-/// The generation with the latest data. Precondition: not empty.
+/// The generation with the latest data: one that no other one was begun behind, whatever the times
+/// say; of several the latest. Precondition: not empty.
 Generation newest_generation(std::span<const GenerationSpan> spans);
+
+/// A generation that was committed to later than `newest`, which was chosen by other times, and
+/// nothing else tells which one is newer. Empty: there is none.
+std::optional<GenerationSpan> contradicting(std::span<const GenerationSpan> spans,
+                                            Generation newest);
+
+/// What `generation` was begun behind, and what that was, as far as `spans` tell.
+std::vector<GenerationEnd> ancestors(std::span<const GenerationSpan> spans, Generation generation);
 
 /// The generation that a moment belongs to: the one that covers it, else the one that ended last
 /// before it. Throws NothingToRestore when the moment is before all of them, Error when several

@@ -6,11 +6,13 @@
 #include <optional>
 #include <string>
 #include <sys/types.h>
+#include <vector>
 
 #include <boost/asio/awaitable.hpp>
 #include <boost/asio/thread_pool.hpp>
 
 #include "base/log.h"
+#include "format/metadata.h"
 #include "format/position.h"
 #include "store/store.h"
 
@@ -49,8 +51,13 @@ struct RestoreResult {
 /// What a restore would read.
 struct RestoreTarget {
   Generation generation;
-  Time latest{};  ///< when the last data in it was committed
+  Time latest{};                     ///< when the last data in it was committed
+  std::uint64_t sequence = 0;        ///< of that in the outbox; 0: not known
+  std::vector<GenerationEnd> after;  ///< what the generation was begun behind, the latest first
 };
+
+/// Whether a replica with `a` has later data than one with `b`.
+bool is_newer(const RestoreTarget& a, const RestoreTarget& b);
 
 /// The generation that restore() would choose with these options. Throws as restore() does.
 asio::awaitable<RestoreTarget> find_target(Store& store, RestoreOptions options);

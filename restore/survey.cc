@@ -5,6 +5,7 @@
 #include <limits>
 
 #include "base/error.h"
+#include "base/log.h"
 #include "format/names.h"
 
 namespace sqlstream {
@@ -31,14 +32,15 @@ asio::awaitable<Time> time_of(Store& store, Generation generation, const Snapsho
   co_return object_time(snapshot.created, metadata);
 }
 
-asio::awaitable<Time> time_of(Store& store, Generation generation, const Segment& segment) {
+asio::awaitable<std::optional<Metadata>> metadata_of(Store& store, Generation generation,
+                                                     const Segment& segment) {
   const std::string key = replica::key_of(generation, segment);
   std::string damage;
   try {
-    const auto metadata = co_await metadata_of(store, key);
+    auto metadata = co_await metadata_of(store, key);
     if (segment.level == 0 || (metadata && metadata->kind == Metadata::Kind::compacted &&
                                metadata->wal_size == segment.end - segment.position.offset)) {
-      co_return object_time(segment.created, metadata);
+      co_return metadata;
     }
     damage = "object " + store.url() + "/" + key + " is damaged (it is not what its name says)";
   } catch (const StoreError&) {
@@ -50,15 +52,20 @@ asio::awaitable<Time> time_of(Store& store, Generation generation, const Segment
   throw CompactedUnusable(damage);
 }
 
+asio::awaitable<Time> time_of(Store& store, Generation generation, const Segment& segment) {
+  const auto metadata = co_await metadata_of(store, generation, segment);
+  co_return object_time(segment.created, metadata);
+}
+
 struct Holdings {
   std::vector<Snapshot> snapshots;
   std::vector<Segment> compacted;
   Position listed{};              // behind these, and not before the first snapshot:
   std::vector<Segment> segments;  // from there on
 
-  // The one with the latest data, if any.
-  const Segment* last() const {
-    if (!segments.empty()) return &segments.back();
+  // The one with the latest data but for the last `skipped` segments, if any.
+  const Segment* last(std::size_t skipped = 0) const {
+    if (skipped < segments.size()) return &segments[segments.size() - 1 - skipped];
     const auto furthest = std::max_element(compacted.begin(), compacted.end(), ends_earlier);
     return furthest == compacted.end() ? nullptr : &*furthest;
   }
@@ -114,31 +121,83 @@ asio::awaitable<Time> stored_time(Store& store, Generation generation, const Seg
   co_return std::min(segment.created, committed);
 }
 
-// By the store's times: those of the objects themselves cost two reads for each generation.
+struct LastCommit {
+  Time time{};
+  bool noted = false;                // by sqlstream; else it is the store's time
+  std::uint64_t sequence = 0;        // of its batch in the outbox; 0: not known
+  const Segment* segment = nullptr;  // that ends with it; null: a snapshot does
+};
+
+// What was broken off in the middle of a transaction is not restored.
+asio::awaitable<LastCommit> last_commit(Store& store, Generation generation,
+                                        const Holdings& holdings) {
+  LastCommit last;
+  std::optional<Metadata> metadata;
+  const auto consider = [&](Time stored, const Segment* segment) {
+    const Time time = object_time(stored, metadata);
+    if (time < last.time) return;
+    last = {time, metadata.has_value(), metadata ? metadata->last_sequence : 0, segment};
+  };
+  const Segment* segment = nullptr;
+  std::size_t skipped = 0;
+  while ((segment = holdings.last(skipped++)) != nullptr) {
+    metadata = co_await metadata_of(store, generation, *segment);
+    if (segment->level == 0 && metadata && !metadata->ends_on_commit) continue;
+    consider(segment->created, segment);
+    break;
+  }
+  const Snapshot& snapshot = holdings.snapshots.back();
+  if (segment != nullptr && segment->position.index >= snapshot.index) co_return last;
+  metadata = co_await metadata_of(store, names::snapshot_key(generation, snapshot.index));
+  consider(snapshot.created, nullptr);
+  co_return last;
+}
+
+// By the commits' times. `last`: set to the segment that ends with the last one, if any does.
+asio::awaitable<GenerationSpan> commit_span(Store& store, Generation generation,
+                                            const Holdings& holdings, const Segment*& last) {
+  const Snapshot& first = holdings.snapshots.front();
+  const auto begun = co_await metadata_of(store, names::snapshot_key(generation, first.index));
+  const LastCommit end = co_await last_commit(store, generation, holdings);
+  GenerationSpan span{generation, object_time(first.created, begun), end.time};
+  if (end.noted) span.committed = end.time;
+  span.sequence = end.sequence;
+  if (begun) span.after = begun->after;
+  last = end.segment;
+  co_return span;
+}
+
+// By the store's times. What else tells which of several is newer costs two small reads for each.
 asio::awaitable<GenerationSpan> stored_span(Store& store, Generation generation,
-                                            const Holdings& holdings) {
-  GenerationSpan span{generation, holdings.snapshots.front().created,
-                      holdings.snapshots.back().created};
-  if (const Segment* last = holdings.last()) {
+                                            const Holdings& holdings, bool alone) {
+  GenerationSpan span{generation};
+  const Segment* last = holdings.last();
+  try {
+    if (!alone) span = co_await commit_span(store, generation, holdings, last);
+  } catch (const StoreError& error) {
+    if (error.kind() != StoreError::Kind::not_found) throw;
+  } catch (const Error&) {
+    // It is said when that is what is restored.
+  }
+  span.earliest = holdings.snapshots.front().created;
+  span.latest = holdings.snapshots.back().created;
+  if (last != nullptr) {
     span.latest = std::max(span.latest, co_await stored_time(store, generation, *last));
   }
   co_return span;
 }
 
-asio::awaitable<Time> latest_commit(Store& store, Generation generation, const Holdings& holdings) {
-  Time latest = co_await time_of(store, generation, holdings.snapshots.back());
-  if (const Segment* last = holdings.last()) {
-    latest = std::max(latest, co_await time_of(store, generation, *last));
-  }
-  co_return latest;
-}
-
-asio::awaitable<GenerationSpan> commit_span(Store& store, Generation generation,
-                                            const Holdings& holdings) {
-  GenerationSpan span{generation};
-  span.earliest = co_await time_of(store, generation, holdings.snapshots.front());
-  span.latest = co_await latest_commit(store, generation, holdings);
-  co_return span;
+void warn_of(const GenerationSpan& other, std::span<const GenerationSpan> spans, Generation chosen,
+             const Store& store) {
+  const auto span = std::find_if(spans.begin(), spans.end(), [&](const GenerationSpan& one) {
+    return one.generation == chosen;
+  });
+  log::warn("generation " + chosen.str() + " is taken for the newest, since its last object was " +
+                "stored last, at " + format_rfc3339(span->latest) + ", but what generation " +
+                other.generation.str() + " ends with was committed later, at " +
+                format_rfc3339(*other.committed) + " and not " + format_rfc3339(*span->committed) +
+                ": if a clock was wrong, or the replica is a copy, choose with -generation",
+            {{"replica", store.url()}});
 }
 
 NothingToRestore no_backups(const Store& store) {
@@ -148,9 +207,12 @@ NothingToRestore no_backups(const Store& store) {
 struct Chosen {
   Generation generation;
   Holdings holdings;
+  std::vector<GenerationEnd> after;  // what it was begun behind; not where there is no other one
 };
 
-asio::awaitable<Chosen> choose_generation(Store& store, const RestoreOptions& options) {
+// `among_replicas`: it is to be compared with other replicas' ones.
+asio::awaitable<Chosen> choose_generation(Store& store, const RestoreOptions& options,
+                                          bool among_replicas) {
   const auto generations = co_await replica::list_generations(store);
   if (generations.empty()) throw no_backups(store);
 
@@ -175,20 +237,28 @@ asio::awaitable<Chosen> choose_generation(Store& store, const RestoreOptions& op
     co_return chosen;
   }
 
+  const bool alone = generations.size() == 1 && !among_replicas;
   std::vector<GenerationSpan> spans;
   for (const Generation generation : generations) {
     Holdings found = co_await list_holdings(store, generation, options.compacted);
     if (found.snapshots.empty()) continue;
     if (options.timestamp) {
-      spans.push_back(co_await commit_span(store, generation, found));
+      const Segment* last = nullptr;
+      spans.push_back(co_await commit_span(store, generation, found, last));
     } else {
-      spans.push_back(co_await stored_span(store, generation, found));
+      spans.push_back(co_await stored_span(store, generation, found, alone));
     }
     chosen.holdings = std::move(found);
   }
   if (spans.empty()) throw no_backups(store);
-  chosen.generation =
-      options.timestamp ? generation_at(spans, *options.timestamp) : newest_generation(spans);
+  if (options.timestamp) {
+    chosen.generation = generation_at(spans, *options.timestamp);
+  } else {
+    chosen.generation = newest_generation(spans);
+    const auto other = contradicting(spans, chosen.generation);
+    if (other && !options.quiet) warn_of(*other, spans, chosen.generation, store);
+  }
+  chosen.after = ancestors(spans, chosen.generation);
   // Only the last one's listing was kept.
   if (chosen.generation != spans.back().generation) {
     chosen.holdings = co_await list_holdings(store, chosen.generation, options.compacted);
@@ -298,9 +368,9 @@ asio::awaitable<void> limit_to_time(Store& store, RestorePlan& plan, Time moment
 }
 
 asio::awaitable<RestoreTarget> find_as_listed(Store& store, const RestoreOptions& options) {
-  const Chosen chosen = co_await choose_generation(store, options);
-  const Time latest = co_await latest_commit(store, chosen.generation, chosen.holdings);
-  co_return RestoreTarget{chosen.generation, latest};
+  const Chosen chosen = co_await choose_generation(store, options, true);
+  const LastCommit last = co_await last_commit(store, chosen.generation, chosen.holdings);
+  co_return RestoreTarget{chosen.generation, last.time, last.sequence, chosen.after};
 }
 
 }  // namespace
@@ -348,7 +418,7 @@ asio::awaitable<RestoreTarget> find_target(Store& store, RestoreOptions options)
 }
 
 asio::awaitable<RestorePlan> survey(Store& store, const RestoreOptions& options) {
-  Chosen chosen = co_await choose_generation(store, options);
+  Chosen chosen = co_await choose_generation(store, options, false);
   Holdings& holdings = chosen.holdings;
   Position until{std::numeric_limits<std::uint32_t>::max(), kEnd};
   if (options.index) until = limit_to_index(chosen, *options.index);

@@ -117,27 +117,29 @@ class RestoreLock {
   ForkClosedFd fd_;
 };
 
-// The one with the latest data. One that cannot be asked, or is damaged, may be that: an error.
+// The one with the latest data; sets options.generation to what was found in it. One that cannot be
+// asked, or is damaged, may be that: an error.
 asio::awaitable<std::unique_ptr<Store>> choose_store(const std::vector<ReplicaSettings>& replicas,
                                                      RestoreOptions& options) {
   if (replicas.size() == 1) {
     co_return make_store(replicas.front().store, Engine::get().executor());
   }
   std::unique_ptr<Store> best;
-  Time latest{};
+  RestoreTarget latest;
   std::string nothing;
   for (const ReplicaSettings& replica : replicas) {
     auto store = make_store(replica.store, Engine::get().executor());
     try {
       const RestoreTarget target = co_await find_target(*store, options);
-      if (best != nullptr && target.latest <= latest) continue;
+      if (best != nullptr && !is_newer(target, latest)) continue;
       best = std::move(store);
-      latest = target.latest;
+      latest = target;
     } catch (const NothingToRestore& error) {
       nothing = error.what();
     }
   }
   if (best == nullptr) throw NothingToRestore(nothing);
+  options.generation = latest.generation;
   co_return best;
 }
 

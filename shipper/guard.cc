@@ -51,25 +51,29 @@ Newest newest_of(Generation generation, std::span<const replica::Snapshot> snaps
 
 asio::awaitable<std::optional<LastWrite>> find_last_write(Store& store) {
   Newest newest;
+  Generation its;
   const auto generations = co_await replica::list_generations(store);
   for (const Generation generation : generations) {
     const auto snapshots = co_await replica::list_snapshots(store, generation);
     const auto segments = co_await replica::list_segments(store, generation);
     auto last = newest_of(generation, snapshots, segments);
-    if (last.created >= newest.created) newest = std::move(last);
+    if (last.key.empty() || last.created < newest.created) continue;
+    newest = std::move(last);
+    its = generation;
   }
   if (newest.key.empty()) co_return std::nullopt;
   const auto metadata = co_await replica::read_metadata(store, newest.key);
   if (!metadata) co_return std::nullopt;
-  co_return LastWrite{newest.created, *metadata};
+  co_return LastWrite{newest.created, its, *metadata};
 }
 
-asio::awaitable<void> guard_replica(Store& store, const ReplicaSettings& settings,
-                                    const Writer& self) {
+asio::awaitable<std::optional<LastWrite>> guard_replica(Store& store,
+                                                        const ReplicaSettings& settings,
+                                                        const Writer& self) {
   const auto last = co_await find_last_write(store);
-  if (!last) co_return;
+  if (!last) co_return last;
   const auto other = another_writer(*last, self, now(), settings.retention);
-  if (!other) co_return;
+  if (!other) co_return last;
   const std::string sentence = "the replica " + store.url() + ' ' + *other;
   if (settings.exclusive) {
     throw Error("not replicating: " + sentence +
@@ -78,6 +82,7 @@ asio::awaitable<void> guard_replica(Store& store, const ReplicaSettings& setting
   }
   log::warn(sentence + "; if that one still runs, give this database a replica of its own",
             {{"db", self.database}, {"replica", settings.name}});
+  co_return last;
 }
 
 }  // namespace sqlstream

@@ -23,6 +23,7 @@ struct Writer {
 /// The last that was written to a replica.
 struct LastWrite {
   Time time{};  ///< the store's
+  Generation generation;
   Metadata metadata;
 };
 
@@ -48,8 +49,10 @@ Newest newest_of(Generation generation, std::span<const replica::Snapshot> snaps
 asio::awaitable<std::optional<LastWrite>> find_last_write(Store& store);
 
 /// To be called before a process first writes to a replica that it, or the outbox's note, does not
-/// know: warns in the log of another writer. Throws Error instead where settings.exclusive.
-asio::awaitable<void> guard_replica(Store& store, const ReplicaSettings& settings,
-                                    const Writer& self);
+/// know: warns in the log of another writer. Throws Error instead where settings.exclusive. Returns
+/// what it found.
+asio::awaitable<std::optional<LastWrite>> guard_replica(Store& store,
+                                                        const ReplicaSettings& settings,
+                                                        const Writer& self);
 
 }  // namespace sqlstream

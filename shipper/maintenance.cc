@@ -28,6 +28,20 @@ log::Fields fields_of(Replicator& replicator) {
   return {{"db", replicator.database().path()}, {"replica", replicator.settings().name}};
 }
 
+// Its first snapshot says it, and will be deleted. Where that cannot be read it is not known any
+// more, and times tell which generation is newer.
+asio::awaitable<std::optional<GenerationEnd>> begun_behind(Store& store, Generation generation) {
+  try {
+    const auto snapshots = co_await replica::list_snapshots(store, generation);
+    if (snapshots.empty()) co_return std::nullopt;
+    const auto metadata = co_await replica::read_metadata(
+        store, names::snapshot_key(generation, snapshots.front().index));
+    if (metadata) co_return metadata->after;
+  } catch (const Error&) {
+  }
+  co_return std::nullopt;
+}
+
 }  // namespace
 
 std::optional<Time> SnapshotRule::due(Time last_snapshot, std::uint64_t snapshot_size,
@@ -210,7 +224,8 @@ asio::awaitable<void> Maintenance::write_snapshot() {
 // The stored bytes; empty: it is not in the replica.
 asio::awaitable<std::optional<std::uint64_t>> Maintenance::upload(
     SnapshotImage& image, std::uint32_t index, const std::function<bool()>& wanted) {
-  const Metadata metadata = replicator_.snapshot_metadata(image);
+  Metadata metadata = replicator_.snapshot_metadata(image);
+  metadata.after = co_await begun_behind(replicator_.store(), image.generation());
   bool hides = false;
   const MayLand land = [&]() -> asio::awaitable<bool> {
     hides = !co_await replicator_.ends_as_known(image.generation());

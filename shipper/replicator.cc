@@ -61,6 +61,7 @@ Replicator::Replicator(Database& database, std::size_t number)
   note_.pid = ::getpid();
   note_.sqlite = database.host().api->libversion_number();
   // Of another outbox in the same place, or the machine lost what was captured: the store is asked.
+  if (note_.end) saw_end(*note_.end);
   const auto known = database.tail();
   const bool ahead = note_.end && known && note_.end->sequence > known->last.sequence;
   if (ahead) note_.end.reset();
@@ -336,6 +337,10 @@ void Replicator::forget_end() {
   maintenance_->notify();
 }
 
+void Replicator::saw_end(const ReplicaEnd& end) {
+  seen_end_ = GenerationEnd{end.generation, std::max(end.sequence, end.open_batch)};
+}
+
 // A generation can go: another database with this replica takes it for one that ended, and expires
 // it, or somebody empties the bucket. Segments would follow no snapshot. Or a copy of this machine
 // goes on with it, too, and its snapshot hides what is written in the index before.
@@ -438,7 +443,8 @@ std::shared_ptr<Batch> Replicator::next_batch(std::uint64_t last) {
 // the generation's snapshot: it begins there.
 asio::awaitable<bool> Replicator::locate(const capture::Tail& tail) {
   if (!guarded_) {
-    co_await guard_replica(*store_, settings_, writer());
+    const auto last = co_await guard_replica(*store_, settings_, writer());
+    if (last) seen_end_ = GenerationEnd{last->generation, last->metadata.last_sequence};
     guarded_ = true;
     note_.writer = noted_writer();  // not before: it is saved with whatever error there is
   }
@@ -448,6 +454,7 @@ asio::awaitable<bool> Replicator::locate(const capture::Tail& tail) {
     const auto snapshots = co_await replica::list_snapshots(*store_, end_->generation);
     if (!snapshots.empty()) {
       found = co_await find_end(end_->generation, end_, snapshots);
+      saw_end(*found);
       differs = co_await compare(*found, tail);
     } else if (end_->generation == tail.generation) {
       // It was there: the note is only written behind it.
@@ -464,6 +471,7 @@ asio::awaitable<bool> Replicator::locate(const capture::Tail& tail) {
     auto snapshots = co_await replica::list_snapshots(*store_, tail.generation);
     if (!snapshots.empty()) {
       found = co_await find_end(tail.generation, {}, std::move(snapshots));
+      saw_end(*found);
       differs = co_await compare(*found, tail);
     }
   }
@@ -605,7 +613,8 @@ asio::awaitable<bool> Replicator::write_snapshot(const capture::Tail& tail) {
   // A process that follows this one must find the batch that it ends with.
   note_.in_flight = snapshot_at_;
   co_await save_note();
-  const Metadata metadata = snapshot_metadata(*image);
+  Metadata metadata = snapshot_metadata(*image);
+  if (seen_end_ && seen_end_->generation != image->generation()) metadata.after = seen_end_;
   const auto stored =
       co_await upload_snapshot(*store_, *image, 0, metadata, settings_.name, wanted, {});
   if (!stored) co_return false;
@@ -749,6 +758,7 @@ asio::awaitable<bool> Replicator::put(SegmentObject& object) {
 asio::awaitable<void> Replicator::advance(ReplicaEnd end, Time commit_time) {
   last_write_ = steady_clock::now();
   note_.end = end;
+  saw_end(end);
   note_.in_flight = in_flight_ > end.sequence ? in_flight_ : 0;
   note_.boot = boot_hash();
   note_.commit_time = commit_time;

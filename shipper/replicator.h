@@ -115,7 +115,7 @@ class Replicator {
   /// A snapshot of that many stored bytes has landed; for the note, which the caller saves.
   void snapshot_written(std::uint64_t stored);
   Writer writer() const { return {host_, database_.path()}; }
-  /// The metadata of a snapshot.
+  /// The metadata of a snapshot, without what its generation was begun behind.
   Metadata snapshot_metadata(const SnapshotImage& image) const;
 
  private:
@@ -156,6 +156,7 @@ class Replicator {
   asio::awaitable<void> advance(ReplicaEnd end, Time commit_time);
   asio::awaitable<void> roll();
   void forget_end();
+  void saw_end(const ReplicaEnd& end);
   std::string noted_writer() const;
   void settle(std::uint64_t sequence);
 
@@ -166,8 +167,9 @@ class Replicator {
   std::unique_ptr<Store> store_;
   Signal signal_;
   OutboxReader reader_;
-  std::optional<ReplicaEnd> end_;  // what this process knows of the replica's end
-  std::uint64_t folds_ = 0;        // Database::folds() when reader_ was last put in its place
+  std::optional<ReplicaEnd> end_;          // what this process knows of the replica's end
+  std::optional<GenerationEnd> seen_end_;  // what the replica was last known to end with
+  std::uint64_t folds_ = 0;  // Database::folds() when reader_ was last put in its place
   int readers_ = 0;
   bool begins_ = false;
   bool held_ = false;

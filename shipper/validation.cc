@@ -163,6 +163,7 @@ asio::awaitable<void> Validation::check() {
   Database& database = replicator_.database();
   const auto begun = steady_clock::now();
   const auto shipped = replicator_.shipped_until();
+  const auto generation = replicator_.shipping();
   RestoreOptions options;
   options.output =
       database.outbox_directory() + '/' + kFilePrefix + std::to_string(replicator_.number());
@@ -172,6 +173,12 @@ asio::awaitable<void> Validation::check() {
   const RestoreResult result =
       co_await restore(replicator_.store(), options, Engine::get().workers(), {});
   co_await on_worker([&] { Restored(database.host(), options.output).check_integrity(stopped_); });
+  // Not where another one began meanwhile.
+  if (generation && result.generation != *generation && replicator_.shipping() == generation) {
+    throw Error("a restore takes generation " + result.generation.str() + ", as of " +
+                format_rfc3339(result.commit_time) + ", for the newest, and not generation " +
+                generation->str() + ", which is shipped");
+  }
   if (shipped && result.commit_time < *shipped) {
     throw Error("it ends at " + describe_position(result.generation, result.position) + ", as of " +
                 format_rfc3339(result.commit_time) + ": what was shipped behind that is missing");

@@ -80,7 +80,7 @@ ReplicaSettings choose_replica(const Source& source, RestoreOptions& options) {
   for (const ReplicaSettings& replica : source.replicas) {
     try {
       const RestoreTarget target = look_into(replica, options);
-      if (best != nullptr && target.latest <= latest.latest) continue;
+      if (best != nullptr && !is_newer(target, latest)) continue;
       best = &replica;
       latest = target;
     } catch (const NothingToRestore&) {

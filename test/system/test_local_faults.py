@@ -369,6 +369,79 @@ def test_a_clock_that_jumps_back_an_hour(build, litestream, place):
     whole(build, litestream, place)
 
 
+def test_a_generation_of_a_clock_that_was_ahead_is_not_the_newest_for_that(build, place):
+    """Nor where its successor's outbox is new, or its first snapshot is gone; of several replicas, too."""
+    place.url += "&snapshot-interval=1s"
+
+    def write(*values):
+        with place.session() as app:
+            for value in values:
+                assert app.do(f"insert into t values ('{value}')") == [] and app.shipped() == 1
+            app.end()
+
+    def restored(name, *arguments, **env):
+        output = place.folder / name
+        harness.run([build.sqlstream, "restore", "-o", output, *arguments],
+                    env={**harness.clean_environment(), **env})  # fmt: skip
+        with closing(sqlite3.connect(output)) as db:
+            return [x for (x,) in db.execute("select x from t")]
+
+    def write_without_the_shim(sql):
+        with closing(sqlite3.connect(place.database)) as db, db:
+            db.execute(sql)
+
+    write_without_the_shim("create table t(x)")
+    place.set_clock(86400)
+    write("ahead")
+    place.set_clock(0)
+    (first,) = generations(place.replica)
+    older = place.folder / "older"
+    shutil.copytree(place.replica, older)
+    write_without_the_shim("insert into t values ('plain')")
+    write("right")
+    (second,) = set(generations(place.replica)) - {first}
+    expected = ["ahead", "plain", "right"]
+    assert restored("right.db", f"file://{place.replica}") == expected
+
+    newer, database, config = (place.folder / name for name in ("newer", "new.db", "c.yml"))
+    shutil.copytree(place.replica, newer)
+    config.write_text(
+        f"dbs:\n  - path: {database}\n    restore-if-missing: true\n    replicas:\n"
+        f"      - {{url: 'file://{older}', name: older}}\n"
+        f"      - {{url: 'file://{newer}', name: newer}}\n"
+    )
+    assert restored("several.db", database, SQLSTREAM_CONFIG=str(config)) == expected
+    said = harness.run(
+        [PYTHON, "-c", READ, build.extension.with_suffix(""), f"file:{database}?vfs=sqlstream"],
+        env={**harness.clean_environment(), "SQLSTREAM_CONFIG": str(config)},
+    )
+    assert said.stdout == f"{expected}\n"
+
+    shutil.rmtree(place.replica / "generations" / second)
+    shutil.rmtree(place.outbox)
+    with place.session() as app:
+        assert app.do("insert into t values ('anew')") == [] and app.shipped() == 1
+        (third,) = set(generations(place.replica)) - {first}
+        folder = place.replica / "generations" / third / "snapshots"
+        harness.wait_until(
+            lambda: app.do("insert into t values ('more')") or len(list(folder.iterdir())) > 1,
+            "a later snapshot",
+        )
+        assert app.shipped() == 1
+        expected = [x for (x,) in app.do("select x from t")]
+        app.end()
+    (folder / "00000000.snapshot.lz4").unlink()
+    assert restored("anew.db", f"file://{place.replica}") == expected
+
+
+READ = """
+import sqlite3, sys
+loader = sqlite3.connect(":memory:")
+loader.enable_load_extension(True)
+loader.load_extension(sys.argv[1])
+print([x for (x,) in sqlite3.connect(sys.argv[2], uri=True).execute("select x from t")])
+"""
+
 CLOSE_AND_WRITE = """
 import sqlite3, sys, time
 COARSE = 5  # CLOCK_REALTIME_COARSE, which files are stamped with

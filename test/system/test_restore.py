@@ -1,6 +1,7 @@
 """The restore command on replicas that stock Litestream wrote, its errors, and `sqlstream run`."""
 
 import json
+import os
 import signal
 import sqlite3
 import subprocess
@@ -394,6 +395,23 @@ def test_run_passes_signals_on(build, tmp_path):
         harness.wait_until(ready.exists, "the script")
         process.signal(signal.SIGTERM)
         assert process.wait() == 33
+
+
+def test_a_copy_of_a_replica_whose_times_are_of_the_copying(build, tmp_path, output):
+    database, replica = tmp_path / "app.db", tmp_path / "replica"
+    for number in range(3):
+        if number > 0:  # without the shim: another generation begins
+            with closing(sqlite3.connect(database)) as connection, connection:
+                connection.execute("INSERT INTO t VALUES ('plain')")
+        sql = f"create table if not exists t(x);\ninsert into t values ({number});"
+        build.shell(database, f"file://{replica}", sql)
+    begun = sorted((path.stat().st_mtime_ns, path.parent.parent) for path in snapshots(replica))
+    assert len(begun) == 3
+    for number, (_, generation) in enumerate(reversed(begun)):
+        for path in generation.glob("*/*"):
+            os.utime(path, (number, number))
+    build.restore(output, f"file://{replica}")
+    harness.compare_databases(harness.checkpointed_copy(database, tmp_path / "copy.db"), output)
 
 
 @pytest.mark.parametrize("flag", ["-timestamp", "-index", "-generation"])

@@ -119,6 +119,29 @@ def test_a_replica_that_does_not_restore_is_reported_until_it_does(world, harm):
     assert world.left() == []
 
 
+def test_another_generation_that_a_restore_takes_is_reported(world, tmp_path):
+    """Of another database that replicates to the same place."""
+    (tmp_path / "other").mkdir()
+    with world.session() as session:
+        session.do("create table t(x)")
+        assert session.shipped() == 1
+        wait_for_news(session)
+        shipped = replica_of(session)["generation"]
+        with Session(world.build, tmp_path / "other" / "app.db", world.url, env=world.env) as other:
+            other.do("create table t(x)")
+            assert other.shipped() == 1
+            taken = replica_of(other)["generation"]
+            other.end()
+        harness.wait_until(lambda: "verify_error" in replica_of(session), "it to be noticed")
+        error = replica_of(session)["verify_error"]
+        assert taken in error and f"not generation {shipped}" in error
+        # In S3 times have whole seconds, and what was committed later is the newer one.
+        session.do("insert into t values (1)")
+        assert session.shipped() == 1
+        harness.wait_until(lambda: "verify_error" not in replica_of(session), "it to be over")
+        session.end()
+
+
 def test_the_log_has_a_line_for_each_change_of_the_answer(build, tmp_path):
     database, replica, log = tmp_path / "app.db", tmp_path / "replica", tmp_path / "log"
     config = tmp_path / "c.yml"

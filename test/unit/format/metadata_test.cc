@@ -46,7 +46,8 @@ bool same(const Metadata& a, const Metadata& b) {
          a.first_sequence == b.first_sequence && a.last_sequence == b.last_sequence &&
          a.chain == b.chain && a.batch_frame == b.batch_frame && a.source_salt == b.source_salt &&
          a.source_frame == b.source_frame && a.wal_size == b.wal_size && a.wal_salt == b.wal_salt &&
-         a.wal_sum == b.wal_sum && a.host == b.host && a.database == b.database;
+         a.wal_sum == b.wal_sum && a.after == b.after && a.host == b.host &&
+         a.database == b.database;
 }
 
 // A frame around `body`, a JSON object without its closing brace, as a writer ends it.
@@ -74,6 +75,7 @@ TEST_CASE("metadata reads back, also with the object's data behind it") {
   snapshot.kind = Metadata::Kind::snapshot;
   snapshot.first_commit = snapshot.last_commit = Time{std::chrono::nanoseconds{-1}};
   snapshot.pages = snapshot.database_size = 9;
+  snapshot.after = GenerationEnd{{0xabc}, 0xffffffffffffffff};
   read = decode_metadata(encode_metadata(snapshot));
   REQUIRE(read.has_value());
   CHECK(same(*read, snapshot));
@@ -104,6 +106,12 @@ TEST_CASE("the form on disk stays as it is") {
                        "6,\"chain\":14,\"batch_frame\":15,"
                        "\"src_salt\":[7,8],\"src_frame\":9,\"wal_size\":8240,\"wal_salt\":[10,11],"
                        "\"wal_sum\":[12,13],\"host\":\"h\",\"db\":\"/srv/app.db\"")));
+  Metadata snapshot;
+  snapshot.kind = Metadata::Kind::snapshot;
+  snapshot.after = GenerationEnd{{0xabc}, 7};
+  CHECK(
+      as_text(encode_metadata(snapshot)).find(",\"after\":\"0000000000000abc\",\"after_seq\":7,") !=
+      std::string_view::npos);
 }
 
 TEST_CASE("absent keys keep their default and unknown ones are ignored") {
@@ -174,7 +182,10 @@ TEST_CASE("ours, whole, but not what it should be: an error") {
         "{\"sqlstream\":1,\"kind\":\"segment\",\"wal_sum\":[1,-2]",
         "{\"sqlstream\":1,\"kind\":\"segment\",\"wal_sum\":7",
         "{\"sqlstream\":1,\"kind\":\"segment\",\"ends_on_commit\":1",
-        "{\"sqlstream\":1,\"kind\":\"segment\",\"host\":1", "{\"sqlstream\":1,\"kind\":}"}) {
+        "{\"sqlstream\":1,\"kind\":\"segment\",\"host\":1",
+        "{\"sqlstream\":1,\"kind\":\"snapshot\",\"after\":7",
+        "{\"sqlstream\":1,\"kind\":\"snapshot\",\"after\":\"abc\"",
+        "{\"sqlstream\":1,\"kind\":}"}) {
     CAPTURE(body);
     CHECK_THROWS_AS(decode_metadata(frame_of(body)), Error);
   }

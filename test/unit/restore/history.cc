@@ -27,7 +27,7 @@ void write_file(const std::string& path, ByteView data) {
 }
 
 History::History(std::string folder, Generation generation, std::uint32_t page_size, bool ours,
-                 Time begin)
+                 Time begin, std::optional<GenerationEnd> after)
     : folder_(std::move(folder)), generation_(generation), page_size_(page_size), ours_(ours) {
   // The first page of a database, as far as a restore looks at it.
   image_.resize(page_size_);
@@ -36,7 +36,7 @@ History::History(std::string folder, Generation generation, std::uint32_t page_s
   const std::uint32_t stored = page_size == 65536 ? 1 : page_size;
   image_[16] = static_cast<std::uint8_t>(stored >> 8);
   image_[17] = static_cast<std::uint8_t>(stored);
-  snapshot(begin);
+  write_snapshot(begin, after);
   points_.push_back({begin, {0, 0}, image_});
 }
 
@@ -63,12 +63,17 @@ void History::roll() {
 
 void History::snapshot(Time time) {
   if (position_.offset > 0) roll();
+  write_snapshot(time, {});
+}
+
+void History::write_snapshot(Time time, std::optional<GenerationEnd> after) {
   Metadata metadata;
   metadata.kind = Metadata::Kind::snapshot;
   metadata.first_commit = metadata.last_commit = time;
   metadata.pages = metadata.database_size = size();
   metadata.page_size = page_size_;
   metadata.last_sequence = sequence_;
+  metadata.after = after;
   write_object(names::snapshot_key(generation_, position_.index), metadata, image_);
 }
 

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -18,9 +19,9 @@ namespace sqlstream::test {
 class History {
  public:
   /// `ours`: objects have sqlstream's metadata; else they are like Litestream's, and their times
-  /// are the files'.
-  History(std::string folder, Generation generation, std::uint32_t page_size, bool ours,
-          Time begin);
+  /// are the files'. `after`: what it was begun behind.
+  History(std::string folder, Generation generation, std::uint32_t page_size, bool ours, Time begin,
+          std::optional<GenerationEnd> after = {});
 
   using Images = std::vector<std::pair<std::uint32_t, Bytes>>;
 
@@ -44,8 +45,10 @@ class History {
   std::uint32_t size() const { return static_cast<std::uint32_t>(image_.size() / page_size_); }
   std::string path(const std::string& key) const { return folder_ + "/" + key; }
   Generation generation() const { return generation_; }
+  GenerationEnd end() const { return {generation_, sequence_}; }
 
  private:
+  void write_snapshot(Time time, std::optional<GenerationEnd> after);
   void write_object(const std::string& key, const Metadata& metadata, ByteView data);
 
   std::string folder_;

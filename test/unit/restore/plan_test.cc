@@ -3,6 +3,7 @@
 #include <doctest/doctest.h>
 
 #include "base/error.h"
+#include "restore/restore.h"
 
 namespace sqlstream {
 namespace {
@@ -28,6 +29,83 @@ TEST_CASE("without a moment, the generation with the latest data is chosen") {
   const std::vector<GenerationSpan> spans{
       {{3}, at(0), at(50)}, {{1}, at(60), at(90)}, {{2}, at(10), at(40)}};
   CHECK(newest_generation(spans) == Generation{1});
+}
+
+// As it was shipped: from where, up to which of its batches.
+GenerationSpan shipped(std::uint64_t generation, int first, int last, std::uint64_t sequence,
+                       std::optional<GenerationEnd> after = {}) {
+  return {{generation}, at(first), at(last), at(last), sequence, after};
+}
+
+TEST_CASE("a generation that was begun behind another one's end is newer, whatever the times say") {
+  std::vector<GenerationSpan> spans{shipped(1, 1000, 1010, 7), shipped(3, 0, 10, 9, {{{1}, 7}}),
+                                    shipped(2, 20, 25, 4, {{{3}, 9}})};
+  CHECK(newest_generation(spans) == Generation{2});
+  CHECK(newest_generation(std::vector{spans[0], spans[1]}) == Generation{3});
+  CHECK(generation_at(spans, at(2000)) == Generation{2});
+  CHECK_FALSE(contradicting(spans, {2}));
+
+  // It went on elsewhere.
+  ++spans[0].sequence;
+  CHECK(newest_generation(spans) == Generation{1});
+  // How far it goes is not known.
+  spans[0].sequence = 0;
+  CHECK(newest_generation(spans) == Generation{1});
+
+  // That of each is behind another one cannot be.
+  spans = {shipped(1, 0, 10, 7, {{{2}, 9}}), shipped(2, 0, 20, 7, {{{1}, 9}})};
+  CHECK(newest_generation(spans) == Generation{2});
+}
+
+TEST_CASE("of equal times of the store, the later commit is newer") {
+  std::vector<GenerationSpan> spans{shipped(1, 0, 10, 7), shipped(2, 0, 10, 7)};
+  for (const int newer : {0, 1}) {
+    spans[newer].committed = at(9);
+    spans[1 - newer].committed = at(8);
+    CHECK(newest_generation(spans) == spans[newer].generation);
+    CHECK_FALSE(contradicting(spans, spans[newer].generation));
+  }
+}
+
+TEST_CASE("commits that are later than what is chosen contradict it") {
+  std::vector<GenerationSpan> spans{shipped(1, 0, 10, 7), shipped(2, 0, 20, 7),
+                                    shipped(3, 0, 5, 7)};
+  spans[0].committed = at(30);
+  spans[2].committed = at(40);
+  const auto other = contradicting(spans, newest_generation(spans));
+  REQUIRE(other);
+  CHECK(other->generation == Generation{3});
+  // What it was begun behind does not.
+  spans[1].after = GenerationEnd{{3}, 7};
+  CHECK(contradicting(spans, {2})->generation == Generation{1});
+  // Of what Litestream wrote only the store's times are known.
+  spans[0].committed.reset();
+  CHECK_FALSE(contradicting(spans, {2}));
+  spans[0].committed = at(30);
+  spans[1].committed.reset();
+  CHECK_FALSE(contradicting(spans, {2}));
+}
+
+TEST_CASE("of two replicas the one is newer whose generation was begun behind the other's") {
+  const std::vector<GenerationSpan> spans{shipped(1, 0, 10, 7), shipped(3, 0, 10, 9, {{{1}, 7}}),
+                                          shipped(2, 0, 10, 4, {{{3}, 9}})};
+  const auto after = ancestors(spans, {2});
+  CHECK(after == std::vector<GenerationEnd>{{{3}, 9}, {{1}, 7}});
+  CHECK(ancestors(spans, {1}).empty());
+  const std::vector<GenerationSpan> round{shipped(1, 0, 1, 1, {{{2}, 1}}),
+                                          shipped(2, 0, 1, 1, {{{1}, 1}})};
+  CHECK(ancestors(round, {1}).size() == 2);
+
+  const RestoreTarget newer{{2}, at(10), 4, after};
+  for (const RestoreTarget& older :
+       {RestoreTarget{{1}, at(1000), 7, {}}, RestoreTarget{{3}, at(1000), 8, {}}}) {
+    CHECK(is_newer(newer, older));
+    CHECK_FALSE(is_newer(older, newer));
+  }
+  const RestoreTarget gone_on{{1}, at(1000), 8, {}};
+  CHECK(is_newer(gone_on, newer));
+  CHECK_FALSE(is_newer(newer, gone_on));
+  CHECK_FALSE(is_newer(newer, newer));
 }
 
 TEST_CASE("a moment belongs to the generation that covers it, or that ended last before it") {

@@ -14,6 +14,7 @@
 #include <boost/asio/use_awaitable.hpp>
 #include <doctest/doctest.h>
 
+#include "base/log.h"
 #include "format/lz4_frame.h"
 #include "format/names.h"
 #include "format/segment_merge.h"
@@ -657,16 +658,87 @@ TEST_CASE("the generation: the newest, the one at a moment, the one asked for") 
   CHECK(mentions(text, Generation{2}.str()));
 }
 
+// As S3 has it: in whole seconds, when it was put.
+void put_at(const std::string& path, Time time) {
+  const timespec at{time.time_since_epoch().count() / 1'000'000'000, 0};
+  const timespec times[2] = {at, at};
+  REQUIRE(::utimensat(AT_FDCWD, path.c_str(), times, 0) == 0);
+}
+
+void put_at(const History& history, Time time) {
+  for (const auto& key : history.keys()) put_at(history.path(key), time);
+}
+
+TEST_CASE("the newest generation, where the times of the objects do not tell it") {
+  test::Random random("succession");
+  Fixture f;
+  const auto second = [](int n) { return kBegin + std::chrono::seconds(n); };
+  const auto warning = [&] {
+    std::string said;
+    log::set_sink([&](log::Level, std::string_view line) { said += line; }, log::Level::warn);
+    f.restore();
+    log::set_sink({});
+    return said;
+  };
+  // By a clock that was ahead.
+  History older(f.replica, {9}, 1024, true, second(86400));
+  older.batch(random_images(random, 1024, 40), 40, 1, second(86410));
+  put_at(older, second(86410));
+  std::optional<History> newer;
+
+  SUBCASE("it was begun behind the other one's end") {
+    newer.emplace(f.replica, Generation{2}, 1024, true, second(20), older.end());
+    newer->batch(random_images(random, 1024, 40), 40, 1, second(30));
+    put_at(*newer, second(30));
+    CHECK(warning() == "");
+    CHECK(f.restored(newer->image()));
+    f.restore(until(second(99999)));
+    CHECK(f.restored(newer->image()));
+    // What somebody's upload left in the middle is not gone on with.
+    older.batch(random_images(random, 1024, 40), 40, 3, second(86420));
+    fs::remove(older.path(older.keys().back()));
+    CHECK(warning() == "");
+    CHECK(f.restored(newer->image()));
+    for (std::size_t n = 2; n < older.keys().size(); ++n) fs::remove(older.path(older.keys()[n]));
+    // What is damaged tells nothing; and it is said when it is what is restored.
+    Bytes object = test::read_file(older.path(older.keys()[1]));
+    object[20] ^= 1;
+    test::write_file(older.path(older.keys()[1]), object);
+    for (const int n : {0, 1}) put_at(older.path(older.keys()[n]), second(10));
+    CHECK(warning() == "");
+    CHECK(f.restored(newer->image()));
+    put_at(older.path(older.keys()[1]), second(86410));
+    CHECK(mentions(f.error(), older.keys()[1]));
+  }
+  SUBCASE("the other one went on") {
+    newer.emplace(f.replica, Generation{2}, 1024, true, second(20), older.end());
+    older.batch(random_images(random, 1024, 40), 40, 1, second(86420));
+    put_at(*newer, second(86405));
+    put_at(older, second(86420));
+    CHECK(warning() == "");
+    CHECK(f.restored(older.image()));
+  }
+  SUBCASE("its commits are later, but it was stored within the same second") {
+    newer.emplace(f.replica, Generation{2}, 1024, true, second(86411));
+    put_at(*newer, second(86410));
+    CHECK(warning() == "");
+    CHECK(f.restored(newer->image()));
+  }
+  SUBCASE("its commits are later, but it was stored before: that is said") {
+    newer.emplace(f.replica, Generation{2}, 1024, true, second(86411));
+    put_at(*newer, second(86409));
+    const std::string said = warning();
+    CHECK(f.restored(older.image()));
+    CHECK(mentions(said, older.generation().str()));
+    CHECK(mentions(said, newer->generation().str()));
+    CHECK(mentions(said, "-generation"));
+  }
+}
+
 TEST_CASE("what is folded when its generation has ended does not make that the newest") {
   test::Random random("late fold");
   Fixture f;
   const auto second = [](int n) { return kBegin + std::chrono::seconds(n); };
-  // As S3 has them: when they were put.
-  const auto put_at = [](const std::string& path, Time time) {
-    const timespec at{time.time_since_epoch().count() / 1'000'000'000, 0};
-    const timespec times[2] = {at, at};
-    REQUIRE(::utimensat(AT_FDCWD, path.c_str(), times, 0) == 0);
-  };
   History older(f.replica, {9}, 1024, true, second(0));
   std::vector<replica::Segment> run;
   for (int n = 1; n <= 32; ++n) {
