@@ -735,6 +735,38 @@ TEST_CASE("the newest generation, where the times of the objects do not tell it"
   }
 }
 
+TEST_CASE("what was broken off in the middle of a transaction is not the latest commit") {
+  test::Random random("broken off");
+  Fixture f;
+  const auto second = [](int n) { return kBegin + std::chrono::seconds(n); };
+  History history(f.replica, {9}, 1024, true, second(0));
+  const auto latest = [&] {
+    asio::io_context io(1);
+    StoreSettings settings;
+    settings.path = f.replica;
+    const auto store = make_store(settings, io.get_executor());
+    return test::run(io, find_target(*store, {})).latest;
+  };
+  const auto break_off = [&](int time) {
+    History::Images images;
+    for (std::uint32_t page = 2; page <= 40; ++page) images.emplace_back(page, random.bytes(1024));
+    history.batch(images, 40, 3, second(time));
+    fs::remove(history.path(history.keys().back()));
+  };
+  CHECK(latest() == second(0));
+  SUBCASE("behind the snapshot") {
+    break_off(10);
+    CHECK(latest() == second(0));
+  }
+  SUBCASE("behind another one") {
+    history.batch(random_images(random, 1024, 40), 40, 2, second(10));
+    break_off(20);
+    CHECK(latest() == second(10));
+    f.restore();
+    CHECK(f.restored(history.points()[1].image));
+  }
+}
+
 TEST_CASE("what is folded when its generation has ended does not make that the newest") {
   test::Random random("late fold");
   Fixture f;
