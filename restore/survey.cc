@@ -167,6 +167,24 @@ asio::awaitable<GenerationSpan> commit_span(Store& store, Generation generation,
   co_return span;
 }
 
+asio::awaitable<GenerationSpan> span_or_advice(Store& store, Generation generation,
+                                               const Holdings& holdings, bool alone) {
+  const Segment* last = nullptr;
+  try {
+    co_return co_await commit_span(store, generation, holdings, last);
+  } catch (const StoreError&) {
+    throw;
+  } catch (const CompactedUnusable&) {
+    throw;
+  } catch (const Error& error) {
+    if (alone) throw;
+    throw Error(
+        std::string(error.what()) +
+        ": which moments are in that generation is not known; if the one that is wanted is " +
+        "in another, choose that with -generation");
+  }
+}
+
 // By the store's times. What else tells which of several is newer costs two small reads for each.
 asio::awaitable<GenerationSpan> stored_span(Store& store, Generation generation,
                                             const Holdings& holdings, bool alone) {
@@ -243,8 +261,7 @@ asio::awaitable<Chosen> choose_generation(Store& store, const RestoreOptions& op
     Holdings found = co_await list_holdings(store, generation, options.compacted);
     if (found.snapshots.empty()) continue;
     if (options.timestamp) {
-      const Segment* last = nullptr;
-      spans.push_back(co_await commit_span(store, generation, found, last));
+      spans.push_back(co_await span_or_advice(store, generation, found, generations.size() == 1));
     } else {
       spans.push_back(co_await stored_span(store, generation, found, alone));
     }

@@ -735,6 +735,29 @@ TEST_CASE("the newest generation, where the times of the objects do not tell it"
   }
 }
 
+TEST_CASE("a damaged generation is not in the way of a moment in another one that is chosen") {
+  test::Random random("damaged span");
+  Fixture f;
+  const auto second = [](int n) { return kBegin + std::chrono::seconds(n); };
+  History older(f.replica, {9}, 1024, true, second(0));
+  const std::string damaged = older.path(older.keys().front());
+  Bytes object = test::read_file(damaged);
+  object[20] ^= 1;
+  test::write_file(damaged, object);
+  // There is no other one.
+  CHECK(f.error(until(second(25))).find("-generation") == std::string::npos);
+
+  History newer(f.replica, {2}, 1024, true, second(20));
+  newer.batch(random_images(random, 1024, 40), 40, 1, second(30));
+  const std::string said = f.error(until(second(30)));
+  CHECK(mentions(said, older.keys().front()));
+  CHECK(mentions(said, "-generation"));
+  RestoreOptions options = until(second(30));
+  options.generation = newer.generation();
+  f.restore(options);
+  CHECK(f.restored(newer.image()));
+}
+
 TEST_CASE("what was broken off in the middle of a transaction is not the latest commit") {
   test::Random random("broken off");
   Fixture f;
