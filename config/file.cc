@@ -309,7 +309,7 @@ class Reader {
   void read_database(const YAML::Node& node, Config& config) {
     DatabaseSettings database;
     Origins origins;
-    YAML::Node path, replicas, replica;
+    YAML::Node path, replicas, replica, outbox;
     std::optional<bool> restore_wanted;
     Placed defaults;
     Handlers handlers = {
@@ -319,6 +319,7 @@ class Reader {
         {"age", [&](const auto& v) { refuse_age(v); }},
         {"outbox-dir",
          [&](const auto& v) {
+           outbox = v;
            database.outbox_dir =
                located(v, [&] { return canonical_path(expand_home(text(v, true), env_)); });
          }},
@@ -369,6 +370,7 @@ class Reader {
     if (!paths_.insert(database.path).second) {
       fail(path, "the database " + database.path + " is given twice");
     }
+    if (!outbox.IsNull()) claim_outbox(outbox, database);
 
     if (!replicas.IsNull() && !replica.IsNull()) {
       fail(replica, "a database has both replica and replicas: keep one of them");
@@ -403,6 +405,20 @@ class Reader {
 
   void read_sync(DatabaseSettings& database, std::string_view key, const YAML::Node& value) const {
     located(value, [&] { set_sync_option(database, key, text(value)); });
+  }
+
+  // Only one of two databases with one outbox could be captured.
+  void claim_outbox(const YAML::Node& at, const DatabaseSettings& database) {
+    const std::filesystem::path folder(database.outbox_dir);
+    if (folder == std::filesystem::path(database.path).parent_path()) {
+      fail(at, "the outbox-dir of " + database.path +
+                   " is the database's own folder: name one that holds nothing else");
+    }
+    const auto [other, fresh] = outboxes_.emplace(folder, database.path);
+    if (!fresh) {
+      fail(at, "the outbox-dir of " + database.path + " is already that of " + other->second +
+                   ": give each its own folder");
+    }
   }
 
   // Two databases in one place would destroy each other's history.
@@ -574,6 +590,7 @@ class Reader {
   std::set<std::string> ignored_;
   std::set<std::string> paths_;
   std::map<std::string, std::string> places_;
+  std::map<std::string, std::string> outboxes_;  // the databases', by folder
 };
 
 }  // namespace

@@ -486,8 +486,16 @@ std::unique_ptr<Connection> Connection::open(const Host& host, DatabaseSettings 
       log::warn("cannot replicate: " + reason, {{"db", settings.path}, {"vfs", host.base->zName}});
       return;
     }
+    const std::string outbox =
+        capture::OutboxPlace::directory_of(settings.path, settings.outbox_dir);
     for (const auto& other : Database::all()) {
       if (other->path() == settings.path) continue;
+      if (other->outbox_directory() == outbox) {
+        reason = other->path() + " already has the outbox " + outbox +
+                 "; give each database an outbox-dir of its own";
+        log::error("not replicating: " + reason, {{"db", settings.path}});
+        return;
+      }
       for (const auto& theirs : other->settings().replicas) {
         for (const auto& ours : settings.replicas) {
           if (ours.store.place() != theirs.store.place()) continue;

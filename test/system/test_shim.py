@@ -187,6 +187,35 @@ except sqlite3.OperationalError as e:
     assert not (tmp_path / "app.db").exists()
 
 
+@pytest.mark.parametrize(
+    "outbox, replicas, reason",
+    [
+        ("out", ["r", "r"], "already replicates to"),
+        (".b.db-sqlstream", ["r", "s"], "already has the outbox"),
+    ],
+    ids=["replica", "outbox"],
+)
+def test_two_databases_share_nothing(tmp_path, outbox, replicas, reason):
+    """The second one is not replicated, and its status says why."""
+    config = tmp_path / "c.yml"
+    config.write_text(f"dbs: [{{path: {tmp_path}/a.db, outbox-dir: {tmp_path}/{outbox}}}]\n")
+    code = f"""
+import sqlite3
+db = sqlite3.connect(":memory:")
+db.enable_load_extension(True)
+db.load_extension({str(EXTENSION)!r})
+def connect(name, replica):
+    uri = f"file:{tmp_path}/{{name}}?vfs=sqlstream&replica=file://{tmp_path}/{{replica}}"
+    return sqlite3.connect(uri, uri=True)
+first = connect("a.db", {replicas[0]!r})
+first.execute("CREATE TABLE t(x)")
+print(connect("b.db", {replicas[1]!r}).execute("SELECT sqlstream_status()").fetchone()[0])
+"""
+    status = json.loads(python(code, SQLSTREAM_CONFIG=config))
+    assert status["state"] == "not replicated"
+    assert status["reason"].startswith(f"{tmp_path}/a.db {reason} ")
+
+
 def test_it_becomes_the_default_vfs_when_asked(tmp_path):
     code = f"""
 import sqlite3

@@ -351,6 +351,11 @@ TEST_CASE("what cannot be is refused with its line") {
       contains(refusal("dbs: [{path: /none/a, replica: 's3://b/x?endpoint=http://LocalHost:9000'},"
                        " {path: /none/b, replica: 's3://b/x?endpoint=http://127.0.0.1:9000'}]"),
                "already one of /none/a"));
+  CHECK(contains(refusal("dbs:\n- {path: /none/a, outbox-dir: /o, replica: /x/y}\n"
+                         "- {path: /none/b, outbox-dir: /./o, replica: /x/z}"),
+                 "line 3: the outbox-dir of /none/b is already that of /none/a"));
+  CHECK(contains(refusal("dbs: [{path: /none/a, outbox-dir: /none, replica: /x/y}]"),
+                 "line 1: the outbox-dir of /none/a is the database's own folder"));
   CHECK(contains(refusal("dbs: [{path: /none/a, replica: /x/y, replicas: [/x/z]}]"), "keep one"));
   CHECK(contains(refusal("dbs: [{path: /none/a, replicas: [/x/y, /x/z]}]"), "two replicas named"));
   CHECK(contains(refusal("dbs: [{path: [a], replica: /x/y}]"), "single value"));
