@@ -323,12 +323,17 @@ asio::awaitable<RestoreResult> restore_as_planned(Store& store, const RestoreOpt
   const RestorePlan plan = co_await survey(store, options);
   say_plan(store, options, plan);
   if (options.make_folder) make_folder_of(options.output);
-  TargetFile target(options.output, options.mode);
-  Restore run(store, executor, plan, target, workers, options, progress);
+  const auto target = std::make_shared<TargetFile>(options.output, options.mode);
+  Restore run(store, executor, plan, *target, workers, options, progress);
   RestoreResult result = co_await run.run();
+  if (options.temporary) {
+    result.output = target->path();
+    result.temporary = target;
+    co_return result;
+  }
   result.output = options.output;
   say(store, options, "renaming database from temporary location", {{"path", options.output}});
-  auto publish = [&] { target.publish(); };
+  auto publish = [&] { target->publish(); };
   co_await on_worker(workers, publish);
   co_return result;
 }

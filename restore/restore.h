@@ -25,6 +25,8 @@ class NothingToRestore : public Error {
   using Error::Error;
 };
 
+class TargetFile;
+
 struct RestoreOptions {
   std::string output;                    ///< the database file to write; must not exist
   std::optional<Generation> generation;  ///< empty: the one with the latest data
@@ -33,6 +35,7 @@ struct RestoreOptions {
   std::optional<Position> until;         ///< no object that begins there or behind it
   std::optional<mode_t> mode;            ///< of the output; empty: a new file's
   bool make_folder = false;              ///< the output's, where it is missing
+  bool temporary = false;                ///< never named `output`; see RestoreResult::temporary
   bool quiet = false;                    ///< nothing in the log
   log::Fields log_as;                    ///< names it in the log; empty: the replica's URL
   bool compacted = true;                 ///< read folded segments where there are any
@@ -46,6 +49,9 @@ struct RestoreResult {
   Time commit_time;   ///< of the last commit in it
   std::uint64_t pages = 0;
   std::uint32_t page_size = 0;
+  /// Where that was asked for: `output` names a file that only its owner can read, and that is
+  /// removed with this.
+  std::shared_ptr<const TargetFile> temporary;
 };
 
 /// What a restore would read.

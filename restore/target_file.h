@@ -54,6 +54,9 @@ class TargetFile {
   /// The disk may begin with what was written there: publish() then waits for less. A hint.
   void begin_writeback(std::uint64_t offset, std::uint64_t size) noexcept;
 
+  /// Of the temporary file. Precondition: not published.
+  const std::string& path() const { return temporary_; }
+
   /// An unnamed file in the same folder, for what does not fit in memory.
   ScratchFile scratch() const;
 

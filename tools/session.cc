@@ -11,6 +11,15 @@
 
 namespace sqlstream::tools {
 
+namespace {
+
+bool is_ignored(int number) {
+  struct sigaction action {};
+  return ::sigaction(number, nullptr, &action) == 0 && action.sa_handler == SIG_IGN;
+}
+
+}  // namespace
+
 void with_store(StoreSettings settings, const RemoteWork& work) {
   // Alone here: what makes a restore slow is waiting for answers.
   settings.requests = 128;
@@ -22,7 +31,10 @@ void with_store(StoreSettings settings, const RemoteWork& work) {
     const auto store = make_store(settings, io.get_executor());
     asio::cancellation_signal cancel;
     bool done = false;
-    asio::signal_set signals(io, SIGINT, SIGTERM);
+    asio::signal_set signals(io);
+    for (const int number : {SIGINT, SIGTERM, SIGHUP}) {
+      if (!is_ignored(number)) signals.add(number);
+    }
     signals.async_wait([&](const boost::system::error_code& error, int number) {
       if (error) return;
       signal_number = number;

@@ -39,7 +39,7 @@ struct Mark {
   std::int64_t time = 0;
 };
 
-std::string random_name() {
+std::string random_token() {
   std::random_device source;
   char text[20];
   std::snprintf(text, sizeof text, "%08x%08x", source(), source());
@@ -47,7 +47,7 @@ std::string random_name() {
 }
 
 Mark write_mark(SqlConnection& db) {
-  const Mark mark{random_name(), now().time_since_epoch().count()};
+  const Mark mark{random_token(), now().time_since_epoch().count()};
   db.run(
       "CREATE TABLE IF NOT EXISTS _sqlstream_verification"
       "(id INTEGER PRIMARY KEY, token TEXT NOT NULL, time INTEGER NOT NULL)");
@@ -72,11 +72,13 @@ class WriteLock {
   SqlConnection db_;
 };
 
-// A restored database, open and already without a name: whatever happens, it is gone with this.
+// A restored database, open: its file needs its name no more.
 class Restored {
  public:
   explicit Restored(const std::string& file)
-      : fd_(::open(file.c_str(), O_RDONLY | O_CLOEXEC)), db_(opened(file)) {}
+      : fd_(::open(file.c_str(), O_RDONLY | O_CLOEXEC)),
+        db_("file:" + escaped(file) + "?mode=ro&immutable=1",
+            SQLITE_OPEN_READONLY | SQLITE_OPEN_URI) {}
 
   void check_mark(const Mark& mark) {
     const auto rows = db_.run("SELECT token, time FROM _sqlstream_verification WHERE id = 1");
@@ -111,15 +113,6 @@ class Restored {
   }
 
  private:
-  static SqlConnection opened(const std::string& file) {
-    const struct Removal {
-      const std::string& file;
-      ~Removal() { ::unlink(file.c_str()); }
-    } removal{file};
-    return {"file:" + escaped(file) + "?mode=ro&immutable=1",
-            SQLITE_OPEN_READONLY | SQLITE_OPEN_URI};
-  }
-
   static std::string escaped(const std::string& path) {
     std::string result;
     for (const char c : path) {
@@ -167,7 +160,8 @@ class Verification {
 
   Checked check(std::size_t number, RestoreOptions options) {
     const ReplicaSettings& replica = settings_.replicas[number];
-    options.output = temporary();
+    options.output = output();
+    options.temporary = true;
     Checked checked;
     ProgressDisplay display("restoring replica " + replica.name + " of " + settings_.path);
     with_store(
@@ -177,7 +171,8 @@ class Verification {
                                [&](const RestoreProgress& progress) { display.show(progress); });
         });
     display.clear();
-    checked.file = std::make_unique<Restored>(options.output);
+    checked.file = std::make_unique<Restored>(checked.result.output);
+    checked.result.temporary.reset();  // whatever happens now, it is gone with this process
     if (mark_) checked.file->check_mark(*mark_);
     checked.file->check_integrity();
     return checked;
@@ -225,12 +220,13 @@ class Verification {
     return options;
   }
 
-  std::string temporary() const {
+  // The same each time: so what a verification that was killed left behind is found.
+  std::string output() const {
     const std::filesystem::path database(settings_.path);
     const char* folder = std::getenv("TMPDIR");
     const auto place =
         folder != nullptr && *folder != 0 ? std::filesystem::path(folder) : database.parent_path();
-    return place / ('.' + database.filename().string() + "-verify-" + random_name());
+    return place / ('.' + database.filename().string() + "-verify");
   }
 
   const DatabaseSettings& settings_;

@@ -1,6 +1,7 @@
 """`sqlstream sync` and `sqlstream verify`: what they promise, and what they refuse."""
 
 import json
+import signal
 import sqlite3
 from contextlib import closing
 from types import SimpleNamespace
@@ -222,6 +223,24 @@ def test_verify_without_a_write_leaves_the_database_alone(filled):
     assert plain(filled.database, "select name from sqlite_schema") == [("t",)]
 
 
+def test_what_a_killed_verify_left_behind_is_removed_by_the_next(filled):
+    """It is the database's whole content: until then only its owner may read it."""
+    for _ in range(20):
+        with harness.Process(
+            [filled.build.sqlstream, "verify", "-config", filled.config, filled.database], env=filled.env
+        ) as process:
+            while process.popen.poll() is None and not leftovers(filled):
+                pass
+            process.signal(signal.SIGKILL)
+            process.wait()
+        left = leftovers(filled)
+        if left:
+            break
+    assert [(filled.folder / name).stat().st_mode & 0o777 for name in left] == [0o600]
+    filled.tool("verify", filled.database)
+    assert leftovers(filled) == []
+
+
 def test_verify_all_databases(world):
     other = world.folder / "other.db"
     for database in (world.database, other):
@@ -314,7 +333,7 @@ def test_verify_says_when_the_store_takes_nothing(filled):
 
 def test_verify_puts_its_file_where_tmpdir_says(filled, tmp_path):
     said = filled.tool("verify", filled.database, check=False, TMPDIR="/no/such/folder")
-    assert said.returncode == 1 and said.stderr.count("cannot restore to /no/such/folder/.app.db-verify-") == 2
+    assert said.returncode == 1 and said.stderr.count("cannot restore to /no/such/folder/.app.db-verify: ") == 2
     filled.tool("verify", filled.database, TMPDIR=tmp_path)
 
 

@@ -891,6 +891,23 @@ TEST_CASE("or the one that was asked for, whatever the umask") {
 
 }  // namespace
 
+TEST_CASE("a restore to a temporary file names nothing and is gone with its result") {
+  Fixture f;
+  test::Random random("a temporary file");
+  History history(f.replica, {7}, 1024, true, kBegin);
+  history.batch({{1, random.bytes(1024)}}, 20, 1, kBegin);
+  {
+    RestoreOptions options;
+    options.temporary = true;
+    const RestoreResult result = f.restore(std::move(options));
+    CHECK(test::read_file(result.output) == history.image());
+    CHECK_FALSE(fs::exists(f.output));
+    CHECK((fs::status(result.output).permissions() & fs::perms::all) ==
+          (fs::perms::owner_read | fs::perms::owner_write));
+  }
+  CHECK(fs::is_empty(f.folder.path() + "/out"));
+}
+
 TEST_CASE("what a killed restore left behind is removed, what another one writes is not") {
   Fixture f;
   const auto hidden = [&] {
