@@ -26,7 +26,7 @@ void check_switch(const std::string& name, const std::string& value) {
 
 std::optional<std::string> ParsedFlags::text(std::string_view name) const {
   const auto found = values.find(name);
-  if (found == values.end() || found->second.empty()) return std::nullopt;
+  if (found == values.end()) return std::nullopt;
   return found->second;
 }
 
@@ -66,7 +66,12 @@ ParsedFlags parse_flags(const Words& words, const Command& command) {
     } else {
       value = *++word;
     }
-    if (flag->value.empty()) check_switch(name, value);
+    if (flag->value.empty()) {
+      check_switch(name, value);
+    } else if (value.empty()) {
+      // Of a shell's variable that is not set: what was wanted is not what there is without it.
+      throw Error('-' + name + " is empty: give it a value, or leave it out");
+    }
   }
   return parsed;
 }

@@ -20,8 +20,8 @@ class UsageError : public Error {
 };
 
 /// A command line taken apart, in Go's way, as Litestream's are: one dash or two, "-flag value" or
-/// "-flag=value", the last of several counts, an empty value is as good as none. Flags may stand
-/// behind arguments, too; behind "--" everything is an argument.
+/// "-flag=value", the last of several counts. Flags may stand behind arguments, too; behind "--"
+/// everything is an argument.
 struct ParsedFlags {
   std::map<std::string, std::string, std::less<>> values;
   Words arguments;
@@ -33,7 +33,7 @@ struct ParsedFlags {
   bool on(std::string_view name) const;
 };
 
-/// Throws UsageError for flags that `command` does not take.
+/// Throws UsageError for flags that `command` does not take, Error for an empty value.
 ParsedFlags parse_flags(const Words& words, const Command& command);
 
 /// The only argument. Throws Error when there is none, or more.

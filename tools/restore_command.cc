@@ -28,13 +28,6 @@ std::optional<std::uint32_t> parse_number(const std::string& text, int base) {
 
 RestoreOptions read_options(const ParsedFlags& flags) {
   RestoreOptions options;
-  // Of a shell's variable that is not set: the newest state is not what is wanted.
-  for (const char* name : {"timestamp", "index", "generation"}) {
-    const auto given = flags.values.find(name);
-    if (given != flags.values.end() && given->second.empty()) {
-      throw Error(std::string("-") + name + " is empty: give it a value, or leave it out");
-    }
-  }
   options.output = flags.text("o").value_or("");
   options.generation = generation_flag(flags);
   if (const auto text = flags.text("timestamp")) {

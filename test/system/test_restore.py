@@ -243,7 +243,7 @@ def test_a_full_disk_leaves_nothing(build, replica, tmp_path):
         assert list(folder.iterdir()) == []
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_leaves_nothing(build, litestream, tmp_path, output, number):
     database, folder = tmp_path / "large.db", tmp_path / "replica"
     with closing(connect(database)) as connection:
@@ -414,12 +414,24 @@ def test_a_copy_of_a_replica_whose_times_are_of_the_copying(build, tmp_path, out
     harness.compare_databases(harness.checkpointed_copy(database, tmp_path / "copy.db"), output)
 
 
-@pytest.mark.parametrize("flag", ["-timestamp", "-index", "-generation"])
-def test_refuses_an_empty_value(build, tmp_path, flag):
-    """As of a variable that is not set: the newest state is not what was asked for."""
-    said = build.restore(tmp_path / "out.db", f"file://{tmp_path}", flag, "", check=False)
-    assert said.returncode == 1 and f"{flag} is empty" in said.stderr
-    assert not (tmp_path / "out.db").exists()
+@pytest.mark.parametrize(
+    "flag, words",
+    [
+        *(
+            (flag, ["restore", flag, "", "URL"])
+            for flag in ("-timestamp", "-index", "-generation", "-parallelism", "-config", "-replica", "-o")
+        ),
+        *((flag, ["run", flag, "", "--", "true"]) for flag in ("-replica", "-config")),
+        ("-max-lag", ["status", "-max-lag", "", "DB"]),
+        ("-timeout", ["sync", "-timeout=", "DB"]),
+        ("-generation", ["wal", "-generation=", "DB"]),
+    ],
+)
+def test_refuses_an_empty_value(build, tmp_path, flag, words):
+    """As of a variable that is not set: the newest state, say, is not what was asked for."""
+    names = {"URL": f"file://{tmp_path}", "DB": tmp_path / "app.db"}
+    said = fails(build, *(names.get(word, word) for word in words))
+    assert said == f"sqlstream: {flag} is empty: give it a value, or leave it out"
 
 
 def test_run_refuses_a_static_program(build, tmp_path):

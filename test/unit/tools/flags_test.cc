@@ -37,11 +37,9 @@ TEST_CASE("a value may look like a flag, and behind two dashes all are arguments
   CHECK(flags.arguments == Words{"-count", "--"});
 }
 
-TEST_CASE("a switch can be turned off; a lone dash is an argument; empty is none") {
-  const ParsedFlags flags = parse({"-v=false", "-", "-o=", "-count", ""});
+TEST_CASE("a switch can be turned off; a lone dash is an argument") {
+  const ParsedFlags flags = parse({"-v=false", "-"});
   CHECK_FALSE(flags.on("v"));
-  CHECK_FALSE(flags.text("o"));
-  CHECK_FALSE(flags.text("count"));
   CHECK(flags.arguments == Words{"-"});
 }
 
@@ -63,6 +61,12 @@ TEST_CASE("wrong flags are refused") {
                              Words{"-o"}, Words{"-v=perhaps"}, Words{"-=x"}}) {
     CAPTURE(words.front());
     CHECK_THROWS_AS(parse(words), UsageError);
+  }
+}
+
+TEST_CASE("an empty value is refused") {
+  for (const Words& words : {Words{"-o="}, Words{"-count", ""}, Words{"-o", "", "-o", "p"}}) {
+    CHECK_THROWS_WITH_AS(parse(words), doctest::Contains("is empty: give it a value"), Error);
   }
 }
 
