@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -155,20 +156,33 @@ void write_line(int fd, std::string_view line) {
   if (errno == EFBIG) too_large.take();
 }
 
+// What a number stood for, to be told from what it stands for now.
+class Identity {
+ public:
+  explicit Identity(int fd) { known_ = ::fstat(fd, &file_) == 0; }
+  bool is(int fd) const {
+    struct stat now {};
+    return known_ && ::fstat(fd, &now) == 0 && now.st_dev == file_.st_dev &&
+           now.st_ino == file_.st_ino;
+  }
+
+ private:
+  struct stat file_ {};
+  bool known_ = false;
+};
+
 class File {
  public:
   explicit File(std::string path) : path_(std::move(path)) {}
   /// False: it cannot be opened now.
   bool open() {
-    struct stat now {};
-    if (fd_ >= 0 && ::fstat(fd_, &now) == 0 && now.st_dev == opened_.st_dev &&
-        now.st_ino == opened_.st_ino) {
-      return true;
-    }
+    if (opened_ && opened_->is(fd_)) return true;
     // The number is not ours any more, so it is not ours to close.
     fd_ = above_standard(
         ::open(path_.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | O_NOCTTY, 0600));
-    return fd_ >= 0 && ::fstat(fd_, &opened_) == 0;
+    opened_.reset();
+    if (fd_ >= 0) opened_.emplace(fd_);
+    return fd_ >= 0;
   }
   void write(std::string_view line) {
     if (open()) write_line(fd_, line);
@@ -177,13 +191,15 @@ class File {
  private:
   std::string path_;
   int fd_ = -1;
-  struct stat opened_ {};
+  std::optional<Identity> opened_;
 };
 
 }  // namespace
 
 Sink descriptor_sink(int fd) {
-  return [fd](Level, std::string_view line) { write_line(fd, line); };
+  return [fd, given = Identity(fd)](Level, std::string_view line) {
+    if (given.is(fd)) write_line(fd, line);
+  };
 }
 
 Sink file_sink(const std::string& path) {

@@ -22,6 +22,8 @@ using Sink = std::function<void(Level, std::string_view line)>;
 void set_sink(Sink sink, Level least = Level::info, Style style = Style::logfmt);
 
 /// A sink that appends lines to a descriptor (2 for stderr); the descriptor stays the caller's.
+/// Once it is closed, or is another file's, as in a program that became a daemon, lines are
+/// dropped.
 Sink descriptor_sink(int fd);
 /// A sink that appends lines to a file, which is created for its owner alone. A program may close
 /// the descriptor without knowing of it, and the number then be another file's, perhaps a

@@ -104,6 +104,13 @@ int run_command(const ParsedFlags& flags) {
   }
   set.emplace_back("LD_PRELOAD", preload);
   set.emplace_back("SQLSTREAM_DEFAULT_VFS", "1");
+  // Few programs show SQLite's own log, and this one need not know of us.
+  if (std::getenv("SQLSTREAM_LOG") == nullptr) {
+    set.emplace_back("SQLSTREAM_LOG", "stderr");
+    if (std::getenv("SQLSTREAM_LOG_LEVEL") == nullptr) {
+      set.emplace_back("SQLSTREAM_LOG_LEVEL", "warn");
+    }
+  }
   const Mark mark;
   if (mark.usable()) set.emplace_back("SQLSTREAM_RUN_MARK", mark.file());
 

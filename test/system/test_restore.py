@@ -374,6 +374,26 @@ def test_run_opens_databases_through_the_vfs(build, tmp_path):
         assert connection.execute("SELECT x FROM t").fetchall() == [(42,)]
 
 
+@pytest.mark.parametrize(
+    "replica, env, says",
+    [
+        (None, {}, "level=WARN"),
+        ("/dev/null/replica", {}, "level=ERROR"),
+        ("/dev/null/replica", {"SQLSTREAM_LOG": ""}, None),
+    ],
+    ids=["none", "unusable", "silenced"],
+)
+def test_run_says_when_nothing_is_replicated(build, tmp_path, replica, env, says):
+    """Nobody would know of it: hardly a program shows SQLite's log."""
+    (tmp_path / "c.yml").write_text("")
+    env = harness.clean_environment(SQLSTREAM_CONFIG=tmp_path / "c.yml", **env)
+    flags = ["-replica", f"file://{replica}"] if replica else []
+    result = harness.run([build.sqlstream, "run", *flags, "--", "sqlite3", tmp_path / "app.db",
+                          "create table t(x)"], env=env)  # fmt: skip
+    assert says in result.stderr if says else result.stderr == ""
+    assert "level=INFO" not in result.stderr
+
+
 def test_run_with_a_configuration_file(build, tmp_path):
     work, database = tmp_path / "work", tmp_path / "app.db"
     work.mkdir()

@@ -6,6 +6,7 @@
 #include <fstream>
 #include <iterator>
 #include <string>
+#include <sys/mman.h>
 #include <thread>
 #include <unistd.h>
 #include <vector>
@@ -125,6 +126,17 @@ TEST_CASE("a descriptor sink ends each line") {
   const auto n = ::read(reader.get(), buffer, sizeof buffer);
   REQUIRE(n > 0);
   CHECK(std::string_view(buffer, static_cast<std::size_t>(n)) == "one line\n");
+}
+
+TEST_CASE("a descriptor that is another file's by now gets no line") {
+  UniqueFd fd(::open("/dev/null", O_WRONLY | O_CLOEXEC));
+  const Sink sink = descriptor_sink(fd.get());
+  const UniqueFd other(::memfd_create("other", MFD_CLOEXEC));
+  REQUIRE(::dup2(other.get(), fd.get()) == fd.get());
+  sink(Level::info, "not meant for it");
+  CHECK(::lseek(other.get(), 0, SEEK_CUR) == 0);
+  fd.reset();
+  sink(Level::info, "not meant for anybody");
 }
 
 TEST_CASE("a log file whose descriptor the program closed is opened anew") {
