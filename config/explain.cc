@@ -65,7 +65,8 @@ Values values_of(const ReplicaSettings& replica) {
   }
   values.emplace_back("sync-interval", format_duration(replica.sync_interval));
   values.emplace_back("adaptive", replica.adaptive > 0 ? std::to_string(replica.adaptive) : "none");
-  values.emplace_back("retention", format_duration(replica.retention));
+  values.emplace_back(
+      "retention", replica.retention.count() > 0 ? format_duration(replica.retention) : "forever");
   values.emplace_back("retention-check-interval",
                       format_duration(replica.retention_check_interval));
   values.emplace_back("snapshot-interval", replica.snapshot_interval

@@ -87,7 +87,7 @@ constexpr std::array kOptions = {
     Option{"region", true, set_text<&StoreSettings::region>},
     Option{"retention", false,
            [](ReplicaSettings& r, std::string_view name, const std::string& value) {
-             r.retention = duration_value(name, value, nanoseconds(1));
+             r.retention = duration_value(name, value, nanoseconds(0));
            }},
     Option{"retention-check-interval", false,
            [](ReplicaSettings& r, std::string_view name, const std::string& value) {

@@ -32,7 +32,8 @@ std::optional<std::string> another_writer(const LastWrite& last, const Writer& s
     return std::nullopt;
   }
   const Time time = std::max(last.time, metadata.last_commit);
-  if (now - time > retention && !is_neighbours(metadata, self)) return std::nullopt;
+  const bool old = retention.count() > 0 && now - time > retention;
+  if (old && !is_neighbours(metadata, self)) return std::nullopt;
   return "was last written at " + format_rfc3339(std::chrono::floor<std::chrono::seconds>(time)) +
          " by " + describe({metadata.host, metadata.database}) + ", and this is " + describe(self);
 }

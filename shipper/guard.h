@@ -32,7 +32,7 @@ struct LastWrite {
 bool is_neighbours(const Metadata& metadata, const Writer& self);
 
 /// "was last written … by …" when that was a neighbour, or another host not longer ago than
-/// `retention`; else empty. What the metadata leaves out is not compared. Pure.
+/// `retention` (0: for ever); else empty. What the metadata leaves out is not compared. Pure.
 std::optional<std::string> another_writer(const LastWrite& last, const Writer& self, Time now,
                                           std::chrono::nanoseconds retention);
 

@@ -16,7 +16,7 @@ struct ReplicaSettings {
   StoreSettings store;
   std::chrono::nanoseconds sync_interval = std::chrono::seconds(1);
   std::uint64_t adaptive = 0;  ///< PUTs a day, for which the sync interval is stretched; 0: any
-  std::chrono::nanoseconds retention = std::chrono::hours(24);
+  std::chrono::nanoseconds retention = std::chrono::hours(24);  ///< 0: nothing is deleted
   std::chrono::nanoseconds retention_check_interval = std::chrono::hours(1);
   std::optional<std::chrono::nanoseconds> snapshot_interval;
   std::optional<std::chrono::nanoseconds> validation_interval;  ///< empty: never

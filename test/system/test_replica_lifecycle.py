@@ -139,6 +139,25 @@ def test_programs_that_all_end_soon_tidy_the_replica(build, litestream, tmp_path
     check_restores(build, litestream, database, f"file://{replica}", replica, tmp_path)
 
 
+def test_without_a_retention_nothing_is_deleted(build, tmp_path):
+    replica = tmp_path / "replica"
+    path = config(tmp_path, f"path: {replica}", retention="0", retention_check_interval="100ms",
+                  snapshot_interval="100ms")
+    env = harness.clean_environment(SQLSTREAM_CONFIG=str(path))
+    with Session(build, tmp_path / "app.db", "", env) as app:
+        app.do("create table t(x)")
+        for _ in range(3):
+            before = len(snapshots_of(replica))
+            app.do("insert into t values (1)")
+            assert app.shipped() == 1
+            harness.wait_until(lambda: len(snapshots_of(replica)) > before, "another snapshot")
+        app.do("close")
+        app.end()
+    there = snapshots_of(replica)
+    assert len(there) > 2 and there == list(range(len(there)))
+    assert indexes_of(replica)[0] == 0
+
+
 def test_an_idle_database_keeps_its_only_snapshot(build, tmp_path):
     replica = tmp_path / "replica"
     path = config(tmp_path, f"path: {replica}", retention="100ms", retention_check_interval="100ms")

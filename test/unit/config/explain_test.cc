@@ -38,7 +38,7 @@ dbs:
       - url: s3://bkt.s3.us-west-004.backblazeb2.com/x
         sync-interval: ${SYNC}s
       - {name: aws, bucket: other, path: p}
-      - path: /backup
+      - {path: /backup, retention: 0}
 )",
       {{"SYNC", "5"}, {"AWS_REGION", "eu-north-1"}, {"AWS_ENDPOINT_URL", "http://localhost:9000"}});
   CHECK(settings["  level"] == "debug < /c.yml:2");
@@ -58,6 +58,7 @@ dbs:
         "http://localhost:9000 < environment variable AWS_ENDPOINT_URL");
   CHECK(settings["/none/a.db aws force-path-style"] == "true < default");
   CHECK(settings["/none/a.db file path"] == "/backup < /c.yml:10");
+  CHECK(settings["/none/a.db file retention"] == "forever < /c.yml:10");
   CHECK(settings.count("/none/a.db file region") == 0);
 }
 

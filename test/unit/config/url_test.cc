@@ -56,6 +56,7 @@ TEST_CASE("the query sets options") {
   CHECK(replica.retention == 1h);
   CHECK(replica.snapshot_interval == 30min);
   CHECK(replica.name == "main");
+  CHECK(parse("s3://b/db?retention=0").retention == 0s);
   // A '+' in a query stands for itself.
   CHECK(parse("s3://b/db?ca-file=/a+b").store.ca_file == "/a+b");
 }
@@ -226,7 +227,7 @@ TEST_CASE("malformed URLs get one sentence") {
                           "s3://b/p?adaptive=-1",
                           "s3://b/p?adaptive=5k",
                           "s3://b/p?adaptive=99999999999999999999",
-                          "s3://b/p?retention=0s",
+                          "s3://b/p?retention=-1s",
                           "s3://b/p?skip-verify=maybe",
                           "s3://b/p?region="}) {
     CAPTURE(url);

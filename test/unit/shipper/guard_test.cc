@@ -88,6 +88,8 @@ TEST_CASE("another writer is another path here, or another host within the reten
   CHECK_FALSE(by("", "/srv/other.db", kNow - 25h));
   CHECK_FALSE(by("", "", kNow));
   REQUIRE(by("production", "", kNow));
+  // Where nothing is deleted, it is never too long ago.
+  CHECK(another_writer(written("production", "", kNow - 9000h), self, kNow, 0s));
   CHECK(contains(*by("production", "", kNow), "by host production from an unknown path"));
 }
 
