@@ -218,8 +218,16 @@ void warn_of(const GenerationSpan& other, std::span<const GenerationSpan> spans,
             {{"replica", store.url()}});
 }
 
-NothingToRestore no_backups(const Store& store) {
-  return NothingToRestore("no matching backups found at " + store.url());
+asio::awaitable<void> refuse_empty(Store& store) {
+  ListQuery query;
+  query.prefix = "ltx/";
+  query.limit = 1;
+  if (!(co_await store.list(std::move(query))).objects.empty()) {
+    throw Error("the replica at " + store.url() +
+                " was written by Litestream 0.5 or newer, whose format sqlstream does not read; "
+                "restore it with litestream");
+  }
+  throw NothingToRestore("no matching backups found at " + store.url());
 }
 
 struct Chosen {
@@ -232,7 +240,7 @@ struct Chosen {
 asio::awaitable<Chosen> choose_generation(Store& store, const RestoreOptions& options,
                                           bool among_replicas) {
   const auto generations = co_await replica::list_generations(store);
-  if (generations.empty()) throw no_backups(store);
+  if (generations.empty()) co_await refuse_empty(store);
 
   Chosen chosen;
   if (options.generation) {
@@ -267,7 +275,7 @@ asio::awaitable<Chosen> choose_generation(Store& store, const RestoreOptions& op
     }
     chosen.holdings = std::move(found);
   }
-  if (spans.empty()) throw no_backups(store);
+  if (spans.empty()) co_await refuse_empty(store);
   if (options.timestamp) {
     chosen.generation = generation_at(spans, *options.timestamp);
   } else {

@@ -196,6 +196,16 @@ def test_says_when_there_is_nothing(build, tmp_path, output):
     assert not output.exists()
 
 
+@pytest.mark.parametrize("flags", [[], ["-if-replica-exists"]], ids=str)
+def test_says_that_a_newer_litestream_wrote_it(build, tmp_path, output, flags):
+    """It is no empty replica: who took it for one would begin an empty database."""
+    level = tmp_path / "replica/ltx/0"
+    level.mkdir(parents=True)
+    (level / "0000000000000001-0000000000000001.ltx").write_bytes(b"LTX1")
+    said = fails(build, "restore", *flags, "-o", output, f"file://{tmp_path}/replica")
+    assert "was written by Litestream 0.5 or newer" in said and not output.exists()
+
+
 def test_names_a_generation_that_is_not_there(build, replica, output):
     said = fails(
         build, "restore", "-generation", "0123456789abcdef", "-o", output, f"file://{replica}"
