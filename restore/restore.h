@@ -25,6 +25,12 @@ class NothingToRestore : public Error {
   using Error::Error;
 };
 
+/// The first of these: there is no backup.
+class NoBackup : public NothingToRestore {
+ public:
+  using NothingToRestore::NothingToRestore;
+};
+
 class TargetFile;
 
 struct RestoreOptions {

@@ -227,7 +227,7 @@ asio::awaitable<void> refuse_empty(Store& store) {
                 " was written by Litestream 0.5 or newer, whose format sqlstream does not read; "
                 "restore it with litestream");
   }
-  throw NothingToRestore("no matching backups found at " + store.url());
+  throw NoBackup("no matching backups found at " + store.url());
 }
 
 struct Chosen {

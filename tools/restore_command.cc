@@ -76,8 +76,10 @@ ReplicaSettings choose_replica(const Source& source, RestoreOptions& options) {
       if (best != nullptr && !is_newer(target, latest)) continue;
       best = &replica;
       latest = target;
-    } catch (const NothingToRestore&) {
+    } catch (const NoBackup&) {
       if (!nothing) nothing = std::current_exception();
+    } catch (const NothingToRestore&) {
+      nothing = std::current_exception();
     } catch (const Error& error) {
       // It may be the one with the latest data: whoever can do without must say so.
       throw Error(std::string(error.what()) + "; to restore from another replica, name it with " +
@@ -150,9 +152,9 @@ int restore_command(const ParsedFlags& flags) {
     } else {
       print_text(result, replica.name);
     }
-  } catch (const NothingToRestore& nothing) {
+  } catch (const NoBackup& none) {
     if (!flags.on("if-replica-exists")) throw;
-    log::info(nothing.what());
+    log::info(none.what());
   }
   return 0;
 }

@@ -190,9 +190,7 @@ WRONG = [
     ["restore", "-o", "OUT", "-index", "zzz", "URL"],
     ["restore", "-o", "OUT", "-parallelism", "many", "URL"],
     ["restore", "-o", "OUT", "-generation", "0123456789abcdef", "URL"],
-    ["restore", "-o", "OUT", "-generation", "0123456789abcdef", "-if-replica-exists", "URL"],
     ["restore", "-o", "OUT", "-timestamp", "2001-01-01T00:00:00Z", "URL"],
-    ["restore", "-o", "OUT", "-timestamp", "2001-01-01T00:00:00Z", "-if-replica-exists", "URL"],
 ]
 TEXTS = (
     "unknown command",

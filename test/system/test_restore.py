@@ -213,6 +213,20 @@ def test_names_a_generation_that_is_not_there(build, replica, output):
     assert "0123456789abcdef" in said and next((replica / "generations").iterdir()).name in said
 
 
+@pytest.mark.parametrize(
+    "flag, value", [("-generation", "0123456789abcdef"), ("-timestamp", "2001-01-01T00:00:00Z")]
+)
+@pytest.mark.parametrize("replicas", [["REPLICA"], ["REPLICA", "EMPTY"], ["EMPTY", "REPLICA"]], ids=str)
+def test_a_replica_that_exists_is_no_missing_one(build, replica, output, tmp_path, flag, value, replicas):
+    """Nothing of it matches, but who waits for a backup's absence must not be told of that."""
+    names = {"REPLICA": str(replica), "EMPTY": str(tmp_path / "empty")}
+    entries = [{"path": names[name], "name": name} for name in replicas]
+    config = tmp_path / "c.yml"
+    config.write_text(json.dumps({"dbs": [{"path": "/none/app.db", "replicas": entries}]}))
+    said = fails(build, "restore", "-config", config, "-if-replica-exists", flag, value, "-o", output, "/none/app.db")
+    assert "no matching backups found: " in said and not output.exists()
+
+
 def test_names_the_earliest_moment(build, replica, output):
     said = fails(
         build, "restore", "-timestamp", "2001-02-03T04:05:06+01:00", "-o", output,
