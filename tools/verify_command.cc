@@ -11,10 +11,12 @@
 
 #include "base/clock.h"
 #include "base/unique_fd.h"
+#include "capture/outbox.h"
 #include "format/wal.h"
 #include "restore/plan.h"
 #include "restore/restore.h"
 #include "shipper/database.h"
+#include "shipper/replica_note.h"
 #include "tools/progress.h"
 #include "tools/session.h"
 #include "tools/shipping.h"
@@ -149,7 +151,17 @@ class Verification {
 
   // Throws Error.
   RestoreResult verify(std::size_t number) {
-    return wanted_.full ? compare(number) : check(number, {}).result;
+    const auto shipped_before = shipped_generation(number);
+    const RestoreResult result = wanted_.full ? compare(number) : check(number, {}).result;
+    // What was compared is a generation that was named; a restore takes the newest.
+    const Generation taken = wanted_.full ? newest_generation(number) : result.generation;
+    const auto shipped = shipped_generation(number);  // a new one may have begun meanwhile
+    if (shipped && taken != shipped && taken != shipped_before) {
+      throw Error("a restore takes generation " + taken.str() + ", and the database ships " +
+                  shipped->str() +
+                  "; if another database replicates there, give each a replica of its own");
+    }
+    return result;
   }
 
  private:
@@ -157,6 +169,25 @@ class Verification {
     RestoreResult result;
     std::unique_ptr<Restored> file;
   };
+
+  // That of the outbox, as far as it came to be in the replica. Empty: not known.
+  std::optional<Generation> shipped_generation(std::size_t number) const {
+    const auto outbox = capture::OutboxPlace::directory_of(settings_.path, settings_.outbox_dir);
+    const auto note =
+        load_replica_note(replica_note_path(outbox, settings_.replicas[number].store.place()));
+    if (!note || !note->end) return std::nullopt;
+    return note->end->generation;
+  }
+
+  Generation newest_generation(std::size_t number) const {
+    const RestoreOptions any;
+    RestoreTarget target;
+    with_store(settings_.replicas[number].store,
+               [&](Store& store, asio::thread_pool&) -> asio::awaitable<void> {
+                 target = co_await find_target(store, any);
+               });
+    return target.generation;
+  }
 
   Checked check(std::size_t number, RestoreOptions options) {
     const ReplicaSettings& replica = settings_.replicas[number];

@@ -1,6 +1,7 @@
 """`sqlstream sync` and `sqlstream verify`: what they promise, and what they refuse."""
 
 import json
+import re
 import signal
 import sqlite3
 from contextlib import closing
@@ -239,6 +240,19 @@ def test_what_a_killed_verify_left_behind_is_removed_by_the_next(filled):
     assert [(filled.folder / name).stat().st_mode & 0o777 for name in left] == [0o600]
     filled.tool("verify", filled.database)
     assert leftovers(filled) == []
+
+
+@pytest.mark.parametrize("flags", [[], ["-full"]], ids=str)
+def test_verify_notices_that_a_restore_gives_another_database(filled, flags):
+    filled.tool("sync", filled.database)
+    assert filled.tool("verify", "-no-write", *flags, filled.database).stdout.count("verified") == 2
+    other = filled.folder / "other.db"
+    plain(other, "create table u(y)")
+    config = write_config(filled.folder / "other.yml", other, *filled.urls)
+    harness.run([filled.build.sqlstream, "sync", "-config", config, other], env=filled.env)
+    said = filled.tool("verify", "-no-write", *flags, filled.database, check=False)
+    assert said.returncode == 1 and said.stdout == ""
+    assert len(re.findall("a restore takes generation .{16}, and the database ships .{16};", said.stderr)) == 2
 
 
 def test_verify_all_databases(world):
