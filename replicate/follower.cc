@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <utility>
 
 #include "base/error.h"
 #include "base/log.h"
@@ -99,6 +100,7 @@ asio::awaitable<void> Follower::open() {
   if (!error.empty()) report(error);
   if (!keeper_) co_return;
   error_.clear();
+  said_missing_ = false;
   watch();  // now there is a WAL
   log::info("following", {{"db", settings_.path}});
 }
@@ -109,6 +111,9 @@ asio::awaitable<void> Follower::wait_for_database() {
   if (keeper_) co_return;
   const auto file = capture::identify(settings_.path);
   if (!file || file->size == 0) {
+    if (!std::exchange(said_missing_, true)) {
+      log::info("there is no database yet; waiting for it", {{"db", settings_.path}});
+    }
     co_await signal_.wait();
   } else {
     // Another program is busy with it, or it is none: whether that is over, nobody tells.

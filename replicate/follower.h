@@ -54,6 +54,7 @@ class Follower {
   bool is_ready_ = false;
   bool stopping_ = false;
   bool renamed_ = false;
+  bool said_missing_ = false;
   std::string error_;
   int waits_ = 0;
   int failures_ = 0;

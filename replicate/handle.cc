@@ -60,9 +60,10 @@ bool Handle::is_wal() {
 
 bool Handle::begin_read() {
   // The pragma reads the header, and needs no schema: whatever is in there, it can be read.
-  if (run("BEGIN") && run("PRAGMA user_version")) return true;
-  end();
-  return false;
+  const bool begun = run("BEGIN") && run("PRAGMA user_version");
+  is_database_ = sqlite3_errcode(db_.get()) != SQLITE_NOTADB;
+  if (!begun) end();
+  return begun;
 }
 
 bool Handle::begin_write(std::chrono::nanoseconds patience) {

@@ -5,6 +5,7 @@
 #include <unistd.h>
 #include <utility>
 
+#include "base/error.h"
 #include "capture/wal_index.h"
 
 namespace sqlstream {
@@ -50,7 +51,10 @@ bool Keeper::take_hold() {
   holder_->connection().enable_wal(kWalPatience);
   // In this order: with the first look a generation may begin, and what is reset from then on
   // before it is held could not be proven.
-  if (!holder_->begin_read()) return false;
+  if (!holder_->begin_read()) {
+    if (holder_->is_database()) return false;
+    throw Error(path_ + " is not a database, or is an encrypted one; waiting for a database");
+  }
   if (!holder_->is_wal() || holder_->connection().wal_index() == nullptr) return false;
   other_ = std::make_unique<Handle>(path_);
   wal_ = UniqueFd(::open((path_ + "-wal").c_str(), O_RDONLY | O_CLOEXEC));

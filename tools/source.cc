@@ -113,6 +113,9 @@ Source resolve_source(const ParsedFlags& flags) {
 }
 
 std::string canonical_database(const std::string& path) {
+  if (path.find("://") != std::string::npos) {
+    throw Error("a replica URL stands where the database's path is expected: name the file");
+  }
   std::string canonical =
       config::canonical_path(config::expand_home(path, config::process_environment()));
   if (std::error_code ignored; std::filesystem::is_directory(canonical, ignored)) {

@@ -1,6 +1,8 @@
 #include "tools/sql.h"
 
+#include <cerrno>
 #include <mutex>
+#include <unistd.h>
 
 #include <sqlite3ext.h>
 
@@ -76,6 +78,9 @@ void SqlConnection::fail() const {
 }
 
 SqlConnection open_replicated(const std::string& path) {
+  if (::access(path.c_str(), F_OK) != 0 && errno == ENOENT) {
+    throw Error("there is no database " + path);
+  }
   SqlConnection db(path, SQLITE_OPEN_READWRITE, "sqlstream");
   sqlite3_db_config(db.get(), SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1, nullptr);
   db.run("SELECT count(*) FROM sqlite_schema");

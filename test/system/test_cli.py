@@ -610,6 +610,15 @@ def test_a_folder_is_no_database(build, tmp_path):
         assert f"{tmp_path} is a folder" in sentence(build, *words, env=env)
 
 
+def test_a_url_is_no_database(build, tmp_path):
+    """As with the arguments of replicate in the wrong order."""
+    env = harness.clean_environment(SQLSTREAM_REPLICA_URL=tmp_path / "replica")
+    url = f"file://{tmp_path}/replica"
+    for words in (*([command, url] for command in ("status", "sync", "verify", "config")),
+                  ["replicate", url, tmp_path / "app.db"]):  # fmt: skip
+        assert "a replica URL stands where the database's path is expected" in sentence(build, *words, env=env)
+
+
 def test_a_restore_is_logged_with_litestreams_keys(build, world, tmp_path):
     ours, stock = (
         harness.run([program, "restore", "-config", world.config, "-o", tmp_path / name, world.database])

@@ -191,6 +191,19 @@ def test_a_database_that_comes_later_in_a_folder_that_comes_later(world):
     world.check()
 
 
+def test_says_once_what_it_waits_for(world):
+    process = world.replicate()
+    harness.wait_until(lambda: "there is no database yet; waiting for it" in process.said(), "the first line")
+    world.database.write_bytes(b"no database" * 100)
+    harness.wait_until(lambda: f"{world.database} is not a database" in process.said(), "the second line")
+    world.database.unlink()
+    world.plain("inserts")
+    world.captured()
+    world.end(process)
+    assert process.said().count("waiting for") == 2
+    world.check()
+
+
 def test_every_checkpoint_of_the_application_comes_to_its_end(world):
     """A reader that never left would make FULL, RESTART and TRUNCATE busy."""
     process = world.replicate()

@@ -136,10 +136,11 @@ def test_sync_refuses_in_one_sentence(build, tmp_path, words, code, text):
     assert code == 2 or said.stderr.count("\n") == 1
 
 
-def test_sync_creates_no_database(build, tmp_path):
+@pytest.mark.parametrize("command", ["sync", "verify"])
+def test_a_database_that_is_not_there_is_not_created(build, tmp_path, command):
     config = write_config(tmp_path / "c.yml", tmp_path / "missing.db", f"file://{tmp_path}/r")
-    said = harness.run([build.sqlstream, "sync", "-config", config, tmp_path / "missing.db"], check=False)
-    assert said.returncode == 1 and "unable to open database file" in said.stderr
+    said = harness.run([build.sqlstream, command, "-config", config, tmp_path / "missing.db"], check=False)
+    assert said.returncode == 1 and f"there is no database {tmp_path}/missing.db" in said.stderr
     assert not (tmp_path / "missing.db").exists()
 
 
