@@ -64,7 +64,7 @@ pid_t start_child(const std::string& file, std::vector<std::string> words,
   ::posix_spawnattr_init(&attributes);
   sigset_t defaults;
   ::sigemptyset(&defaults);
-  ::sigaddset(&defaults, SIGPIPE);  // the command line ignores it
+  for (const int ignored_here : {SIGPIPE, SIGXFSZ}) ::sigaddset(&defaults, ignored_here);
   ::posix_spawnattr_setsigmask(&attributes, &signals.before());
   ::posix_spawnattr_setsigdefault(&attributes, &defaults);
   ::posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF);

@@ -267,6 +267,18 @@ def test_a_full_disk_leaves_nothing(build, replica, tmp_path):
         assert list(folder.iterdir()) == []
 
 
+def test_a_limit_of_the_size_of_files_leaves_nothing(build, replica, output):
+    limited = f"ulimit -f 1; exec {build.sqlstream} restore -o {output} file://{replica}"
+    result = harness.run(["sh", "-c", limited], check=False)
+    assert result.returncode == 1 and "larger than this process may write" in result.stderr
+    assert list(output.parent.iterdir()) == []
+
+
+def test_run_leaves_the_program_the_signals_that_it_ignores(build):
+    result = harness.run([build.sqlstream, "run", "--", "grep", "SigIgn", "/proc/self/status"])
+    assert int(result.stdout.split()[1], 16) & 0x7FFFFFFF == 0  # beyond are the C library's own
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_leaves_nothing(build, litestream, tmp_path, output, number):
     database, folder = tmp_path / "large.db", tmp_path / "replica"
