@@ -131,25 +131,21 @@ struct LastCommit {
 // What was broken off in the middle of a transaction is not restored.
 asio::awaitable<LastCommit> last_commit(Store& store, Generation generation,
                                         const Holdings& holdings) {
+  const Snapshot& snapshot = holdings.snapshots.back();
+  auto metadata = co_await metadata_of(store, names::snapshot_key(generation, snapshot.index));
   LastCommit last;
-  std::optional<Metadata> metadata;
   const auto consider = [&](Time stored, const Segment* segment) {
-    const Time time = object_time(stored, metadata);
-    if (time < last.time) return;
-    last = {time, metadata.has_value(), metadata ? metadata->last_sequence : 0, segment};
+    last = {object_time(stored, metadata), metadata.has_value(),
+            metadata ? metadata->last_sequence : 0, segment};
   };
-  const Segment* segment = nullptr;
+  consider(snapshot.created, nullptr);
   std::size_t skipped = 0;
-  while ((segment = holdings.last(skipped++)) != nullptr) {
+  while (const Segment* segment = holdings.last(skipped++)) {
     metadata = co_await metadata_of(store, generation, *segment);
     if (segment->level == 0 && metadata && !metadata->ends_on_commit) continue;
-    consider(segment->created, segment);
+    if (object_time(segment->created, metadata) >= last.time) consider(segment->created, segment);
     break;
   }
-  const Snapshot& snapshot = holdings.snapshots.back();
-  if (segment != nullptr && segment->position.index >= snapshot.index) co_return last;
-  metadata = co_await metadata_of(store, names::snapshot_key(generation, snapshot.index));
-  consider(snapshot.created, nullptr);
   co_return last;
 }
 
@@ -185,7 +181,8 @@ asio::awaitable<GenerationSpan> span_or_advice(Store& store, Generation generati
   }
 }
 
-// By the store's times. What else tells which of several is newer costs two small reads for each.
+// By the store's times. What else tells which of several is newer costs two or three small reads
+// for each.
 asio::awaitable<GenerationSpan> stored_span(Store& store, Generation generation,
                                             const Holdings& holdings, bool alone) {
   GenerationSpan span{generation};

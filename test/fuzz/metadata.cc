@@ -42,6 +42,7 @@ FUZZ(data, size) {
     fuzz::require(again && encode_metadata(*again) == written);
     fuzz::require(written.size() <= 1024);
     fuzz::require(again->last_commit == metadata->last_commit && again->chain == metadata->chain);
+    fuzz::require(again->after == metadata->after);
   }
   return 0;
 }

@@ -80,7 +80,12 @@ Bytes content_of(fuzz::Input& input, std::uint8_t flags, Metadata::Kind kind, Po
   }
   Metadata metadata;
   metadata.kind = (flags & 2) != 0 ? Metadata::Kind::snapshot : kind;
-  metadata.last_commit = time_of(input);
+  const std::uint8_t second = input.byte();
+  metadata.last_commit = Time(std::chrono::seconds(second));
+  metadata.last_sequence = second % 8U;
+  if (kind == Metadata::Kind::snapshot && begin.offset != 0) {
+    metadata.after = GenerationEnd{{begin.offset % 4}, begin.offset / 2};
+  }
   metadata.wal_size = (flags & 4) != 0 ? input.byte() : end - begin.offset;
   metadata.ends_on_commit = (flags & 8) == 0;
   Bytes content = encode_metadata(metadata);
@@ -140,7 +145,8 @@ asio::awaitable<void> plan(Store& store, const RestoreOptions& options) {
     fuzz::require(error.what()[0] != '\0');
   }
   try {
-    (void)co_await find_target(store, options);
+    const RestoreTarget target = co_await find_target(store, options);
+    fuzz::require(!is_newer(target, target));
   } catch (const Error& error) {
     fuzz::require(error.what()[0] != '\0');
   }
