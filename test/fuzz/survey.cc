@@ -147,6 +147,11 @@ asio::awaitable<void> plan(Store& store, const RestoreOptions& options) {
   try {
     const RestoreTarget target = co_await find_target(store, options);
     fuzz::require(!is_newer(target, target));
+    // In another replica.
+    for (const GenerationEnd& end : target.after) {
+      const RestoreTarget older{end.generation, Time::max(), end.sequence, {}};
+      fuzz::require(end.sequence == 0 || is_newer(target, older));
+    }
   } catch (const Error& error) {
     fuzz::require(error.what()[0] != '\0');
   }
