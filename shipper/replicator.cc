@@ -538,14 +538,22 @@ asio::awaitable<std::optional<ReplicaEnd>> Replicator::find_end(
     std::vector<replica::Snapshot> snapshots) {
   // Of a batch that is partly there, the replica tells which it is.
   if (known && known->open_batch != 0) known.reset();
-  // With a note of where it ended, one request shows whether an answer was lost after it.
+  // With a note of where it ended, one request shows whether an answer was lost after it, and
+  // whether its last segment is there still: what a replica lost is not gone on behind.
+  const bool last_counts = known && known->last && known->last->index >= snapshots.back().index;
   std::optional<Position> after;
-  if (known) after = replica::right_before(known->position);
-  const auto segments = co_await replica::list_segments(*store_, generation, after);
+  if (known) after = replica::right_before(last_counts ? *known->last : known->position);
+  auto segments = co_await replica::list_segments(*store_, generation, after);
+  if (last_counts) {
+    if (segments.empty() || segments.front().position != *known->last) {
+      co_return co_await find_end(generation, {}, std::move(snapshots));
+    }
+    segments.erase(segments.begin());
+  }
   // Not where a snapshot has landed behind it: the note is older, from before a crash of the
   // machine. What is written in an index before a snapshot's is not restored.
   if (segments.empty() && known && snapshots.back().index <= known->position.index) co_return known;
-  if (!after) {
+  if (!known) {
     note_.snapshot_time = snapshots.back().created;
     note_.snapshot_size = snapshots.back().size;
     note_.bytes_since_snapshot = 0;

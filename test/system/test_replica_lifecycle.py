@@ -330,6 +330,33 @@ def test_a_note_from_before_a_later_snapshot_is_not_believed(build, litestream, 
     check_restores(build, litestream, tmp_path / "app.db", f"file://{replica}", replica, tmp_path)
 
 
+@pytest.mark.parametrize("in_outbox", [True, False])
+def test_a_replica_that_lost_its_last_segments_is_not_continued_behind_them(build, litestream, tmp_path, in_outbox):
+    """As one that was brought back from an older copy of the folder. What the outbox has is sent again."""
+    replica, database = tmp_path / "replica", tmp_path / "app.db"
+    path = config(tmp_path, f"path: {replica}", sync_interval="1ms")
+    env = harness.clean_environment(SQLSTREAM_CONFIG=str(path))
+    with Session(build, database, "", env) as app:
+        app.do("create table t(x)")
+        # Log files grow to 16 MiB; all but the current one are deleted when they were shipped.
+        for size in (100, 100 if in_outbox else 17_000_000, 100):
+            app.do(f"insert into t values (randomblob({size}))")
+            assert app.shipped() == 1
+        generation = app.status()["generation"]
+        app.do("close")
+        app.end()
+    for segment in sorted(replica.glob("generations/*/wal/*"))[-1 if in_outbox else 0 :]:
+        segment.unlink()
+    with Session(build, database, "", env) as app:
+        for i in range(2):
+            app.do("insert into t values (randomblob(100))")
+            assert app.shipped() == 1
+        assert (app.status()["generation"] == generation) == in_outbox
+        app.do("close")
+        app.end()
+    check_restores(build, litestream, database, f"file://{replica}", replica, tmp_path)
+
+
 def test_a_fold_keeps_the_place_where_the_index_is_to_end(build, litestream, minio, tmp_path):
     """The store stops answering while a later snapshot waits for the segments before it."""
     bucket = minio.bucket()
