@@ -10,8 +10,8 @@ namespace {
 // When something was last written to a generation.
 Time last_written(const GenerationObjects& objects) {
   Time last{};
-  for (const auto& snapshot : objects.snapshots) last = std::max(last, snapshot.created);
-  for (const auto& segment : objects.segments) last = std::max(last, segment.created);
+  for (const auto& snapshot : objects.snapshots) last = std::max(last, snapshot.stored);
+  for (const auto& segment : objects.segments) last = std::max(last, segment.stored);
   return last;
 }
 
@@ -25,7 +25,7 @@ std::optional<Time> superseded(std::span<const GenerationObjects> replica,
   for (const auto& other : replica) {
     if (other.generation == objects.generation) continue;
     for (const auto& snapshot : other.snapshots) {
-      if (snapshot.created > end && (!first || snapshot.created < *first)) first = snapshot.created;
+      if (snapshot.stored > end && (!first || snapshot.stored < *first)) first = snapshot.stored;
     }
   }
   return first;
@@ -35,7 +35,7 @@ std::optional<Time> superseded(std::span<const GenerationObjects> replica,
 std::uint32_t first_kept(const GenerationObjects& objects, Time cutoff) {
   std::uint32_t kept = objects.snapshots.front().index;
   for (const auto& snapshot : objects.snapshots) {
-    if (snapshot.created <= cutoff) kept = snapshot.index;
+    if (snapshot.stored <= cutoff) kept = snapshot.index;
   }
   return kept;
 }
@@ -85,7 +85,7 @@ std::optional<Time> next_cutoff(std::span<const GenerationObjects> replica, Gene
   for (const auto& objects : replica) {
     if (const auto over = superseded(replica, objects, current)) consider(*over);
     for (std::size_t i = 1; i < objects.snapshots.size(); ++i) {
-      consider(objects.snapshots[i].created);
+      consider(objects.snapshots[i].stored);
     }
   }
   return next;

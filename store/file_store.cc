@@ -81,9 +81,17 @@ void sync_folder(const std::string& path) {
   if (::fsync(fd.get()) != 0 && errno != EINVAL) fail(errno, "sync folder", path);
 }
 
+Time to_time(const timespec& time) {
+  return Time(std::chrono::seconds(time.tv_sec) + std::chrono::nanoseconds(time.tv_nsec));
+}
+
 Time modified(const struct stat& info) {
-  return Time(std::chrono::seconds(info.st_mtim.tv_sec) +
-              std::chrono::nanoseconds(info.st_mtim.tv_nsec));
+  return to_time(info.st_mtim);
+}
+
+// mtime is what the writer's clock said; ctime is the file system's, but that of a copy is new.
+Time stored(const struct stat& info) {
+  return std::min(modified(info), to_time(info.st_ctim));
 }
 
 timespec to_timespec(Time time) {
@@ -112,6 +120,7 @@ struct Entry {
   std::string name;  // folders end in '/', so that sorting entries sorts their keys
   std::uint64_t size = 0;
   Time modified{};
+  Time stored{};
   bool is_folder() const { return name.back() == '/'; }
 };
 
@@ -164,8 +173,8 @@ std::vector<Entry> read_folder(const std::string& root, const std::string& base)
     if (S_ISDIR(info.st_mode)) {
       entries.push_back({std::string(name) + "/"});
     } else if (S_ISREG(info.st_mode)) {
-      entries.push_back(
-          {std::string(name), static_cast<std::uint64_t>(info.st_size), modified(info)});
+      entries.push_back({std::string(name), static_cast<std::uint64_t>(info.st_size),
+                         modified(info), stored(info)});
     }
   }
   std::sort(entries.begin(), entries.end(),
@@ -410,7 +419,7 @@ class FileStore::Files {
       std::string key = base + entry.name;
       if (!entry.is_folder()) {
         if (key.starts_with(query.prefix) && key > query.start_after)
-          listing.objects.push_back({std::move(key), entry.size, entry.modified});
+          listing.objects.push_back({std::move(key), entry.size, entry.modified, entry.stored});
         continue;
       }
       // A folder matters if its keys can have the prefix and lie behind start_after.

@@ -38,7 +38,7 @@ asio::awaitable<std::vector<Snapshot>> list_snapshots(Store& store, Generation g
   std::vector<Snapshot> snapshots;
   for (const ObjectInfo& object : listing.objects) {
     if (const auto name = names::parse_snapshot_key(object.key))
-      snapshots.push_back({name->index, object.size, object.modified});
+      snapshots.push_back({name->index, object.size, object.modified, object.stored});
   }
   co_return snapshots;  // fixed-width names: key order is index order
 }
@@ -70,7 +70,7 @@ asio::awaitable<std::vector<Segment>> list_segments(Store& store, Generation gen
       const auto name = names::parse_segment_key(object.key);
       if (!name) continue;
       if (before && name->position >= *before) co_return segments;
-      segments.push_back({name->position, object.size, object.modified, 0, 0});
+      segments.push_back({name->position, object.size, object.modified, 0, 0, object.stored});
     }
     if (!before || listing.objects.size() < kPage) co_return segments;
     query.start_after = listing.objects.back().key;
@@ -85,7 +85,8 @@ asio::awaitable<std::vector<Segment>> list_compacted(Store& store, Generation ge
   for (const ObjectInfo& object : listing.objects) {
     const auto name = names::parse_compacted_key(object.key);
     if (!name) continue;
-    segments.push_back({name->begin, object.size, object.modified, name->level, name->end});
+    segments.push_back(
+        {name->begin, object.size, object.modified, name->level, name->end, object.stored});
   }
   co_return segments;
 }

@@ -15,6 +15,7 @@ struct Snapshot {
   std::uint32_t index = 0;
   std::uint64_t size = 0;  ///< stored (compressed) bytes
   Time created{};          ///< the store's time
+  Time stored{};           ///< the same by its own clock, see ObjectInfo
 };
 
 /// A piece of a generation's WAL: as it was shipped, or several of these folded into one.
@@ -24,6 +25,7 @@ struct Segment {
   Time created{};          ///< the store's time
   unsigned level = 0;      ///< of compaction; 0: as it was shipped
   std::uint64_t end = 0;   ///< the offset behind it; 0: its name does not tell
+  Time stored{};           ///< as of a snapshot
 };
 
 std::string key_of(Generation generation, const Segment& segment);

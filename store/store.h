@@ -45,6 +45,7 @@ struct ObjectInfo {
   std::string key;  ///< relative to the replica path
   std::uint64_t size = 0;
   Time modified{};
+  Time stored{};  ///< when, by the store's own clock; file store: or `modified`, if that is earlier
 };
 
 struct ListQuery {

@@ -122,7 +122,7 @@ asio::awaitable<Listing> S3Store::list(ListQuery query) {
         if (order < 0) throw_unordered(address(prefix_ + query.prefix));
         if (order == 0) continue;  // a page that begins with what the one before ended with
       }
-      listing.objects.push_back({std::move(key), object.size, object.modified});
+      listing.objects.push_back({std::move(key), object.size, object.modified, object.modified});
     }
     for (const std::string& folder : page->prefixes) {
       if (folder.starts_with(prefix_)) listing.folders.push_back(folder.substr(prefix_.size()));

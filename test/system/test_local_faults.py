@@ -442,6 +442,63 @@ loader.load_extension(sys.argv[1])
 print([x for (x,) in sqlite3.connect(sys.argv[2], uri=True).execute("select x from t")])
 """
 
+
+def objects_of(place, pattern="*"):
+    return set(place.replica.glob(f"generations/*/{pattern}/*.lz4"))
+
+
+def test_a_clock_that_jumps_ahead_and_back_deletes_nothing(place):
+    """What is past the retention is told by the times that the replica's file system gave its files."""
+    place.url += "&snapshot-interval=200ms&retention=1h&retention-check-interval=1s"
+    with place.session() as app:
+        app.do("create table t(x)")
+        commits = 0
+
+        def commit():
+            nonlocal commits
+            commits += 1
+            assert app.do(SQL) == [] and app.shipped() == 1
+            time.sleep(0.1)
+
+        def until(count):
+            while len(objects_of(place, "snapshots")) < count:
+                commit()
+
+        until(3)
+        before = objects_of(place)
+        place.set_clock(3 * 24 * 3600)
+        until(6)
+        place.set_clock(0)
+        for _ in range(20):
+            commit()
+        assert before <= objects_of(place), before - objects_of(place)
+        app.do("close")
+        app.end()
+
+
+def test_a_clock_that_was_ahead_once_does_not_keep_everything(build, litestream, place):
+    """Commit times never run backwards, and the files' follow them."""
+    place.url += "&snapshot-interval=200ms&retention=1s&retention-check-interval=1s"
+    place.set_clock(30 * 24 * 3600)
+    with place.session() as app:
+        app.do("create table t(x)")
+        assert app.do(SQL) == [] and app.shipped() == 1
+        place.set_clock(0)
+
+        def first(kind):
+            return min((int(path.name[:8], 16) for path in objects_of(place, kind)), default=None)
+
+        def deleted():
+            assert app.do(SQL) == [] and app.shipped() == 1
+            return first("snapshots") > 1
+
+        harness.wait_until(deleted, "the deletion of the first snapshots")
+        harness.wait_until(lambda: first("wal") is None or first("wal") >= first("snapshots"), "… and their segments'")
+        app.do("close")
+        app.end()
+    whole(build, litestream, place)
+
+
 CLOSE_AND_WRITE = """
 import sqlite3, sys, time
 COARSE = 5  # CLOCK_REALTIME_COARSE, which files are stamped with

@@ -23,6 +23,14 @@ Time at(std::int64_t second) {
   return Time(std::chrono::seconds(second));
 }
 
+replica::Snapshot snapshot(std::uint32_t index, Time time) {
+  return {.index = index, .size = 1, .created = time, .stored = time};
+}
+
+replica::Segment segment(Position position, Time time) {
+  return {.position = position, .size = 1, .created = time, .stored = time};
+}
+
 // A commit's state is its time; an object counts for its last commit, which is its store time too.
 using Replica = std::vector<GenerationObjects>;
 
@@ -80,11 +88,11 @@ Replica random_replica(std::mt19937_64& random, std::int64_t& time) {
     const auto snapshots = 1 + random() % 4;
     for (std::uint64_t s = 0; s < snapshots; ++s) {
       time += 1 + static_cast<std::int64_t>(random() % 20);
-      objects.snapshots.push_back({index, 1, at(time)});
+      objects.snapshots.push_back(snapshot(index, at(time)));
       const auto segments = random() % 5;
       for (std::uint64_t k = 0; k < segments; ++k) {
         time += 1 + static_cast<std::int64_t>(random() % 10);
-        objects.segments.push_back({{index, k * 100}, 1, at(time)});
+        objects.segments.push_back(segment({index, k * 100}, at(time)));
       }
       if (segments > 0 || s + 1 == snapshots) ++index;
       if (segments == 0) break;
@@ -141,11 +149,11 @@ TEST_CASE("every moment within the retention stays restorable, whenever a deleti
 TEST_CASE("the newest snapshot stays, however old, and so does what the current generation has") {
   const Generation old{1};
   const Generation current{2};
-  Replica replica = {{old, {{0, 1, at(10)}}, {{{0, 0}, 1, at(20)}}}};
+  Replica replica = {{old, {snapshot(0, at(10))}, {segment({0, 0}, at(20))}}};
   CHECK(expired_keys(replica, old, at(1000)).empty());
   CHECK(expired_keys(replica, current, at(1000)).empty());
   CHECK_FALSE(next_cutoff(replica, old, at(0)));
-  replica.push_back({current, {{0, 1, at(30)}}, {}});
+  replica.push_back({current, {snapshot(0, at(30))}, {}});
   CHECK(expired_keys(replica, current, at(29)).empty());
   CHECK(expired_keys(replica, current, at(30)) ==
         std::vector<std::string>{names::snapshot_key(old, 0), names::segment_key(old, {0, 0})});
@@ -155,8 +163,19 @@ TEST_CASE("the newest snapshot stays, however old, and so does what the current 
 TEST_CASE("generations that overlap, of two programs on one path, do not expire each other") {
   const Generation a{1};
   const Generation b{2};
-  const Replica replica = {{a, {{0, 1, at(10)}}, {{{0, 0}, 1, at(100)}}},
-                           {b, {{0, 1, at(50)}}, {{{0, 0}, 1, at(90)}}}};
+  const Replica replica = {{a, {snapshot(0, at(10))}, {segment({0, 0}, at(100))}},
+                           {b, {snapshot(0, at(50))}, {segment({0, 0}, at(90))}}};
   CHECK(expired_keys(replica, b, at(95)).empty());
   CHECK(expired_keys(replica, a, at(95)).empty());
+}
+
+TEST_CASE("what is deleted goes by the store's clock, not by the writer's, which may have jumped") {
+  const Generation only{1};
+  Replica replica = {{only, {snapshot(0, at(10)), snapshot(1, at(30))}, {}}};
+  replica[0].snapshots[1].stored = at(20);
+  replica[0].segments = {segment({1, 0}, at(40))};
+  CHECK(last_written(replica) == at(40));
+  CHECK(next_cutoff(replica, only, at(0)) == at(20));
+  CHECK(expired_keys(replica, only, at(20)) ==
+        std::vector<std::string>{names::snapshot_key(only, 0)});
 }

@@ -65,6 +65,13 @@ TEST_CASE_FIXTURE(Fixture, "an object is what was put, with its time") {
   CHECK(listing.objects[0].key == "generations/x/wal/1");
   CHECK(listing.objects[0].size == 5);
   CHECK(listing.objects[0].modified == time);
+  CHECK(listing.objects[0].stored == time);
+  // The writer's clock may be ahead: the file system has its own.
+  const Time ahead = now() + std::chrono::hours(72);
+  put("generations/x/wal/1", "later", {.modified = ahead});
+  const ObjectInfo later = run(context, store->list({})).objects.at(0);
+  CHECK(later.modified == ahead);
+  CHECK(later.stored < ahead - std::chrono::hours(71));
 }
 
 TEST_CASE_FIXTURE(Fixture, "if_absent refuses what is there and keeps it") {
