@@ -240,7 +240,7 @@ def test_snapshots(build, tmp_path, output, content, said):
         (lambda: segment(GOOD_SEGMENT, first_seq=2**64 - 1), "is missing"),
         (lambda: segment(GOOD_SEGMENT)[:-1], "cut short"),
         (lambda: b"", "damaged"),
-        (lambda: metadata("segment", wal_size=4152) + zeros(512 << 20), "not the ones"),
+        (lambda: metadata("segment", first_seq=2, wal_size=4152) + zeros(512 << 20), "not the ones"),
         (lambda: zeros(512 << 20), "no valid WAL header"),
         (lambda: lz4(wal([])[0]) + zeros(512 << 20), "wrong salt"),
     ],
