@@ -22,7 +22,8 @@ constexpr std::size_t kMagicSize = 4;
 constexpr std::size_t kSkippableHeaderSize = 8;
 constexpr std::uint32_t kSkippableMagic = 0x184D2A50;  // the first of sixteen
 constexpr std::uint32_t kDataMagic = 0x184D2204;
-constexpr std::size_t kBlockSizeAt = 5;  // of a data frame; behind the magic and flags
+constexpr std::uint32_t kAgeMagic = 0x2D656761;  // "age-", as in "age-encryption.org/v1"
+constexpr std::size_t kBlockSizeAt = 5;          // of a data frame; behind the magic and flags
 constexpr std::size_t kLargestPayload = 64 * 1024;
 
 std::uint32_t load_le32(const std::uint8_t* p) {
@@ -147,6 +148,8 @@ struct Decompressor::Impl {
     if (head_size < kMagicSize) return false;
     const std::uint32_t magic = load_le32(head.data());
     if ((magic & ~0xfu) == kSkippableMagic) return true;
+    if (magic == kAgeMagic)
+      throw EncryptedError("is encrypted with age; restore it with litestream");
     any_data_frame = true;
     if (magic != kDataMagic) return true;  // which is refused when it is decoded
     if (head_size < head.size()) return false;

@@ -6,6 +6,7 @@
 #include <optional>
 
 #include "base/bytes.h"
+#include "base/error.h"
 
 /// The LZ4 frame format (https://github.com/lz4/lz4/blob/dev/doc/lz4_Frame_format.md) through
 /// liblz4.
@@ -31,6 +32,12 @@ class Compressor {
  private:
   struct Impl;
   std::unique_ptr<Impl> impl_;
+};
+
+/// What is to be decoded is no LZ4, since it is encrypted.
+class EncryptedError : public Error {
+ public:
+  using Error::Error;
 };
 
 /// Decodes a stream of frames (skippable ones are skipped, concatenated ones follow one another).

@@ -9,6 +9,7 @@
 
 #include "base/log.h"
 #include "base/on_worker.h"
+#include "format/lz4_frame.h"
 #include "format/names.h"
 #include "restore/database_image.h"
 #include "restore/fetch.h"
@@ -168,6 +169,8 @@ class Restore {
         if (pieces.back().last) snapshot_.finish();
       } catch (const OutputError&) {
         throw;
+      } catch (const lz4::EncryptedError& error) {
+        refuse(snapshot_key(), error);
       } catch (const Error& error) {
         throw Error(damaged(snapshot_key(), error) +
                     "; choose an older snapshot with -generation " + plan_.generation.str() +
@@ -221,6 +224,8 @@ class Restore {
           if (piece.last && ends_index(piece.object)) say_of_index("applied wal", piece.object);
         } catch (const OutputError&) {
           throw;
+        } catch (const lz4::EncryptedError& error) {
+          refuse(segment_key(piece.object), error);
         } catch (const SegmentMissing& missing) {
           failed = piece.object;
           reason = "cannot restore, a WAL segment is missing in " + store_.url() + " before " +
@@ -273,6 +278,10 @@ class Restore {
         {{"generation", plan_.generation.str()},
          {"index", std::to_string(plan_.segments[segment].position.index)},
          {"elapsed", elapsed_since(index_begun_)}});
+  }
+
+  [[noreturn]] void refuse(const std::string& key, const lz4::EncryptedError& error) const {
+    throw Error("cannot restore, object " + store_.url() + "/" + key + " " + error.what());
   }
 
   std::string damaged(const std::string& key, const Error& error) const {

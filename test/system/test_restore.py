@@ -206,6 +206,15 @@ def test_says_that_a_newer_litestream_wrote_it(build, tmp_path, output, flags):
     assert "was written by Litestream 0.5 or newer" in said and not output.exists()
 
 
+@pytest.mark.parametrize("kind", ["snapshots", "wal"])
+def test_says_that_it_is_encrypted(build, replica, output, kind):
+    """As litestream does with an age section: nothing is damaged."""
+    for file in replica.glob(f"generations/*/{kind}/*.lz4"):
+        file.write_bytes(b"age-encryption.org/v1\n-> X25519 AAAA\n" + bytes(100))
+    said = fails(build, "restore", "-o", output, f"file://{replica}")
+    assert said.endswith(".lz4 is encrypted with age; restore it with litestream")
+
+
 def test_names_a_generation_that_is_not_there(build, replica, output):
     said = fails(
         build, "restore", "-generation", "0123456789abcdef", "-o", output, f"file://{replica}"
