@@ -5,6 +5,7 @@
 #include <cstdlib>
 #include <mutex>
 #include <new>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <unistd.h>
@@ -36,13 +37,15 @@ std::vector<Line>& lines() {
 // Where SQLSTREAM_LOG wants the lines too: null for nowhere.
 log::Sink* own_log = nullptr;
 
-log::Level level_from_environment() {
+// Empty: it is none of these.
+std::optional<log::Level> level_from_environment() {
   const char* const value = std::getenv("SQLSTREAM_LOG_LEVEL");
   const std::string_view level = value == nullptr ? "" : value;
   if (level == "debug") return log::Level::debug;
+  if (level.empty() || level == "info") return log::Level::info;
   if (level == "warn") return log::Level::warn;
   if (level == "error") return log::Level::error;
-  return log::Level::info;
+  return std::nullopt;
 }
 
 void take(log::Level level, std::string_view text) {
@@ -66,8 +69,12 @@ void install() {
   }
   const std::string_view name(target);
   auto sink = name == "stderr" ? log::descriptor_sink(STDERR_FILENO) : log::file_sink(target);
-  if (sink) own_log = new log::Sink(std::move(sink));
-  log::set_sink(take, level_from_environment());
+  const auto level = level_from_environment();
+  const bool opened = static_cast<bool>(sink);
+  if (opened) own_log = new log::Sink(std::move(sink));
+  log::set_sink(take, level.value_or(log::Level::info));
+  if (!opened) log::warn("the file that SQLSTREAM_LOG names cannot be opened", {{"file", target}});
+  if (!level) log::warn("SQLSTREAM_LOG_LEVEL must be debug, info, warn or error; it is info now");
 }
 
 void deliver(const sqlite3_api_routines& api) noexcept {

@@ -8,8 +8,9 @@
 #include <link.h>
 #include <memory>
 #include <mutex>
-#include <string_view>
 
+#include "base/log.h"
+#include "config/units.h"
 #include "vfs/functions.h"
 #include "vfs/log_relay.h"
 #include "vfs/shim.h"
@@ -54,7 +55,14 @@ int on_connection(sqlite3* db, char**, const sqlite3_api_routines* api) noexcept
 
 bool wanted_as_default() {
   const char* value = std::getenv("SQLSTREAM_DEFAULT_VFS");
-  return value && std::string_view(value) == "1";
+  return value != nullptr && config::parse_bool(value) == true;
+}
+
+void check_default() {
+  const char* value = std::getenv("SQLSTREAM_DEFAULT_VFS");
+  if (value == nullptr || *value == 0 || config::parse_bool(value)) return;
+  log::warn("SQLSTREAM_DEFAULT_VFS must be 1 or 0; the VFS is not SQLite's default",
+            {{"value", value}});
 }
 
 /// Keeps the SQLite library in memory when the program lets go of it with dlclose(3): threads of
@@ -106,7 +114,10 @@ int register_library(const sqlite3_api_routines& api, sqlite3* db, std::string& 
       }
       keep_loaded(api);
       known[place] = library.release();
-      if (place == 0) log_relay::install();
+      if (place == 0) {
+        log_relay::install();
+        check_default();
+      }
     } else if (wanted_as_default() && api.vfs_find(nullptr) == known[place]->shim.host.base) {
       // After sqlite3_shutdown(), SQLite begins with its own default again.
       api.vfs_register(&known[place]->shim.vfs, 1);

@@ -551,19 +551,36 @@ void read_restore_parameters(const sqlite3_api_routines& api, const char* name, 
   }
 }
 
-/// The URI parameters sync, sync-replicas and sync-policy, over what the configuration says.
+constexpr std::array kSyncParameters = {"sync", "sync-replicas", "sync-policy"};
+
+/// These URI parameters, over what the configuration says.
 void read_sync_parameters(const sqlite3_api_routines& api, const char* name, Plan& plan) {
   if (!plan.settings) return;
-  for (const char* key : {"sync", "sync-replicas", "sync-policy"}) {
+  for (const char* key : kSyncParameters) {
     const char* value = api.uri_parameter(name, key);
     if (value != nullptr) config::set_sync_option(*plan.settings, key, value);
+  }
+}
+
+/// Of a URI parameter that asks for more than a plain open: a typo must not mean less. Throws
+/// Error.
+void check_demands(const sqlite3_api_routines& api, const char* name) {
+  const char* strict = api.uri_parameter(name, "strict");
+  if (strict != nullptr && !config::parse_bool(strict)) {
+    throw Error(std::string("the URI parameter strict must be 1 or 0, not \"") + strict + '"');
+  }
+  DatabaseSettings any;
+  for (const char* key : kSyncParameters) {
+    const char* value = api.uri_parameter(name, key);
+    if (value != nullptr) config::set_sync_option(any, key, value);
   }
 }
 
 /// What has a connection fail rather than be opened without replication; null: nothing.
 const char* demand_of(const sqlite3_api_routines& api, const char* name, int flags,
                       const Plan& plan) {
-  if (api.uri_boolean(name, "strict", 0)) return "with strict=1";
+  const char* strict = api.uri_parameter(name, "strict");
+  if (strict != nullptr && config::parse_bool(strict) == true) return "with strict=1";
   const bool known = plan.settings.has_value();
   const char* policy = api.uri_parameter(name, "sync-policy");
   const bool fails =
@@ -639,6 +656,13 @@ int refuse_open(const sqlite3_api_routines& api, const Plan& plan) {
 int open_database(Shim& shim, const char* name, sqlite3_file* file, int flags, int* out_flags) {
   const sqlite3_api_routines& api = *shim.host.api;
   leave_run_mark();
+  try {
+    check_demands(api, name);
+  } catch (const Error& error) {
+    log::error(std::string("cannot open ") + name + ": " + error.what());
+    log_relay::deliver(api);
+    return SQLITE_CANTOPEN;
+  }
 
   Plan plan = plan_for(api, name);
   plan.demanded = demand_of(api, name, flags, plan);

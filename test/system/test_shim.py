@@ -170,9 +170,15 @@ def test_python_loads_it_and_it_outlives_the_loading_connection(tmp_path, versio
     assert out.split("\n")[:-1] == [str(path), version, "42 None"]
 
 
-@pytest.mark.parametrize("demand", ["strict=1", "sync=100&sync-policy=fail", "sync=banana&sync-policy=fail"])
+@pytest.mark.parametrize(
+    "demand",
+    [
+        "strict=1", "strict=yes", "strict=ture", "sync=100&sync-policy=fail", "sync=banana&sync-policy=fail",
+        "sync-policy=fial", "sync=maybe",
+    ],
+)  # fmt: skip
 def test_strict_refuses_a_database_without_a_replica(tmp_path, demand):
-    """So do connections whose commits are to wait or to fail."""
+    """So do connections whose commits are to wait or to fail; a typo does not mean less."""
     code = f"""
 import sqlite3
 db = sqlite3.connect(":memory:")
@@ -225,8 +231,30 @@ db.load_extension({str(EXTENSION)!r})
 print(sqlite3.connect("{tmp_path}/app.db").execute("SELECT sqlstream_status()").fetchone()[0])
 """
     assert python(code) == "None\n"
-    status = json.loads(python(code, SQLSTREAM_DEFAULT_VFS="1"))
-    assert status["db"] == f"{tmp_path}/app.db"
+    for on in ("1", "true", "yes", "on"):
+        status = json.loads(python(code, SQLSTREAM_DEFAULT_VFS=on))
+        assert status["db"] == f"{tmp_path}/app.db"
+
+
+@pytest.mark.parametrize(
+    "name, value", [("LOG", "/no/such/folder/log"), ("LOG_LEVEL", "loud"), ("DEFAULT_VFS", "ture")]
+)
+def test_a_variable_that_cannot_be_is_named_once(tmp_path, name, value):
+    code = f"""
+import ctypes
+lines = []
+log = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int, ctypes.c_char_p)(lambda _, code, text: lines.append(text))
+ctypes.CDLL("libsqlite3.so.0").sqlite3_config(16, log, None)  # SQLITE_CONFIG_LOG
+import sqlite3  # which initializes it
+db = sqlite3.connect(":memory:")
+db.enable_load_extension(True)
+db.load_extension({str(EXTENSION)!r})
+for _ in range(2):
+    sqlite3.connect("file:{tmp_path}/app.db?vfs=sqlstream&replica={tmp_path}/r", uri=True).close()
+print(b"\\n".join(lines).decode())
+"""
+    env = {"SQLSTREAM_LOG": tmp_path / "log", f"SQLSTREAM_{name}": value}
+    assert python(code, **env).count(f"SQLSTREAM_{name} ") == 1
 
 
 def test_nothing_happens_at_load(tmp_path):
