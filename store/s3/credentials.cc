@@ -131,6 +131,9 @@ asio::awaitable<Credentials> CredentialChain::find() {
     found = co_await from_instance();
     if (found) co_return std::move(*found);
   }
+  if (keys.access_key_id.empty() != keys.secret_access_key.empty())
+    throw StoreError(Kind::denied,
+                     "of AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY only one is set; set both");
   throw StoreError(Kind::denied,
                    std::string("no credentials: there are none in the replica's settings, in "
                                "LITESTREAM_ACCESS_KEY_ID/LITESTREAM_SECRET_ACCESS_KEY, in "
