@@ -8,6 +8,7 @@
 #include <nlohmann/json.hpp>
 
 #include "base/log.h"
+#include "config/path.h"
 #include "restore/plan.h"
 #include "restore/restore.h"
 #include "tools/process.h"
@@ -28,7 +29,7 @@ std::optional<std::uint32_t> parse_number(const std::string& text, int base) {
 
 RestoreOptions read_options(const ParsedFlags& flags) {
   RestoreOptions options;
-  options.output = flags.text("o").value_or("");
+  options.output = config::expand_home(flags.text("o").value_or(""), config::process_environment());
   options.generation = generation_flag(flags);
   if (const auto text = flags.text("timestamp")) {
     options.timestamp = parse_rfc3339(*text);

@@ -89,6 +89,10 @@ Source resolve_source(const ParsedFlags& flags) {
     if (flags.text("config")) {
       throw Error("cannot specify a replica URL and the -config flag");
     }
+    if (flags.text("replica")) {
+      throw Error(
+          "cannot specify a replica URL and the -replica flag, which chooses one of a database");
+    }
     log_to_stderr(flags);
     return {{config::parse_replica_url(argument, environment)}, {}};
   }

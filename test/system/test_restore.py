@@ -338,6 +338,23 @@ def test_a_wrong_secret(build, minio, output):
     assert "s3://" in said and "not it" not in said and "secret" in said
 
 
+@pytest.mark.parametrize("missing", ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"])
+def test_a_key_without_its_other_half(build, minio, output, missing):
+    said = fails(build, "restore", "-o", output, minio.url("some-bucket", "app"), env={**minio.env(), missing: ""})
+    assert "of AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY only one is set" in said
+
+
+def test_refuses_a_name_for_the_replica_of_a_url(build, replica, output):
+    said = fails(build, "restore", "-o", output, "-replica", "disk", f"file://{replica}")
+    assert "cannot specify a replica URL and the -replica flag" in said and not output.exists()
+
+
+def test_the_output_may_be_in_the_home_folder(build, replica, output):
+    env = harness.clean_environment(HOME=output.parent)
+    build.restore(f"~/{output.name}", f"file://{replica}", env=env)
+    harness.integrity_check(output)
+
+
 def test_no_such_bucket(build, minio, output):
     url = minio.url("no-such-bucket", "app.db")
     said = fails(build, "restore", "-o", output, url, env=minio.env())
