@@ -38,6 +38,11 @@ std::string shown(std::string_view url) {
          "it is malformed; if it holds an access key, take it out and set AWS_ACCESS_KEY_ID and "
          "AWS_SECRET_ACCESS_KEY in the environment, else write special characters as %XX");
   }
+  if (url.find("{name}") != url.npos || url.find("{path}") != url.npos) {
+    fail(url,
+         "{name} and {path} are put in for a database that is opened, or an argument of run or "
+         "replicate: write here what they would stand for");
+  }
   if (url.find_first_of("{}") != std::string_view::npos) {
     fail(url, "it is malformed: in braces only {name} and {path} have a meaning");
   }

@@ -23,7 +23,7 @@ std::string describe_replica(const nlohmann::json& replica, const std::string& w
   if (replica.contains("sequence")) {
     text += " has " + std::to_string(replica.value("sequence", 0)) + " of " + wanted + " batches";
   } else {
-    text += " has nothing yet";
+    text += " is not known to have anything";  // before it was asked, too
   }
   const std::string error = replica.value("error", "");
   if (!error.empty()) text += " and says: " + error;

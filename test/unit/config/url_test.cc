@@ -239,7 +239,8 @@ TEST_CASE("malformed URLs get one sentence") {
   CHECK(contains(refusal("s3://b/p?regoin=1"), "\"regoin\""));
   CHECK(contains(refusal("s3://b/p?regoin=1"),
                  "known are adaptive, ca-file, compaction, endpoint, exclusive, force-path-style"));
-  CHECK(contains(refusal("s3://b/{nme}"), "{name}"));
+  CHECK(contains(refusal("s3://b/{nme}"), "in braces only {name}"));
+  CHECK(contains(refusal("s3://b/{name}"), "write here what they would stand for"));
 }
 
 TEST_CASE("a URL of another kind of replica is named, whatever else it holds") {
