@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 #include <exception>
+#include <optional>
 #include <utility>
 
 #include <boost/asio/experimental/awaitable_operators.hpp>
@@ -331,7 +332,8 @@ asio::awaitable<RestoreResult> restore_as_planned(Store& store, const RestoreOpt
   const auto executor = co_await asio::this_coro::executor;
   const RestorePlan plan = co_await survey(store, options);
   say_plan(store, options, plan);
-  if (options.make_folder) make_folder_of(options.output);
+  std::optional<FolderOf> folder;  // outlives what is written there
+  if (options.make_folder) folder.emplace(options.output);
   const auto target = std::make_shared<TargetFile>(options.output, options.mode);
   Restore run(store, executor, plan, *target, workers, options, progress);
   RestoreResult result = co_await run.run();

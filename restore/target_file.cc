@@ -115,10 +115,17 @@ void refuse_existing_output(const std::string& output) {
   }
 }
 
-void make_folder_of(const std::string& output) {
+FolderOf::FolderOf(const std::string& output) {
+  for (std::string folder = folder_of(output); !exists(folder); folder = folder_of(folder)) {
+    made_.push_back(folder);
+  }
   std::error_code error;
   std::filesystem::create_directories(folder_of(output), error);
   if (error) fail(output, "create its folder", error.value());
+}
+
+FolderOf::~FolderOf() {
+  for (const std::string& folder : made_) ::rmdir(folder.c_str());
 }
 
 TargetFile::TargetFile(std::string output, std::optional<mode_t> mode)

@@ -4,6 +4,7 @@
 #include <optional>
 #include <string>
 #include <sys/types.h>
+#include <vector>
 
 #include "base/bytes.h"
 #include "base/error.h"
@@ -21,8 +22,18 @@ class OutputError : public Error {
 /// beside it, exists. A stale one of these would silently change the restored database.
 void refuse_existing_output(const std::string& output);
 
-/// Creates the folders that `output` is to be in, where they are missing. Throws OutputError.
-void make_folder_of(const std::string& output);
+/// Creates the folders that `output` is to be in, where they are missing; those that are empty in
+/// the end are removed again. Throws OutputError.
+class FolderOf {
+ public:
+  explicit FolderOf(const std::string& output);
+  ~FolderOf();
+  FolderOf(const FolderOf&) = delete;
+  FolderOf& operator=(const FolderOf&) = delete;
+
+ private:
+  std::vector<std::string> made_;  // the innermost first
+};
 
 /// A file without a name, gone with the object.
 class ScratchFile {

@@ -322,6 +322,12 @@ def test_a_folder_that_is_not_there_is_made(build, litestream, replica, tmp_path
     assert "could not create its folder, Not a directory" in said
 
 
+def test_a_folder_that_was_made_in_vain_is_removed(build, replica, tmp_path):
+    (next(replica.glob("generations/*/snapshots/*.lz4"))).write_bytes(b"damaged")
+    fails(build, "restore", "-o", tmp_path / "no/such/app.db", f"file://{replica}")
+    assert not (tmp_path / "no").exists()
+
+
 @pytest.mark.parametrize("url", ["s3://", "s3://bucket/a?nosuchoption=1", "ftp://host/x"])
 def test_a_malformed_url(build, output, url):
     said = fails(build, "restore", "-o", output, url)
