@@ -131,6 +131,8 @@ void PendingFrames::drop() {
 }
 
 void WalReplay::begin(const replica::Segment& segment, const std::optional<Metadata>& metadata) {
+  const auto kind = segment.level == 0 ? Metadata::Kind::segment : Metadata::Kind::compacted;
+  if (metadata && metadata->kind != kind) throw Error("it is not a WAL segment");
   const Position position = segment.position;
   const bool new_index = index_ != position.index;
   if (new_index) {
@@ -152,8 +154,6 @@ void WalReplay::begin(const replica::Segment& segment, const std::optional<Metad
   }
   folded_.reset();
   known_bytes_ = overlaps ? decoder_.offset() - position.offset : 0;
-  const auto kind = segment.level == 0 ? Metadata::Kind::segment : Metadata::Kind::compacted;
-  if (metadata && metadata->kind != kind) throw Error("it is not a WAL segment");
   if (new_index) {
     pending_.drop();  // as SQLite does with a transaction that was never committed
     decoder_ = wal::Decoder();

@@ -90,8 +90,8 @@ def test_a_later_snapshot_of_the_one_does_not_hide_what_the_other_wrote(build, t
     with two.session(url + "&snapshot-interval=2h"), one.session(url) as app:
         commit(app, "one")
         two.forward(HOURS)
-        harness.wait_until(lambda: len(generations(replica)) == 2 or
-                           list(replica.glob(f"generations/{generation}/snapshots/00000001*")), "a snapshot")  # fmt: skip
+        later = f"generations/{generation}/snapshots/00000001*"
+        harness.wait_until(lambda: len(generations(replica)) == 2 or list(replica.glob(later)), "a snapshot")
         commit(app, "one")
         assert app.status()["generation"] == generation
         check(one, tmp_path, url.split("?")[0], "-generation", generation)
