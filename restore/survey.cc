@@ -174,10 +174,9 @@ asio::awaitable<GenerationSpan> span_or_advice(Store& store, Generation generati
     throw;
   } catch (const Error& error) {
     if (alone) throw;
-    throw Error(
-        std::string(error.what()) +
-        ": which moments are in that generation is not known; if the one that is wanted is " +
-        "in another, choose that with -generation");
+    throw Error(std::string(error.what()) +
+                ": which moments are in that generation is not known; if the one that is wanted is "
+                "in another, choose that with -generation");
   }
 }
 
