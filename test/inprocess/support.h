@@ -7,25 +7,10 @@
 #include <sys/types.h>
 #include <vector>
 
+#include "test/sanitized.h"
 #include "test/unit/vfs/support.h"
 
-#if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
-#define SQLSTREAM_SANITIZED 1
-#elif defined(__has_feature)
-#if __has_feature(thread_sanitizer) || __has_feature(address_sanitizer)
-#define SQLSTREAM_SANITIZED 1
-#endif
-#endif
-
 namespace sqlstream::testing {
-
-/// The thread sanitizer ends a child of several threads that starts threads of its own; of the
-/// address sanitizer's allocator a thread of the parent may have held the lock.
-#ifdef SQLSTREAM_SANITIZED
-inline constexpr bool kSanitized = true;
-#else
-inline constexpr bool kSanitized = false;
-#endif
 
 /// A database in a folder of its own, replicated to the folder beside it.
 class Replicated {

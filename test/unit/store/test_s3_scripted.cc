@@ -12,6 +12,7 @@
 #include "store/fault_store.h"
 #include "store/s3/s3_store.h"
 #include "store/s3/s3_upload.h"
+#include "test/sanitized.h"
 #include "test/unit/store/lacking.h"
 #include "test/unit/store/run.h"
 #include "test/unit/store/scripted_server.h"
@@ -430,7 +431,8 @@ TEST_CASE("a proxy is asked for the whole URL") {
   CHECK(tunnel.server.asked()[0].target == "s3.example.test:443");
 }
 
-TEST_CASE("where descriptors run out their limit is to be raised, not the endpoint corrected") {
+TEST_CASE("where descriptors run out their limit is to be raised, not the endpoint corrected" *
+          doctest::skip(sqlstream::testing::kSanitized)) {
   Scripted s([](const Asked&) -> Reply { return {.body = "x"}; });
   s.budget = 10ms;
   S3Store& store = s.store();
