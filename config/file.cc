@@ -133,11 +133,7 @@ class Reader {
 
   YAML::Node parse(const std::string& content) const {
     try {
-      const std::vector<YAML::Node> documents = YAML::LoadAll(content);
-      if (documents.size() > 1) {
-        fail(documents[1], "a second document begins behind \"---\": put all into the first");
-      }
-      return documents.empty() ? YAML::Node() : documents.front();
+      return YAML::Load(content);
     } catch (const YAML::Exception& error) {
       throw Error(file_ + " line " + std::to_string(error.mark.line + 1) + " column " +
                   std::to_string(error.mark.column + 1) + ": broken YAML: " + error.msg);

@@ -339,7 +339,6 @@ TEST_CASE("what cannot be is refused with its line") {
   CHECK(contains(refusal("dbs: [\n"), "broken YAML"));
   CHECK(contains(refusal("dbs: [\n"), "column"));
   CHECK(contains(refusal("just words"), "\"key: value\""));
-  CHECK(contains(refusal("dbs: []\n---\ndbs: []\n"), "line 3: a second document begins"));
   CHECK(contains(refusal("dbs: 5"), "dbs must be a list"));
   CHECK(contains(refusal("dbs: [5]"), "a database must consist of"));
   CHECK(contains(refusal("dbs:\n  - replicas: []\n"), "line 2: a database has no path"));
