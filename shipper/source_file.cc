@@ -151,7 +151,10 @@ bool turn_wal_on(const Host& host, const std::string& path, std::chrono::millise
     }
     api.finalize(statement);
   }
-  alone([&] { api.close(db); });
+  // Not with forks held off: SQLite holds its own mutexes while an extension is made known, which
+  // waits for those.
+  const std::lock_guard lock(mutex());
+  api.close(db);
   return is_wal;
 }
 
