@@ -28,8 +28,8 @@ log::Fields fields_of(Replicator& replicator) {
   return {{"db", replicator.database().path()}, {"replica", replicator.settings().name}};
 }
 
-// Its first snapshot says it, and will be deleted. Where that cannot be read it is not known any
-// more, and times tell which generation is newer.
+// Its first snapshot says it, and will be deleted. Where that cannot be read, other than for the
+// moment, it is not known any more, and times tell which generation is newer.
 asio::awaitable<std::optional<GenerationEnd>> begun_behind(Store& store, Generation generation) {
   try {
     const auto snapshots = co_await replica::list_snapshots(store, generation);
@@ -37,6 +37,9 @@ asio::awaitable<std::optional<GenerationEnd>> begun_behind(Store& store, Generat
     const auto metadata = co_await replica::read_metadata(
         store, names::snapshot_key(generation, snapshots.front().index));
     if (metadata) co_return metadata->after;
+  } catch (const StoreError& e) {
+    using Kind = StoreError::Kind;
+    if (e.kind() == Kind::unavailable || e.kind() == Kind::unreachable) throw;  // it is tried again
   } catch (const Error&) {
   }
   co_return std::nullopt;
