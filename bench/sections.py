@@ -475,8 +475,8 @@ def measure_outage(bench):
 
 
 def measure_sync(bench):
-    """Commits that wait for a far store. It is in memory: what a disk's fsync takes now and then
-    would hide what a commit adds to a PUT."""
+    """Commits that wait for a far store. That and the database are in memory: what a disk's fsync
+    takes now and then would hide what a commit adds to a PUT."""
     with Minio(bench.minio.binary, bench.ram / "minio").running() as minio:
         bench = bench.with_store(minio)
         return [
@@ -488,7 +488,7 @@ def measure_sync(bench):
 
 def plain_rounds(bench, writers, pause):
     """So many writers of plain SQLite that commit one after the other, then wait for `pause`."""
-    with bench.fresh_database() as database:
+    with bench.fresh_database(bench.ram) as database:
         with bench.application("plain", database, "") as application:
             application.ask("setup")
             application.ask("eager")
@@ -502,7 +502,7 @@ def commits_that_wait(bench, milliseconds):
         put, put_p99 = bench.minio.put_seconds(store.port)
         for writers in SYNC_WRITERS:
             prefix = bench.minio.new_prefix()
-            with bench.fresh_database() as database:
+            with bench.fresh_database(bench.ram) as database:
                 with bench.application(
                     "sqlstream", database, prefix, store.port, sync="60000"
                 ) as application:

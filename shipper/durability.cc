@@ -1,6 +1,7 @@
 #include "shipper/durability.h"
 
 #include <algorithm>
+#include <iterator>
 #include <utility>
 
 namespace sqlstream {
@@ -39,8 +40,10 @@ std::uint64_t Durability::find(std::uint64_t ticket) const {
 void Durability::promise(std::uint64_t enough) {
   const bool before = promised_.exchange(enough) != 0;
   if (enough != 0 || !before) return;
-  const std::lock_guard lock(mutex_);
-  call_waiters();
+  std::unique_lock lock(mutex_);
+  Waiters called = take_called();
+  lock.unlock();
+  call(std::move(called));
 }
 
 bool Durability::wait_promised(std::uint64_t ticket, bool any, Clock::time_point until) {
@@ -63,15 +66,16 @@ bool Durability::wait(Waiter& waiter, Clock::time_point until) {
     if (!waits(waiter)) return is_durable(waiter);
     waiters_.push_back(waiter);
   }
-  {
-    std::unique_lock lock(waiter.mutex);
-    const bool called =
-        waiter.called.wait_until(lock, until, [&] { return waiter.durable.has_value(); });
-    if (called) return *waiter.durable;
+  if (!waiter.call.wait_until(until)) {
+    std::unique_lock lock(mutex_);
+    if (!waiter.durable) {
+      waiters_.erase(waiters_.iterator_to(waiter));
+      return is_durable(waiter);
+    }
+    lock.unlock();
+    waiter.call.wait();  // it is on its way
   }
-  const std::lock_guard lock(mutex_);
-  if (waiter.is_linked()) waiters_.erase(waiters_.iterator_to(waiter));
-  return is_durable(waiter);
+  return *waiter.durable;
 }
 
 // Precondition: mutex_ is held.
@@ -86,26 +90,36 @@ bool Durability::waits(const Waiter& waiter) const {
   return !stopped() && !promise_taken_back && !is_durable(waiter);
 }
 
-// Precondition: mutex_ is held.
-void Durability::call_waiters() {
+// Precondition: mutex_ is held. Those that need not wait any longer; they are to be called once it
+// is not: what they do next is to ask for it.
+Durability::Waiters Durability::take_called() {
+  Waiters called;
   for (auto each = waiters_.begin(); each != waiters_.end();) {
-    Waiter& waiter = *each;
-    if (waits(waiter)) {
-      ++each;
-      continue;
+    const auto next = std::next(each);
+    if (!waits(*each)) {
+      each->durable = is_durable(*each);
+      called.splice(called.end(), waiters_, each);
     }
-    each = waiters_.erase(each);
-    const std::lock_guard lock(waiter.mutex);
-    waiter.durable = is_durable(waiter);
-    waiter.called.notify_one();
+    each = next;
+  }
+  return called;
+}
+
+void Durability::call(Waiters waiters) noexcept {
+  while (!waiters.empty()) {
+    Waiter& first = waiters.front();
+    waiters.pop_front();  // before it is gone
+    first.call.call();
   }
 }
 
 void Durability::shipped(std::size_t replica, End end) {
-  const std::lock_guard lock(mutex_);
+  std::unique_lock lock(mutex_);
   if (end.sequence <= ends_[replica].sequence) return;
   ends_[replica] = end;
-  call_waiters();
+  Waiters called = take_called();
+  lock.unlock();
+  call(std::move(called));
 }
 
 // Precondition: mutex_ is held.
@@ -127,9 +141,11 @@ Durability::End Durability::end(bool any) const {
 }
 
 void Durability::stop() {
-  const std::lock_guard lock(mutex_);
+  std::unique_lock lock(mutex_);
   stopped_.store(true);
-  call_waiters();
+  Waiters called = take_called();
+  lock.unlock();
+  call(std::move(called));
 }
 
 std::optional<Durability::Behind> Durability::behind(bool any) const {

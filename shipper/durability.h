@@ -3,7 +3,6 @@
 #include <array>
 #include <atomic>
 #include <chrono>
-#include <condition_variable>
 #include <cstdint>
 #include <mutex>
 #include <optional>
@@ -12,6 +11,7 @@
 #include <boost/intrusive/list.hpp>
 
 #include "base/clock.h"
+#include "base/wake_call.h"
 
 namespace sqlstream {
 
@@ -94,30 +94,31 @@ class Durability {
     std::uint64_t sequence = 0;
   };
 
-  /// One of them is on each waiting thread's stack, with a condition of its own: who shares one
+  /// One of them is on each waiting thread's stack, each with a call of its own: who shares one
   /// wakes up to wait for its mutex, behind all others.
   struct Waiter : boost::intrusive::list_base_hook<> {
     std::uint64_t ticket = 0;    // 0: it knows the sequence
     std::uint64_t sequence = 0;  // 0: not captured yet
     bool any = false;
-    std::mutex mutex;
-    std::condition_variable called;
-    std::optional<bool> durable;  // mutex; once it has one, it is no longer in the list
+    std::optional<bool> durable;  // mutex_; once it has one, it is called without that mutex
+    WakeCall call;
   };
+  using Waiters = boost::intrusive::list<Waiter>;
 
   End durable(bool any) const;
   const Captured& newest() const;
   std::uint64_t find(std::uint64_t ticket) const;
   bool is_durable(const Waiter& waiter) const;
   bool waits(const Waiter& waiter) const;
-  void call_waiters();
+  Waiters take_called();
+  static void call(Waiters waiters) noexcept;
   bool wait(Waiter& waiter, Clock::time_point until);
 
   std::atomic<std::uint64_t> tickets_{0};
   std::atomic<std::uint64_t> promised_{0};
   std::atomic<bool> stopped_{false};
   mutable std::mutex mutex_;
-  boost::intrusive::list<Waiter> waiters_;  // mutex_
+  Waiters waiters_;  // mutex_
   /// The last captures that had new tickets. Who finds an older one gone takes a later one, which
   /// has the commit too.
   std::array<Captured, 64> captured_{};          // mutex_, a ring

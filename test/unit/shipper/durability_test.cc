@@ -1,6 +1,8 @@
 #include "shipper/durability.h"
 
+#include <atomic>
 #include <thread>
+#include <vector>
 
 #include <doctest/doctest.h>
 
@@ -69,6 +71,29 @@ TEST_CASE("waiting ends with the replica's answer, or when nobody is to wait any
   exiting.join();
   CHECK_FALSE(durability.wait(3, false, now_and_then()));
   CHECK(durability.wait(2, false, now_and_then()));
+}
+
+TEST_CASE("the answer may come in the very moment in which the time is over") {
+  constexpr std::uint64_t kRounds = 2000;
+  Durability durability(1);
+  std::vector<std::thread> waiting;
+  std::atomic<int> wrong{0};
+  for (int i = 0; i < 4; ++i) {
+    waiting.emplace_back([&durability, &wrong, i] {
+      for (std::uint64_t sequence = 1; sequence <= kRounds; ++sequence) {
+        const auto soon = Durability::Clock::now() + std::chrono::microseconds((sequence + i) % 70);
+        const bool durable = durability.wait(sequence, false, soon);
+        if (durable && durability.end(false).sequence < sequence) ++wrong;
+        if (!durable && !durability.wait(sequence, false, now_and_then())) ++wrong;
+      }
+    });
+  }
+  for (std::uint64_t sequence = 1; sequence <= kRounds; ++sequence) {
+    std::this_thread::sleep_for(20us);
+    durability.shipped(0, {sequence, {}});
+  }
+  for (std::thread& each : waiting) each.join();
+  CHECK(wrong == 0);
 }
 
 TEST_CASE("being behind begins once and ends once, for each of what is waited for") {
