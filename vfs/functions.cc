@@ -51,8 +51,12 @@ void wait(const Api& api, sqlite3_context* context, int, sqlite3_value** values)
   bool shipped = true;
   for (const std::string& schema : schemas_of(api, db)) {
     const OpenDatabase* database = find_open_database(api, db, schema.c_str());
-    if (!database || !database->connection) continue;
+    if (!database || (!database->connection && !database->failed)) continue;
     replicated = true;
+    if (database->failed) {
+      shipped = false;
+      continue;
+    }
     bool seen = read_once(api, db, schema, *database);
     while (!seen && (api.errcode(db) & 0xff) == SQLITE_BUSY && Clock::now() < end) {
       std::this_thread::sleep_for(kPause);  // another process closes the database, or vacuums it

@@ -685,6 +685,7 @@ int open_database(Shim& shim, const char* name, sqlite3_file* file, int flags, i
 
   std::unique_ptr<Connection> connection;
   std::unique_ptr<CommitWait> wait;
+  const bool wanted = plan.faulty || plan.replicated();
   const auto sync = plan.replicated() ? plan.settings->sync : std::chrono::milliseconds(0);
   try {
     if (plan.replicated()) {
@@ -713,10 +714,11 @@ int open_database(Shim& shim, const char* name, sqlite3_file* file, int flags, i
     throw;
   }
   const bool replicated = connection != nullptr;
+  const bool failed = wanted && !replicated && (opened_flags & SQLITE_OPEN_READONLY) == 0;
   auto* self = new (file) DatabaseFile{
       {{nullptr}, database_methods(*base->pMethods, replicated), &shim},
       name,
-      {std::move(plan.path), std::move(connection), std::move(plan.unreplicated_reason)},
+      {std::move(plan.path), std::move(connection), std::move(plan.unreplicated_reason), failed},
       std::move(wait)};
   self->pMethods = &self->methods;
   log_relay::deliver(api);

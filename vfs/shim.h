@@ -42,6 +42,7 @@ struct OpenDatabase {
   std::string path;
   std::unique_ptr<Connection> connection;  ///< null: not replicated, for this reason:
   std::string unreplicated_reason;
+  bool failed = false;  ///< not replicated although it is written, and a replica was asked for
 
   /// The state as JSON. `seen`: see Connection::status_json().
   std::string status_json(bool seen) const;

@@ -269,6 +269,9 @@ def test_two_databases_with_one_replica_are_refused(build, place, tmp_path):
         assert first.shipped() == 1
         first.do(f"attach 'file:{tmp_path}/other.db?vfs=sqlstream&replica={url}' as other")
         first.do("create table other.o(x)")
+        assert first.shipped(10000) == 0  # what is in the other one will never be in a replica
+        first.do("detach other")
+        assert first.shipped() == 1
         first.end()
     assert len(generations(replica)) == 1
     assert (tmp_path / "other.db").exists()
