@@ -11,10 +11,12 @@
 #include <numeric>
 #include <set>
 #include <span>
+#include <sstream>
 #include <system_error>
 #include <unistd.h>
 #include <utility>
 
+#include <yaml-cpp/eventhandler.h>
 #include <yaml-cpp/yaml.h>
 
 #include "base/error.h"
@@ -41,6 +43,31 @@ constexpr std::string_view kDefaults[] = {
 
 // Of Litestream's other replica types; the type itself is refused.
 constexpr std::string_view kOtherTypes[] = {"abs", "gcs", "gs", "nats", "sftp", "webdav", "oss"};
+
+/// Where a YAML document begins, if anything is in it.
+struct FirstLine : YAML::EventHandler {
+  int line = 0;
+  int begins = 0;
+
+  void OnDocumentStart(const YAML::Mark& mark) override { begins = mark.line + 1; }
+  void OnDocumentEnd() override {}
+  void OnNull(const YAML::Mark&, YAML::anchor_t) override {}
+  void OnAlias(const YAML::Mark&, YAML::anchor_t) override {}  // never the first
+  void OnScalar(const YAML::Mark&, const std::string&, YAML::anchor_t,
+                const std::string&) override {
+    line = begins;
+  }
+  void OnSequenceStart(const YAML::Mark&, const std::string&, YAML::anchor_t,
+                       YAML::EmitterStyle::value) override {
+    line = begins;
+  }
+  void OnSequenceEnd() override {}
+  void OnMapStart(const YAML::Mark&, const std::string&, YAML::anchor_t,
+                  YAML::EmitterStyle::value) override {
+    line = begins;
+  }
+  void OnMapEnd() override {}
+};
 
 std::string read_whole(const std::string& file) {
   const auto refuse = [&](int code) {
@@ -133,11 +160,24 @@ class Reader {
 
   YAML::Node parse(const std::string& content) const {
     try {
+      warn_of_more(content);
       return YAML::Load(content);
     } catch (const YAML::Exception& error) {
       throw Error(file_ + " line " + std::to_string(error.mark.line + 1) + " column " +
                   std::to_string(error.mark.column + 1) + ": broken YAML: " + error.msg);
     }
+  }
+
+  // YAML::LoadAll() would read them, and takes all memory for some broken files.
+  void warn_of_more(const std::string& content) const {
+    std::istringstream text(content);
+    YAML::Parser parser(text);
+    FirstLine first;
+    if (!parser.HandleNextDocument(first)) return;
+    FirstLine second;
+    if (!parser.HandleNextDocument(second) || second.line == 0) return;
+    log::warn("only the first document of the file is read, and not what is behind this line ---",
+              {{"file", file_}, {"line", std::to_string(second.line)}});
   }
 
   static std::string line_of(const YAML::Node& node) {

@@ -332,6 +332,23 @@ TEST_CASE("addr is warned about") {
   CHECK(log.has("addr"));
 }
 
+TEST_CASE("a second document, which is not read, is warned about") {
+  for (const char* more : {"---\ndbs: []\n", "--- [x]\n", "---\n&a word\n"}) {
+    const LogCapture log;
+    read(std::string("---\naddr: ''\n") + more);
+    CAPTURE(more);
+    CHECK(log.has("only the first document"));
+    CHECK(log.has("line=3"));
+  }
+  for (const char* text :
+       {"---\naddr: ''\n", "addr: ''\n---\n", "addr: ''\n...\n", "# none\n", ""}) {
+    const LogCapture log;
+    read(text);
+    CAPTURE(text);
+    CHECK_FALSE(log.has("only the first document"));
+  }
+}
+
 TEST_CASE("what cannot be is refused with its line") {
   const auto with = [](const std::string& replica) {
     return "dbs:\n  - path: /none/a.db\n    replicas:\n      - " + replica + "\n";
