@@ -20,7 +20,9 @@ __attribute__((visibility("default"))) int sqlite3_sqlstream_init(
   } catch (const std::exception&) {
     result = SQLITE_NOMEM;
   }
-  if (result == SQLITE_OK) return SQLITE_OK_LOAD_PERMANENTLY;
+  // Not SQLITE_OK_LOAD_PERMANENTLY, which is an error for who calls this by
+  // sqlite3_auto_extension(). It is permanent as it is linked.
+  if (result == SQLITE_OK) return result;
   if (error && !message.empty()) *error = api->mprintf("%s", message.c_str());
   return result;
 }

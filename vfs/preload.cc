@@ -170,7 +170,7 @@ int receive_table(sqlite3* db, char**, const Api* table) {
   library.api.vfs_find = library.vfs_find;
   char* error = nullptr;
   const int result = receiving_entry(db, &error, &library.api);
-  if (result != SQLITE_OK_LOAD_PERMANENTLY && error) {
+  if (result != SQLITE_OK && error) {
     complain(library, error);
     table->free(error);
   }

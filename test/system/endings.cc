@@ -155,12 +155,16 @@ void fork_many(char** arguments) {
   join(threads);
 }
 
-bool sqlite_is_mapped() {
+bool is_mapped(const char* name) {
   std::ifstream maps("/proc/self/maps");
   for (std::string line; std::getline(maps, line);) {
-    if (line.find("/libsqlite3.so") != std::string::npos) return true;
+    if (line.find(name) != std::string::npos) return true;
   }
   return false;
+}
+
+bool sqlite_is_mapped() {
+  return is_mapped("/libsqlite3.so");
 }
 
 /// Without the extension; else unload() would show nothing.
@@ -177,6 +181,35 @@ void unload() {
   if (!sqlite_is_mapped()) fail("SQLite went");
 }
 
+/// As a program that loads the extension itself, for all of its connections.
+void* load_for_all(const char* extension) {
+  sqlite_library = dlopen(kSqlite, RTLD_NOW);
+  void* handle = dlopen(extension, RTLD_NOW);
+  if (sqlite_library == nullptr || handle == nullptr) fail(dlerror());
+  SQLITE(sqlite3_auto_extension)
+  (reinterpret_cast<void (*)()>(dlsym(handle, "sqlite3_sqlstream_init")));
+  sqlite3* db = nullptr;
+  if (SQLITE(sqlite3_open)(":memory:", &db) != SQLITE_OK ||
+      SQLITE(sqlite3_errcode)(db) != SQLITE_OK)
+    fail(std::string("the first connection: ") + SQLITE(sqlite3_errmsg)(db));
+  SQLITE(sqlite3_close)(db);
+  return handle;
+}
+
+/// With a database open, and then without one, for which it is needed again.
+void unload_extension(const char* extension) {
+  void* handle = load_for_all(extension);
+  {
+    Database own;
+    own.insert();
+    SQLITE(sqlite3_reset_auto_extension)();
+    if (dlclose(handle) != 0) fail(dlerror());
+    own.insert();
+  }
+  Database().insert();
+  if (!is_mapped("/sqlstream.so")) fail("this shows nothing: another file was loaded");
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -185,6 +218,11 @@ int main(int argc, char** argv) {
   uri = argv[2];
   const std::string_view how = argv[3];
   if (how == "dlclose") check_that_sqlite_can_go();
+  if (how == "dlclose the extension") {
+    unload_extension(argv[1]);
+    say();
+    return 0;
+  }
   load(argv[1]);
   if (how == "few") {
     Database own;

@@ -124,6 +124,13 @@ def test_sqlite_is_unloaded_while_a_snapshot_is_made(place):
     assert place.rows() == 10001
 
 
+def test_the_extension_is_unloaded_by_who_loaded_it(place):
+    """As an automatic extension, of which SQLite does not know that it has to stay."""
+    assert place.run("dlclose the extension") == 3
+    place.check()
+    assert place.rows() == 3
+
+
 CLOSES_EVERYTHING = """
 import ctypes, os, sqlite3, sys, time
 loader = sqlite3.connect(":memory:")
