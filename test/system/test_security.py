@@ -11,7 +11,9 @@ import sqlite3
 import ssl
 import threading
 import urllib.parse
+from collections import Counter
 from contextlib import closing, contextmanager, suppress
+from pathlib import Path
 
 import boto3
 import botocore.config
@@ -464,6 +466,15 @@ def test_no_secret_is_written_anywhere(build, minio, tmp_path):
 BAD = ["$(touch {0})", "`touch {0}`", "; touch {0} ;", "| touch {0}", "&& touch {0}", "\n touch {0}\n", "'; touch {0}; '"]
 
 
+OPENS = """
+import sqlite3, sys
+loader = sqlite3.connect(":memory:")
+loader.enable_load_extension(True)
+loader.load_extension(sys.argv[1])
+sqlite3.connect(sys.argv[2], uri=True).execute("create table if not exists t(x)")
+"""
+
+
 def test_no_text_of_a_configuration_is_run(build, tmp_path):
     """Every program that is started is looked at; and no file appears."""
     counter = itertools.count()
@@ -492,8 +503,16 @@ def test_no_text_of_a_configuration_is_run(build, tmp_path):
                                 build.sqlstream, words[0], "-config", config, *words[1:]],
                                cwd=place, check=False)  # fmt: skip
             assert said.returncode in (0, 1)
-    started = re.findall(r'execve\("([^"]*)"', trace.read_text())
-    assert len(started) == 7 * len(BAD) and set(started) == {str(build.sqlstream)}
+        # What goes on until it is ended, and a program that has it all in its own process.
+        traced = ["strace", "-f", "-qq", "-e", "trace=execve", "-e", "signal=none", "-A", "-o", trace]
+        harness.run([*traced, "timeout", "-s", "TERM", "-k", "20", "1", build.sqlstream, "replicate", "-config", config],
+                    cwd=place, check=False)  # fmt: skip
+        env = harness.clean_environment(SQLSTREAM_CONFIG=config)
+        uri = f"file:{urllib.parse.quote(str(database))}?vfs=sqlstream"
+        harness.run([*traced, PYTHON, "-c", OPENS, build.extension, uri], cwd=place, env=env)
+        assert database.exists()
+    started = Counter(Path(each).name for each in re.findall(r'execve\("([^"]*)".* = 0', trace.read_text()))
+    assert started == {"sqlstream": 8 * len(BAD), "timeout": len(BAD), Path(PYTHON).name: len(BAD)}
     assert not list(place.rglob("made-*"))
 
 
