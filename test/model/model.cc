@@ -304,6 +304,10 @@ void Model::note_clean_close(State& s) const {
 const std::vector<Successor>& Model::successors(const State& state) {
   successors_.clear();
   from_ = &state;
+  const auto captures_in_background = [&](const Process& process) {
+    if (has(Bug::no_capture_in_background)) return false;
+    return process.open != 0 || (process.role != 0 && has(Bug::role_maps_by_itself));
+  };
   for (int p = 0; p < kProcesses; ++p) {
     const Process& me = state.process[p];
     if (me.capturing != 0) {
@@ -312,7 +316,7 @@ const std::vector<Successor>& Model::successors(const State& state) {
       } else {
         add("has looked", p, false, [&](State& s) { s.process[p].capturing = 0; });
       }
-    } else if (me.open != 0 && state.index.valid != 0 && lock_is_free(state, p)) {
+    } else if (captures_in_background(me) && state.index.valid != 0 && lock_is_free(state, p)) {
       add("captures: reads the wal-index", p, false, [&](State& s) { begin_capture(s, p); });
     }
     application(p);

@@ -17,10 +17,12 @@ namespace sqlstream::model {
 enum class Bug : std::uint8_t {
   none,
   unvalidated_capture,         ///< frames are not compared with the wal-index, nor it read again
+  no_capture_in_background,    ///< commits wait until SQLite comes to a hook
   no_capture_at_checkpoint,    ///< CKPT_START (in exclusive mode nothing else precedes a reset)
   no_capture_at_reset,         ///< xShmLock(4, 4)
   no_capture_at_close,         ///< xLock(EXCLUSIVE) and xShmUnmap
   unmapped_under_a_capture,    ///< the last use of a wal-index is not waited for
+  role_maps_by_itself,         ///< who ships captures, though it has nothing open
   no_capture_lock,             ///< two capture at once
   torn_record_counts,          ///< half an append of a process that died is taken for a batch
   expired_wait_is_forgotten,   ///< a capture that could not be made leaves no end mark
@@ -31,11 +33,13 @@ enum class Bug : std::uint8_t {
   empty_reset_is_trusted,      ///< mxFrame 0 is enough (proof 3)
   commits_not_counted,         ///< a new WAL is enough (proof 4)
   file_identity_is_trusted,    ///< the file is taken for the stamped one (proof 5)
+  identity_is_racy,            ///< no stamp: a write in the same tick leaves the times as they are
   identity_outlives_the_boot,  ///< times are believed after a power failure
   counter_outlives_the_index,  ///< iChange of another wal-index is believed (anchoring)
   wal_overwritten_unnoticed,   ///< a WAL with frames that were not captured is marked as followed
   no_reset_mark,               ///< a new WAL is begun without a mark
   no_clean_mark,               ///< the last close leaves no mark
+  clean_mark_unlocked,         ///< it is left when others may write again
   second_reset_unstamped,      ///< a mark on a mark does not take the file's identity
   two_shippers,                ///< shipping without the role
   segment_before_snapshot,     ///< a new generation begins with a segment

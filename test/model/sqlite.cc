@@ -146,6 +146,12 @@ void Model::application(int p) {
       self.anchor = {};
     });
   }
+  if (has(Bug::clean_mark_unlocked) && me.open == 0 && me.whole != 0 && lock_is_free(now, p)) {
+    add("notes the clean close, when it is over", p, false, [&](State& s) {
+      s.process[p].whole = 0;
+      note_clean_close(s);
+    });
+  }
   if (me.alive != 0 && me.open == 0 && lock_is_free(now, p) &&
       now.expired_waits < limits_.expired_waits) {
     add("looks at the outbox, locked", p, true, [&](State& s) { s.process[p].capturing = 1; });
@@ -261,7 +267,10 @@ void Model::close_steps(int p) {
   // Its background borrows it.
   const bool mapping_in_use =
       from_->process[p].capturing != 0 && !has(Bug::unmapped_under_a_capture);
-  const auto closed = [](State&, Process& me) { me.open = me.whole = me.resets = 0; };
+  const auto closed = [&](State&, Process& me) {
+    me.open = me.resets = 0;
+    if (!has(Bug::clean_mark_unlocked)) me.whole = 0;
+  };
   switch (from_->process[p].step) {
     case Step::closed:
       if (mapping_in_use) return;
@@ -273,7 +282,8 @@ void Model::close_steps(int p) {
       if (mapping_in_use || !lock_is_free(*from_, p)) return;
       return step("notes the clean close", Step::last_delete, [&](State& s, Process& me) {
         s.index = {};
-        if (me.whole != 0 && !has(Bug::no_clean_mark)) note_clean_close(s);
+        const bool skipped = has(Bug::no_clean_mark) || has(Bug::clean_mark_unlocked);
+        if (me.whole != 0 && !skipped) note_clean_close(s);
       });
     case Step::last_delete:
       return step("deletes the WAL", Step::idle, [&](State& s, Process& me) {
@@ -388,11 +398,13 @@ void Model::strangers() {
   if (!is_open(now)) {
     if (!may_commit) return;
     stranger("A stranger opens, commits and closes", 1, [&](State& s) {
+      const Byte version = s.file.version;
       recover(s);
       commit(s);
       all(s);
       s.wal = {};
       s.index = {};
+      if (has(Bug::identity_is_racy)) s.file.version = version;
     });
     return;
   }
