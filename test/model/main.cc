@@ -59,6 +59,13 @@ constexpr std::array kHistories = {
            .lost_answers = 1,
            .folds = 1},
     Limits{.name = "a store without conditional PUTs", .commits = 2, .unconditional_store = true},
+    Limits{.name = "a commit without a wal-index", .commits = 2, .closes = 1, .unseen = 1},
+    Limits{.name = "a page size that changes between two runs",
+           .commits = 2,
+           .closes = 1,
+           .strangers = 1,
+           .page_sizes = 1,
+           .exclusive = true},
 };
 enum History {
   kKillAndLost,
@@ -77,7 +84,9 @@ enum History {
   kReplaced,
   kDamaged,
   kFolded,
-  kUnconditional
+  kUnconditional,
+  kUnseen,
+  kPageSize
 };
 
 /// Take minutes, and gigabytes.
@@ -134,6 +143,8 @@ constexpr std::array<Seeded, static_cast<std::size_t>(Bug::count)> kBugs = {{
     {"longer_replica_is_trusted", kPower},
     {"padding_counts", kPadded},
     {"replaced_file_goes_on", kReplaced},
+    {"unseen_write_is_stamped", kUnseen},
+    {"page_size_not_compared", kPageSize},
     {"damage_is_passed_over", kDamaged},
     {"located_is_answered", kFolded},
     {"folded_over_an_end", kFolded},

@@ -63,10 +63,14 @@ capture::SourcePosition position(const Position& p) {
   return {{p.salt, 0}, p.frame, p.change, {p.sum, 0}};
 }
 
-capture::WalIndexHeader header_of(const Position& p) {
+std::uint32_t bytes_of(Byte page_size) {
+  return page_size * 4096U;
+}
+
+capture::WalIndexHeader header_of(const Position& p, Byte page_size) {
   capture::WalIndexHeader header;
   header.change = p.change;
-  header.page_size = p.frame != 0 ? 4096 : 0;
+  header.page_size = p.frame != 0 ? bytes_of(page_size) : 0;
   header.frames = p.frame;
   header.pages = kPages;
   header.sum = {p.sum, 0};
@@ -84,7 +88,7 @@ capture::Record record_of(const Record& r) {
   record.kind = r.kind == Kind::batch   ? capture::RecordKind::batch
                 : r.kind == Kind::reset ? capture::RecordKind::reset
                                         : capture::RecordKind::clean;
-  record.page_size = 4096;
+  record.page_size = bytes_of(r.page_size);
   record.source = position(r.source);
   record.previous = position(r.previous);
   record.identity = identity(r.identity);
@@ -196,13 +200,14 @@ Byte Model::prove(const State& s, const Process& me) const {
   known.source = position(last);
   if (s.booted == 0 && !has(Bug::identity_outlives_the_boot)) known.last.identity = {};
   if (has(Bug::undone_reset_not_found)) known.last.previous = {};
-  auto header = header_of(s.index.header);
+  auto header = header_of(s.index.header, s.file.page_size);
+  if (has(Bug::page_size_not_compared)) header.page_size = known.last.page_size;
   if (has(Bug::empty_reset_is_trusted) && header.frames == 0) {
     header.change = known.source.change;
     header.sum = known.source.sum;
   }
-  const auto file =
-      has(Bug::file_identity_is_trusted) ? known.last.identity : identity(s.file.version);
+  const bool trusted = has(Bug::file_identity_is_trusted) || has(Bug::page_size_not_compared);
+  const auto file = trusted ? known.last.identity : identity(s.file.version);
   return static_cast<Byte>(
       prove_continuity(known, header, file, Evidence(s, bug_, last)).first.value_or(0));
 }
@@ -221,7 +226,9 @@ void Model::begin_capture(State& s, int p) const {
   me.begins = !alive(s);
   me.from = 1;
   if (me.begins == 0) {
-    if (is_unchanged(position(tail_of(s)->source), header_of(header))) return up_to_date();
+    if (is_unchanged(position(tail_of(s)->source), header_of(header, s.file.page_size))) {
+      return up_to_date();
+    }
     me.from = prove(s, me);
     if (me.from > header.frame) return up_to_date();
     if (me.from == 0) {
@@ -253,6 +260,7 @@ bool Model::end_capture(State& s, int p) const {
   me.seen_pages = {};
   if (!valid && !has(Bug::unvalidated_capture)) return false;
   const Record* tail = tail_of(s);
+  record.page_size = s.file.page_size;
   record.sequence = static_cast<Byte>(tail == nullptr ? 1 : tail->sequence + 1);
   record.generation = begins ? ++s.generations : tail->generation;
   record.inode = begins ? s.file.inode : tail->inode;
@@ -281,6 +289,7 @@ void Model::note_new_wal(State& s, int p) const {
   record.generation = last.generation;
   record.sequence = last.sequence;
   record.inode = last.inode;
+  record.page_size = last.page_size;
   record.source = s.index.header;
   record.source.salt = me.new_salt;
   const bool again = last.kind == Kind::reset && last.source.frame == 0;
@@ -351,6 +360,7 @@ const char* Model::violation(const State& s, bool quiet) const {
     for (const Object& segment : stored.segments) {
       if (segment.last == 0) break;
       if (segment.offset != offset || segment.first != sequence + 1) return "a gap in the replica";
+      if (segment.page_size != stored.snapshot.page_size) return "a generation of two page sizes";
       apply(image, segment.image);
       const int next = rank(s, image);
       if (next < 0) return "the replica restores to no state that was committed";

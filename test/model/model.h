@@ -53,6 +53,8 @@ enum class Bug : std::uint8_t {
   longer_replica_is_trusted,   ///< so is one that has more than the outbox
   padding_counts,              ///< a frame that only fills a sector is taken for a commit (proof 4)
   replaced_file_goes_on,       ///< the file that is open is taken for the generation's
+  unseen_write_is_stamped,     ///< a write without a wal-index ends nothing, and closes cleanly
+  page_size_not_compared,      ///< nor the file's identity, which shows it, too
   damage_is_passed_over,       ///< a record that cannot be read is none
   located_is_answered,         ///< what the replica has not got now will not come any more
   folded_over_an_end,          ///< what is in the replica, or on its way, with what is behind it
@@ -106,7 +108,8 @@ struct File {
   Image image{};
   Byte version = 1;  ///< device, inode, size, times
   Byte inode = 1;
-  std::array<Byte, 3> unused{};
+  Byte page_size = 1;
+  std::array<Byte, 2> unused{};
 };
 
 enum class Kind : Byte { none, batch, reset, clean, torn, damaged };
@@ -122,7 +125,8 @@ struct Record {
   Byte identity = 0;  ///< the file's version; 0: none
   Byte inode = 0;     ///< of the file that the generation is of
   Byte folded = 0;    ///< how many batches before it it stands for, too
-  std::array<Byte, 3> unused{};
+  Byte page_size = 0;
+  std::array<Byte, 2> unused{};
 };
 
 /// An object in a replica. A snapshot is at offset 0 of no segment; last 0: there is none.
@@ -133,7 +137,7 @@ struct Object {
   Byte last = 0;
   Byte offset = 0;
   Byte length = 0;
-  Byte unused = 0;
+  Byte page_size = 0;
 };
 
 struct Put {
@@ -161,7 +165,10 @@ enum class Step : Byte {
   closed,
   last_unmap,
   last_note,
-  last_delete
+  last_delete,
+  unseen_page,
+  unseen_commit,
+  unseen_unlock
 };
 
 enum class Ship : Byte { idle, snapshot, copying, putting };
@@ -234,10 +241,10 @@ struct State {
   Byte replaced = 0;
   Byte damages = 0;
   Byte folds = 0;
+  Byte unseen = 0;
   Byte excused = 0;    ///< something happened that may end a generation
   Byte rewritten = 0;  ///< a key was written with other content
   Byte inherited = 0;  ///< locks that a child keeps: 1 of captures, 2 of the role
-  Byte unused2 = 0;
 };
 static_assert(std::has_unique_object_representations_v<State>);
 
@@ -261,6 +268,8 @@ struct Limits {
   Byte replaced = 0;                 ///< an old copy is put in the file's place
   Byte damages = 0;                  ///< a record before the last can be read no more
   Byte folds = 0;                    ///< two records become one
+  Byte unseen = 0;                   ///< a commit without a wal-index in shared memory
+  Byte page_sizes = 0;               ///< a program without the shim changes it
   bool padded = false;               ///< synchronous=FULL without "powersafe overwrite"
   bool exclusive = false;            ///< locking_mode=EXCLUSIVE
   bool unconditional_store = false;  ///< it knows no If-None-Match
@@ -299,6 +308,7 @@ class Model {
   void application(int p);
   void commit_steps(int p);
   void close_steps(int p);
+  void unseen_steps(int p);
   template <class Change>
   void hook(const char* what, int p, bool skipped, Change&& change);
   void begin_steps(int p);

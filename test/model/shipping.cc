@@ -114,6 +114,7 @@ Put next_segment(const State& s, const Process& me) {
     if (segment.first == 0) segment.first = record.sequence - record.folded;
     segment.last = record.sequence;
     segment.chain = record.chain;
+    segment.page_size = record.page_size;
     apply(segment.image, record.image);
   }
   if (segment.last == 0) return {};
@@ -303,6 +304,7 @@ void Model::end_copy(State& s, int p) const {
     put.object.image = me.copy;
     put.object.last = tail_of(s)->sequence;
     put.object.chain = last_batch(s).chain;
+    put.object.page_size = s.file.page_size;
     for (const Record& record : s.records) {
       if (record.kind == Kind::batch && record.generation == me.copy_generation &&
           record.sequence >= me.copy_from && !has(Bug::snapshot_without_newer)) {
