@@ -66,6 +66,9 @@ constexpr std::array kHistories = {
            .strangers = 1,
            .page_sizes = 1,
            .exclusive = true},
+    Limits{.name = "generations that end", .commits = 1, .doubts = 3},
+    Limits{.name = "a full outbox", .commits = 3, .bound = 2},
+    Limits{.name = "a full outbox and a kill", .commits = 2, .kills = 1, .bound = 1},
 };
 enum History {
   kKillAndLost,
@@ -86,7 +89,10 @@ enum History {
   kFolded,
   kUnconditional,
   kUnseen,
-  kPageSize
+  kPageSize,
+  kEnding,
+  kFull,
+  kFullAndKill
 };
 
 /// Take minutes, and gigabytes.
@@ -146,6 +152,12 @@ constexpr std::array<Seeded, static_cast<std::size_t>(Bug::count)> kBugs = {{
     {"unseen_write_is_stamped", kUnseen},
     {"page_size_not_compared", kPageSize},
     {"damage_is_passed_over", kDamaged},
+    {"begun_without_a_pause", kEnding},
+    {"starts_counted_alone", kEnding},
+    {"bound_ignored", kFull},
+    {"dropped_when_full", kFull},
+    {"begun_when_full", kFull},
+    {"full_for_ever", kFullAndKill},
     {"located_is_answered", kFolded},
     {"folded_over_an_end", kFolded},
 }};

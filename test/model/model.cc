@@ -155,6 +155,13 @@ void apply(Image& image, const Image& over) {
   }
 }
 
+int unshipped(const State& s) {
+  const Byte kept_from = std::max(s.note_end, s.settled);
+  return static_cast<int>(std::count_if(
+      s.records.begin(), s.records.end(),
+      [&](const Record& record) { return is_batch(record) && record.sequence > kept_from; }));
+}
+
 Image source_image(const State& s) {
   Image image = s.file.image;
   for (int i = 0; i < s.index.header.frame; ++i) {
@@ -212,6 +219,13 @@ Byte Model::prove(const State& s, const Process& me) const {
       prove_continuity(known, header, file, Evidence(s, bug_, last)).first.value_or(0));
 }
 
+// Not where they follow each other fast, and not before the store has what a full outbox keeps.
+bool Model::may_begin(const State& s, const Process& me) const {
+  if (s.full != 0 && !has(Bug::begun_when_full)) return false;
+  const Byte starts = has(Bug::starts_counted_alone) ? me.starts : s.starts;
+  return starts < kQuickStarts || has(Bug::begun_without_a_pause);
+}
+
 // Under the capture lock: reads the wal-index, and decides what of the WAL is to be read.
 void Model::begin_capture(State& s, int p) const {
   refresh(s);
@@ -235,6 +249,10 @@ void Model::begin_capture(State& s, int p) const {
       give_up(s, tail_of(s)->generation);
       me.begins = me.from = 1;
     }
+  }
+  if (me.begins != 0 && !may_begin(s, me)) {
+    me.begins = me.from = 0;
+    return;
   }
   me.capturing = 1;
   me.seen = header;
@@ -260,8 +278,17 @@ bool Model::end_capture(State& s, int p) const {
   me.seen_pages = {};
   if (!valid && !has(Bug::unvalidated_capture)) return false;
   const Record* tail = tail_of(s);
+  const bool fits = begins || limits_.bound == 0 || unshipped(s) < limits_.bound;
+  const bool dropped = !fits && has(Bug::dropped_when_full);
+  if (!fits && !dropped && !has(Bug::bound_ignored)) {
+    s.full = s.excused = 1;
+    give_up(s, tail->generation);
+    return false;
+  }
+  if (begins) ++(has(Bug::starts_counted_alone) ? me.starts : s.starts);
+  if (dropped) record.kind = Kind::reset;
   record.page_size = s.file.page_size;
-  record.sequence = static_cast<Byte>(tail == nullptr ? 1 : tail->sequence + 1);
+  record.sequence = static_cast<Byte>(tail == nullptr ? 1 : tail->sequence + (dropped ? 0 : 1));
   record.generation = begins ? ++s.generations : tail->generation;
   record.inode = begins ? s.file.inode : tail->inode;
   if (begins && record.source.frame == 0) record.identity = s.file.version;
@@ -332,6 +359,12 @@ const std::vector<Successor>& Model::successors(const State& state) {
     shipping(p);
     accidents(p);
   }
+  if (state.starts >= kQuickStarts && !alive(state)) {
+    add("The pause between generations is over", 0, false, [](State& s) {
+      --s.starts;
+      ++s.pauses;
+    });
+  }
   late_puts();
   power_failure();
   strangers();
@@ -343,6 +376,8 @@ const char* Model::violation(const State& s, bool quiet) const {
   if (s.rewritten != 0) return "a key was written again with other content";
   if (s.generations > 1 && s.excused == 0) return "a generation ended without need";
   if (s.expired_waits > limits_.expired_waits) return "a generation cost more than one wait";
+  if (s.generations > kQuickStarts + s.pauses) return "generations follow each other at once";
+  if (limits_.bound != 0 && unshipped(s) > limits_.bound) return "the outbox is over its bound";
   if (s.unfounded != 0) return "a commit was told to be in the replica, and is not";
   for (const Process& process : s.process) {
     const bool reads = process.capturing != 0 && process.from != 0;

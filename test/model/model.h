@@ -56,6 +56,12 @@ enum class Bug : std::uint8_t {
   unseen_write_is_stamped,     ///< a write without a wal-index ends nothing, and closes cleanly
   page_size_not_compared,      ///< nor the file's identity, which shows it, too
   damage_is_passed_over,       ///< a record that cannot be read is none
+  begun_without_a_pause,       ///< generations follow each other at once
+  starts_counted_alone,        ///< each process counts its own
+  bound_ignored,               ///< a full outbox is appended to
+  dropped_when_full,           ///< what does not fit is left out, and the generation goes on
+  begun_when_full,             ///< a new generation does not wait for the store
+  full_for_ever,               ///< nor begins when everything is shipped
   located_is_answered,         ///< what the replica has not got now will not come any more
   folded_over_an_end,          ///< what is in the replica, or on its way, with what is behind it
   count
@@ -68,6 +74,7 @@ inline constexpr int kFrames = 3 * kCommits;  // with one that fills the sector
 inline constexpr int kRecords = 12;
 inline constexpr int kGenerations = 5;
 inline constexpr int kSegments = 4;
+inline constexpr int kQuickStarts = 3;  // generations that are begun without a pause
 
 using Byte = std::uint8_t;
 /// For each page the commit that wrote its image.
@@ -192,7 +199,7 @@ struct Process {
   Byte capturing = 0;
   Byte from = 0;    ///< first frame
   Byte begins = 0;  ///< a generation
-  Byte unused = 0;
+  Byte starts = 0;  ///< of generations, that it made itself
   // the shipping role
   Byte role = 0;
   Ship ship = Ship::idle;
@@ -219,7 +226,8 @@ struct State {
   Byte note_end = 0;        ///< … its last batch in the replica
   Byte note_in_flight = 0;  ///< … and that of what was sent and not answered; 0: none
   Byte unfounded = 0;       ///< somebody was told of a commit that is not in the replica
-  std::array<Byte, 2> unused1{};
+  Byte starts = 0;          ///< of generations, with a pause for each above kQuickStarts
+  Byte full = 0;            ///< the outbox was, and not all of it is shipped
   // in the store, and what may still come to it
   std::array<Stored, kGenerations> stored{};
   std::array<Put, 2> late{};
@@ -242,9 +250,13 @@ struct State {
   Byte damages = 0;
   Byte folds = 0;
   Byte unseen = 0;
+  Byte doubts = 0;
+  Byte pauses = 0;
   Byte excused = 0;    ///< something happened that may end a generation
   Byte rewritten = 0;  ///< a key was written with other content
   Byte inherited = 0;  ///< locks that a child keeps: 1 of captures, 2 of the role
+  Byte settled = 0;    ///< the last batch that a full outbox needed not keep any more
+  Byte unused2 = 0;
 };
 static_assert(std::has_unique_object_representations_v<State>);
 
@@ -270,6 +282,8 @@ struct Limits {
   Byte folds = 0;                    ///< two records become one
   Byte unseen = 0;                   ///< a commit without a wal-index in shared memory
   Byte page_sizes = 0;               ///< a program without the shim changes it
+  Byte doubts = 0;                   ///< something ends the generation
+  Byte bound = 0;                    ///< so many batches the outbox may keep; 0: any number
   bool padded = false;               ///< synchronous=FULL without "powersafe overwrite"
   bool exclusive = false;            ///< locking_mode=EXCLUSIVE
   bool unconditional_store = false;  ///< it knows no If-None-Match
@@ -323,6 +337,7 @@ class Model {
   // model.cc: capture and the outbox
   bool lock_is_free(const State& s, int p) const;
   void refresh(State& s) const;
+  bool may_begin(const State& s, const Process& me) const;
   Byte prove(const State& s, const Process& me) const;
   void begin_capture(State& s, int p) const;
   bool end_capture(State& s, int p) const;
@@ -334,6 +349,7 @@ class Model {
   void shipping(int p);
   void fold_steps(int p);
   void segment_steps(int p);
+  void make_room(State& s) const;
   void snapshot_steps(int p);
   void put_steps(int p);
   void late_puts();
@@ -361,6 +377,8 @@ const Record& last_batch(const State& s);
 bool alive(const State& s);
 void give_up(State& s, Byte generation);
 void append(State& s, Record record);
+/// Batches that the outbox has to keep, since they are in no replica.
+int unshipped(const State& s);
 /// What a reader of the database sees.
 Image source_image(const State& s);
 /// Applies `over` to `image`.

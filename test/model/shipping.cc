@@ -209,7 +209,16 @@ void Model::segment_steps(int p) {
     });
   } else if (me.end_generation != tail.generation) {
     add("turns to the next generation", p, false, [&](State& s) { forget_end(s.process[p]); });
+  } else if (now.full != 0) {
+    add("makes room in the outbox", p, false, [&](State& s) { make_room(s); });
   }
+}
+
+// Nothing is left in the outbox that could still be shipped.
+void Model::make_room(State& s) const {
+  if (s.full == 0 || has(Bug::full_for_ever)) return;
+  s.full = 0;
+  s.settled = tail_of(s)->sequence;
 }
 
 // What the replica has is the beginning of what the outbox has, and more of it may come.
@@ -237,6 +246,7 @@ void Model::locate(State& s, int p) const {
   }
   if (me.end_generation == 0 || !begun(me.end_generation) || !goes_on(s, me.end_generation)) {
     if (me.end_generation == current) give_up(s, current);
+    make_room(s);
     forget_end(me);
     me.ship = Ship::snapshot;
     return;

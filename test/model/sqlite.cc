@@ -413,6 +413,13 @@ void Model::outside() {
       s.file.page_size = 1;
     });
   }
+  if (now.doubts < limits_.doubts && alive(now)) {
+    add("Something ends the generation", 0, true, [](State& s) {
+      ++s.doubts;
+      s.excused = 1;
+      give_up(s, tail_of(s)->generation);
+    });
+  }
   const Record* tail = tail_of(now);
   if (now.damages == limits_.damages || tail == nullptr) return;
   for (std::size_t i = 0; &now.records[i] != tail; ++i) {
