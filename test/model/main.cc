@@ -10,6 +10,7 @@
 
 #include "test/model/in_place.h"
 #include "test/model/model.h"
+#include "test/model/reading.h"
 #include "test/model/search.h"
 
 using namespace sqlstream::model;
@@ -196,6 +197,26 @@ constexpr std::array<SeededInPlace, static_cast<std::size_t>(in_place::Bug::coun
         {"failed_save_ignored", kFailedWithStranger},
     }};
 
+/// How a capture reads, by itself.
+constexpr std::array kReadingHistories = {
+    reading::Limits{"a capture beside three commits and two resets", 3, 2, 0},
+    reading::Limits{"… two commits, a reset and a kill", 2, 1, 1},
+};
+enum ReadingHistory { kBeside, kBesideAKill };
+
+struct SeededReading {
+  const char* name;
+  ReadingHistory history;
+};
+
+constexpr std::array<SeededReading, static_cast<std::size_t>(reading::Bug::count)> kReadingBugs = {{
+    {"none", kBeside},
+    {"one_header_copy", kBeside},
+    {"header_checksum_ignored", kBesideAKill},
+    {"uninitialised_counts", kBeside},
+    {"header_not_read_again", kBeside},
+}};
+
 template <class Model>
 void print(const char* found, const Search<Model>& search) {
   for (const Line& line : search.way()) {
@@ -264,12 +285,14 @@ int main(int argc, char** argv) {
   if (only.empty()) {
     for (const Limits& limits : kHistories) good &= is_sound<Model>(limits);
     for (const auto& limits : kInPlaceHistories) good &= is_sound<in_place::Model>(limits);
+    for (const auto& limits : kReadingHistories) good &= is_sound<reading::Model>(limits);
   }
   const Caught one = catch_bugs<Model>(kBugs, kHistories, only);
   const Caught two = catch_bugs<in_place::Model>(kInPlaceBugs, kInPlaceHistories, only);
-  if (one.bugs + two.bugs == 0) {
+  const Caught three = catch_bugs<reading::Model>(kReadingBugs, kReadingHistories, only);
+  if (one.bugs + two.bugs + three.bugs == 0) {
     std::fprintf(stderr, "model: no such bug: %s\n", argv[1]);
     return 2;
   }
-  return good && one.all && two.all ? 0 : 1;
+  return good && one.all && two.all && three.all ? 0 : 1;
 }

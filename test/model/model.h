@@ -299,6 +299,8 @@ class Model {
 
   Model(Bug bug, const Limits& limits) : bug_(bug), limits_(limits) {}
 
+  static State first() { return {}; }
+
   /// The two processes are alike: which is which does not matter.
   static std::uint64_t fingerprint(const State& state);
 
