@@ -70,6 +70,11 @@ constexpr std::array kHistories = {
     Limits{.name = "generations that end", .commits = 1, .doubts = 3},
     Limits{.name = "a full outbox", .commits = 3, .bound = 2},
     Limits{.name = "a full outbox and a kill", .commits = 2, .kills = 1, .bound = 1},
+    Limits{.name = "a store that does not answer",
+           .commits = 3,
+           .closes = 1,
+           .bound = 2,
+           .silent_store = true},
 };
 enum History {
   kKillAndLost,
@@ -93,7 +98,8 @@ enum History {
   kPageSize,
   kEnding,
   kFull,
-  kFullAndKill
+  kFullAndKill,
+  kSilent
 };
 
 /// Take minutes, and gigabytes.
@@ -159,6 +165,7 @@ constexpr std::array<Seeded, static_cast<std::size_t>(Bug::count)> kBugs = {{
     {"dropped_when_full", kFull},
     {"begun_when_full", kFull},
     {"full_for_ever", kFullAndKill},
+    {"reset_waits_for_the_store", kSilent},
     {"located_is_answered", kFolded},
     {"folded_over_an_end", kFolded},
 }};

@@ -409,6 +409,10 @@ const char* Model::violation(const State& s, bool quiet) const {
   const bool in_use = std::any_of(s.process.begin(), s.process.end(),
                                   [](const Process& process) { return process.open; });
   if (!quiet || !in_use) return nullptr;
+  for (const Process& process : s.process) {
+    if (process.step != Step::idle) return "all is quiet, and the application waits";
+  }
+  if (limits_.silent_store) return nullptr;
   if (!alive(s)) return "all is quiet, and no generation goes on";
   const Stored& stored = s.stored[tail_of(s)->generation - 1];
   Image image = stored.snapshot.image;

@@ -62,6 +62,7 @@ enum class Bug : std::uint8_t {
   dropped_when_full,           ///< what does not fit is left out, and the generation goes on
   begun_when_full,             ///< a new generation does not wait for the store
   full_for_ever,               ///< nor begins when everything is shipped
+  reset_waits_for_the_store,   ///< a new WAL is begun when all of the one before is shipped
   located_is_answered,         ///< what the replica has not got now will not come any more
   folded_over_an_end,          ///< what is in the replica, or on its way, with what is behind it
   count
@@ -287,6 +288,7 @@ struct Limits {
   bool padded = false;               ///< synchronous=FULL without "powersafe overwrite"
   bool exclusive = false;            ///< locking_mode=EXCLUSIVE
   bool unconditional_store = false;  ///< it knows no If-None-Match
+  bool silent_store = false;         ///< it answers no PUT
 };
 
 /// All steps that are possible in one state. Deterministic: the same state gives the same

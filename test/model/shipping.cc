@@ -347,6 +347,7 @@ bool Model::store(State& s, const Put& put) const {
 }
 
 void Model::put_steps(int p) {
+  if (limits_.silent_store) return;
   const Put put = from_->process[p].put;
   add("is told that the object is there", p, false, [&](State& s) {
     const bool success = store(s, put);

@@ -247,6 +247,7 @@ void Model::commit_steps(int p) {
   };
   switch (from_->process[p].step) {
     case Step::note_wal:
+      if (has(Bug::reset_waits_for_the_store) && unshipped(*from_) != 0) return;
       if (lock_is_free(*from_, p)) {
         step("notes the new WAL", Step::wal_header, [&](State& s, Process& me) {
           choose_salt(s, me);
