@@ -167,6 +167,8 @@ class Model {
 
   Model(Bug bug, const Limits& limits) : bug_(bug), limits_(limits) {}
 
+  static State first() { return {}; }
+
   static std::uint64_t fingerprint(const State& state);
   /// Valid until the next call.
   const std::vector<Successor>& successors(const State& state);

@@ -10,6 +10,7 @@
 
 #include "test/model/in_place.h"
 #include "test/model/model.h"
+#include "test/model/reading.h"
 #include "test/model/search.h"
 
 using namespace sqlstream::model;
@@ -59,6 +60,21 @@ constexpr std::array kHistories = {
            .lost_answers = 1,
            .folds = 1},
     Limits{.name = "a store without conditional PUTs", .commits = 2, .unconditional_store = true},
+    Limits{.name = "a commit without a wal-index", .commits = 2, .closes = 1, .unseen = 1},
+    Limits{.name = "a page size that changes between two runs",
+           .commits = 2,
+           .closes = 1,
+           .strangers = 1,
+           .page_sizes = 1,
+           .exclusive = true},
+    Limits{.name = "generations that end", .commits = 1, .doubts = 3},
+    Limits{.name = "a full outbox", .commits = 3, .bound = 2},
+    Limits{.name = "a full outbox and a kill", .commits = 2, .kills = 1, .bound = 1},
+    Limits{.name = "a store that does not answer",
+           .commits = 3,
+           .closes = 1,
+           .bound = 2,
+           .silent_store = true},
 };
 enum History {
   kKillAndLost,
@@ -77,7 +93,13 @@ enum History {
   kReplaced,
   kDamaged,
   kFolded,
-  kUnconditional
+  kUnconditional,
+  kUnseen,
+  kPageSize,
+  kEnding,
+  kFull,
+  kFullAndKill,
+  kSilent
 };
 
 /// Take minutes, and gigabytes.
@@ -98,10 +120,12 @@ struct Seeded {
 constexpr std::array<Seeded, static_cast<std::size_t>(Bug::count)> kBugs = {{
     {"none", kLost},
     {"unvalidated_capture", kWait},
+    {"no_capture_in_background", kLost},
     {"no_capture_at_checkpoint", kExclusive},
     {"no_capture_at_reset", kStranger},
     {"no_capture_at_close", kCloseAndKill},
     {"unmapped_under_a_capture", kCloseAndKill},
+    {"role_maps_by_itself", kCloseAndKill},
     {"no_capture_lock", kLost},
     {"torn_record_counts", kKillAndLost},
     {"expired_wait_is_forgotten", kWaitAndClose},
@@ -112,11 +136,13 @@ constexpr std::array<Seeded, static_cast<std::size_t>(Bug::count)> kBugs = {{
     {"empty_reset_is_trusted", kStranger},
     {"commits_not_counted", kStranger},
     {"file_identity_is_trusted", kStrangerBetween},
+    {"identity_is_racy", kStrangerBetween},
     {"identity_outlives_the_boot", kCloseAndPower},
     {"counter_outlives_the_index", kStrangerBetween},
     {"wal_overwritten_unnoticed", kStranger},
     {"no_reset_mark", kKillAndLost},
     {"no_clean_mark", kCloseAndKill},
+    {"clean_mark_unlocked", kStrangerBetween},
     {"second_reset_unstamped", kThreeAndKill},
     {"two_shippers", kUnconditional},
     {"segment_before_snapshot", kLost},
@@ -130,7 +156,16 @@ constexpr std::array<Seeded, static_cast<std::size_t>(Bug::count)> kBugs = {{
     {"longer_replica_is_trusted", kPower},
     {"padding_counts", kPadded},
     {"replaced_file_goes_on", kReplaced},
+    {"unseen_write_is_stamped", kUnseen},
+    {"page_size_not_compared", kPageSize},
     {"damage_is_passed_over", kDamaged},
+    {"begun_without_a_pause", kEnding},
+    {"starts_counted_alone", kEnding},
+    {"bound_ignored", kFull},
+    {"dropped_when_full", kFull},
+    {"begun_when_full", kFull},
+    {"full_for_ever", kFullAndKill},
+    {"reset_waits_for_the_store", kSilent},
     {"located_is_answered", kFolded},
     {"folded_over_an_end", kFolded},
 }};
@@ -168,6 +203,26 @@ constexpr std::array<SeededInPlace, static_cast<std::size_t>(in_place::Bug::coun
         {"broken_off_is_ended", kFailedWithStranger},
         {"failed_save_ignored", kFailedWithStranger},
     }};
+
+/// How a capture reads, by itself.
+constexpr std::array kReadingHistories = {
+    reading::Limits{"a capture beside three commits and two resets", 3, 2, 0},
+    reading::Limits{"… two commits, a reset and a kill", 2, 1, 1},
+};
+enum ReadingHistory { kBeside, kBesideAKill };
+
+struct SeededReading {
+  const char* name;
+  ReadingHistory history;
+};
+
+constexpr std::array<SeededReading, static_cast<std::size_t>(reading::Bug::count)> kReadingBugs = {{
+    {"none", kBeside},
+    {"one_header_copy", kBeside},
+    {"header_checksum_ignored", kBesideAKill},
+    {"uninitialised_counts", kBeside},
+    {"header_not_read_again", kBeside},
+}};
 
 template <class Model>
 void print(const char* found, const Search<Model>& search) {
@@ -237,12 +292,14 @@ int main(int argc, char** argv) {
   if (only.empty()) {
     for (const Limits& limits : kHistories) good &= is_sound<Model>(limits);
     for (const auto& limits : kInPlaceHistories) good &= is_sound<in_place::Model>(limits);
+    for (const auto& limits : kReadingHistories) good &= is_sound<reading::Model>(limits);
   }
   const Caught one = catch_bugs<Model>(kBugs, kHistories, only);
   const Caught two = catch_bugs<in_place::Model>(kInPlaceBugs, kInPlaceHistories, only);
-  if (one.bugs + two.bugs == 0) {
+  const Caught three = catch_bugs<reading::Model>(kReadingBugs, kReadingHistories, only);
+  if (one.bugs + two.bugs + three.bugs == 0) {
     std::fprintf(stderr, "model: no such bug: %s\n", argv[1]);
     return 2;
   }
-  return good && one.all && two.all ? 0 : 1;
+  return good && one.all && two.all && three.all ? 0 : 1;
 }

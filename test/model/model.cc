@@ -63,10 +63,14 @@ capture::SourcePosition position(const Position& p) {
   return {{p.salt, 0}, p.frame, p.change, {p.sum, 0}};
 }
 
-capture::WalIndexHeader header_of(const Position& p) {
+std::uint32_t bytes_of(Byte page_size) {
+  return page_size * 4096U;
+}
+
+capture::WalIndexHeader header_of(const Position& p, Byte page_size) {
   capture::WalIndexHeader header;
   header.change = p.change;
-  header.page_size = p.frame != 0 ? 4096 : 0;
+  header.page_size = p.frame != 0 ? bytes_of(page_size) : 0;
   header.frames = p.frame;
   header.pages = kPages;
   header.sum = {p.sum, 0};
@@ -84,7 +88,7 @@ capture::Record record_of(const Record& r) {
   record.kind = r.kind == Kind::batch   ? capture::RecordKind::batch
                 : r.kind == Kind::reset ? capture::RecordKind::reset
                                         : capture::RecordKind::clean;
-  record.page_size = 4096;
+  record.page_size = bytes_of(r.page_size);
   record.source = position(r.source);
   record.previous = position(r.previous);
   record.identity = identity(r.identity);
@@ -151,6 +155,13 @@ void apply(Image& image, const Image& over) {
   }
 }
 
+int unshipped(const State& s) {
+  const Byte kept_from = std::max(s.note_end, s.settled);
+  return static_cast<int>(std::count_if(
+      s.records.begin(), s.records.end(),
+      [&](const Record& record) { return is_batch(record) && record.sequence > kept_from; }));
+}
+
 Image source_image(const State& s) {
   Image image = s.file.image;
   for (int i = 0; i < s.index.header.frame; ++i) {
@@ -196,15 +207,23 @@ Byte Model::prove(const State& s, const Process& me) const {
   known.source = position(last);
   if (s.booted == 0 && !has(Bug::identity_outlives_the_boot)) known.last.identity = {};
   if (has(Bug::undone_reset_not_found)) known.last.previous = {};
-  auto header = header_of(s.index.header);
+  auto header = header_of(s.index.header, s.file.page_size);
+  if (has(Bug::page_size_not_compared)) header.page_size = known.last.page_size;
   if (has(Bug::empty_reset_is_trusted) && header.frames == 0) {
     header.change = known.source.change;
     header.sum = known.source.sum;
   }
-  const auto file =
-      has(Bug::file_identity_is_trusted) ? known.last.identity : identity(s.file.version);
+  const bool trusted = has(Bug::file_identity_is_trusted) || has(Bug::page_size_not_compared);
+  const auto file = trusted ? known.last.identity : identity(s.file.version);
   return static_cast<Byte>(
       prove_continuity(known, header, file, Evidence(s, bug_, last)).first.value_or(0));
+}
+
+// Not where they follow each other fast, and not before the store has what a full outbox keeps.
+bool Model::may_begin(const State& s, const Process& me) const {
+  if (s.full != 0 && !has(Bug::begun_when_full)) return false;
+  const Byte starts = has(Bug::starts_counted_alone) ? me.starts : s.starts;
+  return starts < kQuickStarts || has(Bug::begun_without_a_pause);
 }
 
 // Under the capture lock: reads the wal-index, and decides what of the WAL is to be read.
@@ -221,13 +240,19 @@ void Model::begin_capture(State& s, int p) const {
   me.begins = !alive(s);
   me.from = 1;
   if (me.begins == 0) {
-    if (is_unchanged(position(tail_of(s)->source), header_of(header))) return up_to_date();
+    if (is_unchanged(position(tail_of(s)->source), header_of(header, s.file.page_size))) {
+      return up_to_date();
+    }
     me.from = prove(s, me);
     if (me.from > header.frame) return up_to_date();
     if (me.from == 0) {
       give_up(s, tail_of(s)->generation);
       me.begins = me.from = 1;
     }
+  }
+  if (me.begins != 0 && !may_begin(s, me)) {
+    me.begins = me.from = 0;
+    return;
   }
   me.capturing = 1;
   me.seen = header;
@@ -253,7 +278,17 @@ bool Model::end_capture(State& s, int p) const {
   me.seen_pages = {};
   if (!valid && !has(Bug::unvalidated_capture)) return false;
   const Record* tail = tail_of(s);
-  record.sequence = static_cast<Byte>(tail == nullptr ? 1 : tail->sequence + 1);
+  const bool fits = begins || limits_.bound == 0 || unshipped(s) < limits_.bound;
+  const bool dropped = !fits && has(Bug::dropped_when_full);
+  if (!fits && !dropped && !has(Bug::bound_ignored)) {
+    s.full = s.excused = 1;
+    give_up(s, tail->generation);
+    return false;
+  }
+  if (begins) ++(has(Bug::starts_counted_alone) ? me.starts : s.starts);
+  if (dropped) record.kind = Kind::reset;
+  record.page_size = s.file.page_size;
+  record.sequence = static_cast<Byte>(tail == nullptr ? 1 : tail->sequence + (dropped ? 0 : 1));
   record.generation = begins ? ++s.generations : tail->generation;
   record.inode = begins ? s.file.inode : tail->inode;
   if (begins && record.source.frame == 0) record.identity = s.file.version;
@@ -281,6 +316,7 @@ void Model::note_new_wal(State& s, int p) const {
   record.generation = last.generation;
   record.sequence = last.sequence;
   record.inode = last.inode;
+  record.page_size = last.page_size;
   record.source = s.index.header;
   record.source.salt = me.new_salt;
   const bool again = last.kind == Kind::reset && last.source.frame == 0;
@@ -304,6 +340,10 @@ void Model::note_clean_close(State& s) const {
 const std::vector<Successor>& Model::successors(const State& state) {
   successors_.clear();
   from_ = &state;
+  const auto captures_in_background = [&](const Process& process) {
+    if (has(Bug::no_capture_in_background)) return false;
+    return process.open != 0 || (process.role != 0 && has(Bug::role_maps_by_itself));
+  };
   for (int p = 0; p < kProcesses; ++p) {
     const Process& me = state.process[p];
     if (me.capturing != 0) {
@@ -312,12 +352,18 @@ const std::vector<Successor>& Model::successors(const State& state) {
       } else {
         add("has looked", p, false, [&](State& s) { s.process[p].capturing = 0; });
       }
-    } else if (me.open != 0 && state.index.valid != 0 && lock_is_free(state, p)) {
+    } else if (captures_in_background(me) && state.index.valid != 0 && lock_is_free(state, p)) {
       add("captures: reads the wal-index", p, false, [&](State& s) { begin_capture(s, p); });
     }
     application(p);
     shipping(p);
     accidents(p);
+  }
+  if (state.starts >= kQuickStarts && !alive(state)) {
+    add("The pause between generations is over", 0, false, [](State& s) {
+      --s.starts;
+      ++s.pauses;
+    });
   }
   late_puts();
   power_failure();
@@ -330,6 +376,8 @@ const char* Model::violation(const State& s, bool quiet) const {
   if (s.rewritten != 0) return "a key was written again with other content";
   if (s.generations > 1 && s.excused == 0) return "a generation ended without need";
   if (s.expired_waits > limits_.expired_waits) return "a generation cost more than one wait";
+  if (s.generations > kQuickStarts + s.pauses) return "generations follow each other at once";
+  if (limits_.bound != 0 && unshipped(s) > limits_.bound) return "the outbox is over its bound";
   if (s.unfounded != 0) return "a commit was told to be in the replica, and is not";
   for (const Process& process : s.process) {
     const bool reads = process.capturing != 0 && process.from != 0;
@@ -347,6 +395,7 @@ const char* Model::violation(const State& s, bool quiet) const {
     for (const Object& segment : stored.segments) {
       if (segment.last == 0) break;
       if (segment.offset != offset || segment.first != sequence + 1) return "a gap in the replica";
+      if (segment.page_size != stored.snapshot.page_size) return "a generation of two page sizes";
       apply(image, segment.image);
       const int next = rank(s, image);
       if (next < 0) return "the replica restores to no state that was committed";
@@ -360,6 +409,10 @@ const char* Model::violation(const State& s, bool quiet) const {
   const bool in_use = std::any_of(s.process.begin(), s.process.end(),
                                   [](const Process& process) { return process.open; });
   if (!quiet || !in_use) return nullptr;
+  for (const Process& process : s.process) {
+    if (process.step != Step::idle) return "all is quiet, and the application waits";
+  }
+  if (limits_.silent_store) return nullptr;
   if (!alive(s)) return "all is quiet, and no generation goes on";
   const Stored& stored = s.stored[tail_of(s)->generation - 1];
   Image image = stored.snapshot.image;

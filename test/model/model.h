@@ -17,10 +17,12 @@ namespace sqlstream::model {
 enum class Bug : std::uint8_t {
   none,
   unvalidated_capture,         ///< frames are not compared with the wal-index, nor it read again
+  no_capture_in_background,    ///< commits wait until SQLite comes to a hook
   no_capture_at_checkpoint,    ///< CKPT_START (in exclusive mode nothing else precedes a reset)
   no_capture_at_reset,         ///< xShmLock(4, 4)
   no_capture_at_close,         ///< xLock(EXCLUSIVE) and xShmUnmap
   unmapped_under_a_capture,    ///< the last use of a wal-index is not waited for
+  role_maps_by_itself,         ///< who ships captures, though it has nothing open
   no_capture_lock,             ///< two capture at once
   torn_record_counts,          ///< half an append of a process that died is taken for a batch
   expired_wait_is_forgotten,   ///< a capture that could not be made leaves no end mark
@@ -31,11 +33,13 @@ enum class Bug : std::uint8_t {
   empty_reset_is_trusted,      ///< mxFrame 0 is enough (proof 3)
   commits_not_counted,         ///< a new WAL is enough (proof 4)
   file_identity_is_trusted,    ///< the file is taken for the stamped one (proof 5)
+  identity_is_racy,            ///< no stamp: a write in the same tick leaves the times as they are
   identity_outlives_the_boot,  ///< times are believed after a power failure
   counter_outlives_the_index,  ///< iChange of another wal-index is believed (anchoring)
   wal_overwritten_unnoticed,   ///< a WAL with frames that were not captured is marked as followed
   no_reset_mark,               ///< a new WAL is begun without a mark
   no_clean_mark,               ///< the last close leaves no mark
+  clean_mark_unlocked,         ///< it is left when others may write again
   second_reset_unstamped,      ///< a mark on a mark does not take the file's identity
   two_shippers,                ///< shipping without the role
   segment_before_snapshot,     ///< a new generation begins with a segment
@@ -49,7 +53,16 @@ enum class Bug : std::uint8_t {
   longer_replica_is_trusted,   ///< so is one that has more than the outbox
   padding_counts,              ///< a frame that only fills a sector is taken for a commit (proof 4)
   replaced_file_goes_on,       ///< the file that is open is taken for the generation's
+  unseen_write_is_stamped,     ///< a write without a wal-index ends nothing, and closes cleanly
+  page_size_not_compared,      ///< nor the file's identity, which shows it, too
   damage_is_passed_over,       ///< a record that cannot be read is none
+  begun_without_a_pause,       ///< generations follow each other at once
+  starts_counted_alone,        ///< each process counts its own
+  bound_ignored,               ///< a full outbox is appended to
+  dropped_when_full,           ///< what does not fit is left out, and the generation goes on
+  begun_when_full,             ///< a new generation does not wait for the store
+  full_for_ever,               ///< nor begins when everything is shipped
+  reset_waits_for_the_store,   ///< a new WAL is begun when all of the one before is shipped
   located_is_answered,         ///< what the replica has not got now will not come any more
   folded_over_an_end,          ///< what is in the replica, or on its way, with what is behind it
   count
@@ -62,6 +75,7 @@ inline constexpr int kFrames = 3 * kCommits;  // with one that fills the sector
 inline constexpr int kRecords = 12;
 inline constexpr int kGenerations = 5;
 inline constexpr int kSegments = 4;
+inline constexpr int kQuickStarts = 3;  // generations that are begun without a pause
 
 using Byte = std::uint8_t;
 /// For each page the commit that wrote its image.
@@ -102,7 +116,8 @@ struct File {
   Image image{};
   Byte version = 1;  ///< device, inode, size, times
   Byte inode = 1;
-  std::array<Byte, 3> unused{};
+  Byte page_size = 1;
+  std::array<Byte, 2> unused{};
 };
 
 enum class Kind : Byte { none, batch, reset, clean, torn, damaged };
@@ -118,7 +133,8 @@ struct Record {
   Byte identity = 0;  ///< the file's version; 0: none
   Byte inode = 0;     ///< of the file that the generation is of
   Byte folded = 0;    ///< how many batches before it it stands for, too
-  std::array<Byte, 3> unused{};
+  Byte page_size = 0;
+  std::array<Byte, 2> unused{};
 };
 
 /// An object in a replica. A snapshot is at offset 0 of no segment; last 0: there is none.
@@ -129,7 +145,7 @@ struct Object {
   Byte last = 0;
   Byte offset = 0;
   Byte length = 0;
-  Byte unused = 0;
+  Byte page_size = 0;
 };
 
 struct Put {
@@ -157,7 +173,10 @@ enum class Step : Byte {
   closed,
   last_unmap,
   last_note,
-  last_delete
+  last_delete,
+  unseen_page,
+  unseen_commit,
+  unseen_unlock
 };
 
 enum class Ship : Byte { idle, snapshot, copying, putting };
@@ -181,7 +200,7 @@ struct Process {
   Byte capturing = 0;
   Byte from = 0;    ///< first frame
   Byte begins = 0;  ///< a generation
-  Byte unused = 0;
+  Byte starts = 0;  ///< of generations, that it made itself
   // the shipping role
   Byte role = 0;
   Ship ship = Ship::idle;
@@ -208,7 +227,8 @@ struct State {
   Byte note_end = 0;        ///< … its last batch in the replica
   Byte note_in_flight = 0;  ///< … and that of what was sent and not answered; 0: none
   Byte unfounded = 0;       ///< somebody was told of a commit that is not in the replica
-  std::array<Byte, 2> unused1{};
+  Byte starts = 0;          ///< of generations, with a pause for each above kQuickStarts
+  Byte full = 0;            ///< the outbox was, and not all of it is shipped
   // in the store, and what may still come to it
   std::array<Stored, kGenerations> stored{};
   std::array<Put, 2> late{};
@@ -230,9 +250,13 @@ struct State {
   Byte replaced = 0;
   Byte damages = 0;
   Byte folds = 0;
+  Byte unseen = 0;
+  Byte doubts = 0;
+  Byte pauses = 0;
   Byte excused = 0;    ///< something happened that may end a generation
   Byte rewritten = 0;  ///< a key was written with other content
   Byte inherited = 0;  ///< locks that a child keeps: 1 of captures, 2 of the role
+  Byte settled = 0;    ///< the last batch that a full outbox needed not keep any more
   Byte unused2 = 0;
 };
 static_assert(std::has_unique_object_representations_v<State>);
@@ -257,9 +281,14 @@ struct Limits {
   Byte replaced = 0;                 ///< an old copy is put in the file's place
   Byte damages = 0;                  ///< a record before the last can be read no more
   Byte folds = 0;                    ///< two records become one
+  Byte unseen = 0;                   ///< a commit without a wal-index in shared memory
+  Byte page_sizes = 0;               ///< a program without the shim changes it
+  Byte doubts = 0;                   ///< something ends the generation
+  Byte bound = 0;                    ///< so many batches the outbox may keep; 0: any number
   bool padded = false;               ///< synchronous=FULL without "powersafe overwrite"
   bool exclusive = false;            ///< locking_mode=EXCLUSIVE
   bool unconditional_store = false;  ///< it knows no If-None-Match
+  bool silent_store = false;         ///< it answers no PUT
 };
 
 /// All steps that are possible in one state. Deterministic: the same state gives the same
@@ -271,6 +300,8 @@ class Model {
   using State = model::State;
 
   Model(Bug bug, const Limits& limits) : bug_(bug), limits_(limits) {}
+
+  static State first() { return {}; }
 
   /// The two processes are alike: which is which does not matter.
   static std::uint64_t fingerprint(const State& state);
@@ -295,6 +326,7 @@ class Model {
   void application(int p);
   void commit_steps(int p);
   void close_steps(int p);
+  void unseen_steps(int p);
   template <class Change>
   void hook(const char* what, int p, bool skipped, Change&& change);
   void begin_steps(int p);
@@ -309,6 +341,7 @@ class Model {
   // model.cc: capture and the outbox
   bool lock_is_free(const State& s, int p) const;
   void refresh(State& s) const;
+  bool may_begin(const State& s, const Process& me) const;
   Byte prove(const State& s, const Process& me) const;
   void begin_capture(State& s, int p) const;
   bool end_capture(State& s, int p) const;
@@ -320,6 +353,7 @@ class Model {
   void shipping(int p);
   void fold_steps(int p);
   void segment_steps(int p);
+  void make_room(State& s) const;
   void snapshot_steps(int p);
   void put_steps(int p);
   void late_puts();
@@ -347,6 +381,8 @@ const Record& last_batch(const State& s);
 bool alive(const State& s);
 void give_up(State& s, Byte generation);
 void append(State& s, Record record);
+/// Batches that the outbox has to keep, since they are in no replica.
+int unshipped(const State& s);
 /// What a reader of the database sees.
 Image source_image(const State& s);
 /// Applies `over` to `image`.

@@ -45,7 +45,7 @@ class Seen {
 };
 
 /// Breadth first, so that what is found is found by a shortest way. A `Model` has the types State,
-/// Bug and Limits, successors(), violation() and fingerprint().
+/// Bug and Limits, first(), successors(), violation() and fingerprint().
 template <class Model>
 class Search {
  public:
@@ -55,7 +55,7 @@ class Search {
 
   /// What is wrong in the nearest state where something is; null: nothing anywhere.
   const char* run() {
-    reach({}, {});
+    reach(model_.first(), {});
     while (!open_.empty()) {
       const auto [state, number] = std::move(open_.front());
       open_.pop_front();

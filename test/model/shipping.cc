@@ -114,6 +114,7 @@ Put next_segment(const State& s, const Process& me) {
     if (segment.first == 0) segment.first = record.sequence - record.folded;
     segment.last = record.sequence;
     segment.chain = record.chain;
+    segment.page_size = record.page_size;
     apply(segment.image, record.image);
   }
   if (segment.last == 0) return {};
@@ -208,7 +209,16 @@ void Model::segment_steps(int p) {
     });
   } else if (me.end_generation != tail.generation) {
     add("turns to the next generation", p, false, [&](State& s) { forget_end(s.process[p]); });
+  } else if (now.full != 0) {
+    add("makes room in the outbox", p, false, [&](State& s) { make_room(s); });
   }
+}
+
+// Nothing is left in the outbox that could still be shipped.
+void Model::make_room(State& s) const {
+  if (s.full == 0 || has(Bug::full_for_ever)) return;
+  s.full = 0;
+  s.settled = tail_of(s)->sequence;
 }
 
 // What the replica has is the beginning of what the outbox has, and more of it may come.
@@ -236,6 +246,7 @@ void Model::locate(State& s, int p) const {
   }
   if (me.end_generation == 0 || !begun(me.end_generation) || !goes_on(s, me.end_generation)) {
     if (me.end_generation == current) give_up(s, current);
+    make_room(s);
     forget_end(me);
     me.ship = Ship::snapshot;
     return;
@@ -303,6 +314,7 @@ void Model::end_copy(State& s, int p) const {
     put.object.image = me.copy;
     put.object.last = tail_of(s)->sequence;
     put.object.chain = last_batch(s).chain;
+    put.object.page_size = s.file.page_size;
     for (const Record& record : s.records) {
       if (record.kind == Kind::batch && record.generation == me.copy_generation &&
           record.sequence >= me.copy_from && !has(Bug::snapshot_without_newer)) {
@@ -335,6 +347,7 @@ bool Model::store(State& s, const Put& put) const {
 }
 
 void Model::put_steps(int p) {
+  if (limits_.silent_store) return;
   const Put put = from_->process[p].put;
   add("is told that the object is there", p, false, [&](State& s) {
     const bool success = store(s, put);

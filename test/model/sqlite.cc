@@ -11,7 +11,8 @@ bool writes(const Process& process) {
   return process.step >= Step::note_wal && process.step <= Step::publish;
 }
 
-bool closes_last(const Process& process) {
+// It has EXCLUSIVE on the database file.
+bool has_exclusive(const Process& process) {
   return process.step >= Step::last_unmap;
 }
 
@@ -45,6 +46,11 @@ void recover(State& s) {
     header.sum = frame_sum(s.wal.salt, i + 1, s.wal.frame[i].commit);
   }
   note_real(s);
+}
+
+void write_into_file(State& s, Byte commit, int part) {
+  s.file.image[(commit - 1 + part) % kPages] = commit;
+  s.file.version = ++s.versions;
 }
 
 void copy_into_file(State& s, Byte frames) {
@@ -133,7 +139,10 @@ void Model::application(int p) {
     if (me.step == Step::idle) return begin_steps(p);
     commit_steps(p);
     close_steps(p);
-  } else if (me.capturing == 0 && !closes_last(other) && (!limits_.exclusive || other.open == 0)) {
+  } else if (me.step != Step::idle) {
+    unseen_steps(p);
+  } else if (me.capturing == 0 && !has_exclusive(other) &&
+             (!limits_.exclusive || other.open == 0)) {
     add("opens the database", p, true, [&](State& s) {
       Process& self = s.process[p];
       if (!is_open(s)) {
@@ -144,6 +153,21 @@ void Model::application(int p) {
       self.anchored = 0;
       self.anchor_chain = 0;
       self.anchor = {};
+    });
+  }
+  if (me.open == 0 && me.step == Step::idle && me.capturing == 0 && !is_open(now) &&
+      !has_exclusive(other) && now.unseen < limits_.unseen && now.commits < limits_.commits) {
+    add("begins a commit without a wal-index", p, true, [&](State& s) {
+      ++s.unseen;
+      s.process[p].alive = 1;
+      s.process[p].commit = ++s.commits;
+      s.process[p].step = Step::unseen_page;
+    });
+  }
+  if (has(Bug::clean_mark_unlocked) && me.open == 0 && me.whole != 0 && lock_is_free(now, p)) {
+    add("notes the clean close, when it is over", p, false, [&](State& s) {
+      s.process[p].whole = 0;
+      note_clean_close(s);
     });
   }
   if (me.alive != 0 && me.open == 0 && lock_is_free(now, p) &&
@@ -157,7 +181,7 @@ void Model::begin_steps(int p) {
   const State& now = *from_;
   const Process& other = now.process[1 - p];
   const Byte frames = now.index.header.frame;
-  if (now.commits < limits_.commits && !writes(other) && !closes_last(other)) {
+  if (now.commits < limits_.commits && !writes(other) && !has_exclusive(other)) {
     if (frames == 0) {
       add("begins a commit", p, true, [&](State& s) {
         s.process[p].commit = ++s.commits;
@@ -223,6 +247,7 @@ void Model::commit_steps(int p) {
   };
   switch (from_->process[p].step) {
     case Step::note_wal:
+      if (has(Bug::reset_waits_for_the_store) && unshipped(*from_) != 0) return;
       if (lock_is_free(*from_, p)) {
         step("notes the new WAL", Step::wal_header, [&](State& s, Process& me) {
           choose_salt(s, me);
@@ -261,7 +286,10 @@ void Model::close_steps(int p) {
   // Its background borrows it.
   const bool mapping_in_use =
       from_->process[p].capturing != 0 && !has(Bug::unmapped_under_a_capture);
-  const auto closed = [](State&, Process& me) { me.open = me.whole = me.resets = 0; };
+  const auto closed = [&](State&, Process& me) {
+    me.open = me.resets = 0;
+    if (!has(Bug::clean_mark_unlocked)) me.whole = 0;
+  };
   switch (from_->process[p].step) {
     case Step::closed:
       if (mapping_in_use) return;
@@ -273,12 +301,47 @@ void Model::close_steps(int p) {
       if (mapping_in_use || !lock_is_free(*from_, p)) return;
       return step("notes the clean close", Step::last_delete, [&](State& s, Process& me) {
         s.index = {};
-        if (me.whole != 0 && !has(Bug::no_clean_mark)) note_clean_close(s);
+        const bool skipped = has(Bug::no_clean_mark) || has(Bug::clean_mark_unlocked);
+        if (me.whole != 0 && !skipped) note_clean_close(s);
       });
     case Step::last_delete:
       return step("deletes the WAL", Step::idle, [&](State& s, Process& me) {
         s.wal = {};
         closed(s, me);
+      });
+    default:
+      return;
+  }
+}
+
+// A write outside WAL mode, or in a WAL whose index is in the process's own memory and that is gone
+// when it closes: no capture sees it, and it is alone.
+void Model::unseen_steps(int p) {
+  const Byte commit = from_->process[p].commit;
+  const auto step = [&](const char* what, Step next, auto&& change) {
+    add(what, p, false, [&](State& s) {
+      s.process[p].step = next;
+      change(s);
+    });
+  };
+  switch (from_->process[p].step) {
+    case Step::unseen_page:
+      return step("gives up, and writes a page unseen", Step::unseen_commit, [&](State& s) {
+        const Record* tail = tail_of(s);
+        s.excused = 1;
+        if (tail != nullptr && !has(Bug::unseen_write_is_stamped)) give_up(s, tail->generation);
+        write_into_file(s, commit, 0);
+      });
+    case Step::unseen_commit:
+      return step("writes the other page, and commits unseen", Step::unseen_unlock, [&](State& s) {
+        write_into_file(s, commit, 1);
+        note_real(s);
+      });
+    case Step::unseen_unlock:
+      if (!lock_is_free(*from_, p)) return;
+      return step("unlocks", Step::idle, [&](State& s) {
+        if (has(Bug::unseen_write_is_stamped)) note_clean_close(s);
+        s.process[p].commit = 0;
       });
     default:
       return;
@@ -348,6 +411,14 @@ void Model::outside() {
       s.file.image = {};
       s.file.version = ++s.versions;
       ++s.file.inode;
+      s.file.page_size = 1;
+    });
+  }
+  if (now.doubts < limits_.doubts && alive(now)) {
+    add("Something ends the generation", 0, true, [](State& s) {
+      ++s.doubts;
+      s.excused = 1;
+      give_up(s, tail_of(s)->generation);
     });
   }
   const Record* tail = tail_of(now);
@@ -365,7 +436,7 @@ void Model::outside() {
 void Model::strangers() {
   const State& now = *from_;
   if (now.strangers == limits_.strangers ||
-      any(now, [](const Process& process) { return writes(process) || closes_last(process); })) {
+      any(now, [](const Process& process) { return writes(process) || has_exclusive(process); })) {
     return;
   }
   const bool may_commit = now.commits < limits_.commits;
@@ -386,13 +457,22 @@ void Model::strangers() {
   };
   const auto all = [](State& s) { copy_into_file(s, s.index.header.frame); };
   if (!is_open(now)) {
+    if (limits_.page_sizes != 0) {
+      stranger("A stranger changes the page size", 1, [](State& s) {
+        ++s.file.page_size;
+        s.file.version = ++s.versions;
+      });
+      return;
+    }
     if (!may_commit) return;
     stranger("A stranger opens, commits and closes", 1, [&](State& s) {
+      const Byte version = s.file.version;
       recover(s);
       commit(s);
       all(s);
       s.wal = {};
       s.index = {};
+      if (has(Bug::identity_is_racy)) s.file.version = version;
     });
     return;
   }
