@@ -1,5 +1,7 @@
 #include "config/explain.h"
 
+#include <limits>
+
 #include "config/replica_options.h"
 #include "config/units.h"
 
@@ -12,6 +14,10 @@ constexpr const char* kMask = "***";
 
 std::string shown(bool value) {
   return value ? "true" : "false";
+}
+
+std::string pages(std::uint32_t count) {
+  return count == std::numeric_limits<std::uint32_t>::max() ? "none" : std::to_string(count);
 }
 
 std::string or_else(const std::string& value, const char* otherwise) {
@@ -40,7 +46,7 @@ Values values_of(const DatabaseSettings& database) {
           {"sync-replicas", database.sync_terms.any ? "any" : "all"},
           {"shutdown-timeout", format_duration(database.shutdown_timeout)},
           {"min-checkpoint-page-count", std::to_string(database.min_checkpoint_pages)},
-          {"max-checkpoint-page-count", std::to_string(database.max_checkpoint_pages)},
+          {"max-checkpoint-page-count", pages(database.max_checkpoint_pages)},
           {"restore-if-missing", shown(database.restore_if_missing)},
           {"restore-from", database.restore_from ? place_of(database.restore_from->store) : ""}};
 }
@@ -132,25 +138,38 @@ class Explanation {
     if (!replica.store.endpoint.empty()) fresh.store.endpoint = "another";
     add_all(values_of(replica), values_of(fresh));
     if (replica.store.type != StoreSettings::Type::s3) return;
-    add_key("access-key-id", replica.store.access_key_id,
-            {"AWS_ACCESS_KEY_ID", "LITESTREAM_ACCESS_KEY_ID"});
-    add_key("secret-access-key", replica.store.secret_access_key,
-            {"AWS_SECRET_ACCESS_KEY", "LITESTREAM_SECRET_ACCESS_KEY"});
+    add_keys(replica.store);
     if (!replica.store.session_token.empty()) {
       add("session-token", kMask, origin("session-token", false));
     }
   }
 
-  void add_key(const std::string& key, const std::string& value,
-               std::initializer_list<const char*> variables) {
-    if (!value.empty()) return add(key, kMask, origin(key, false));
-    for (const char* name : variables) {
-      const auto found = env_(name);
-      if (found && !found->empty()) {
-        return add(key, kMask, std::string("environment variable ") + name);
-      }
+  bool is_set(const char* variable) const { return !env_(variable).value_or("").empty(); }
+
+  // Both are of one place, in the order in which they are looked for (store/s3/credentials.h).
+  void add_keys(const StoreSettings& store) {
+    if (!store.access_key_id.empty() || !store.secret_access_key.empty()) {
+      const auto add_own = [&](const char* key, const std::string& value) {
+        if (value.empty())
+          return add(key, "missing: both are set in the configuration, or none", "");
+        add(key, kMask, origin(key, false));
+      };
+      add_own("access-key-id", store.access_key_id);
+      add_own("secret-access-key", store.secret_access_key);
+      return;
     }
-    add(key, "looked for as AWS's tools do", "default");
+    constexpr std::pair<const char*, const char*> kPairs[] = {
+        {"LITESTREAM_ACCESS_KEY_ID", "LITESTREAM_SECRET_ACCESS_KEY"},
+        {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"}};
+    for (const auto& [id, secret] : kPairs) {
+      if (!store.profile.empty() || !is_set(id) || !is_set(secret)) continue;
+      add("access-key-id", kMask, std::string("environment variable ") + id);
+      add("secret-access-key", kMask, std::string("environment variable ") + secret);
+      return;
+    }
+    for (const char* key : {"access-key-id", "secret-access-key"}) {
+      add(key, "looked for as AWS's tools do", "default");
+    }
   }
 
   const Config& config_;

@@ -7,6 +7,7 @@
 #include <fcntl.h>
 #include <filesystem>
 #include <functional>
+#include <limits>
 #include <map>
 #include <numeric>
 #include <set>
@@ -30,6 +31,9 @@
 
 namespace sqlstream::config {
 namespace {
+
+// Of pages: as Litestream's 0.
+constexpr std::uint32_t kNoLimit = std::numeric_limits<std::uint32_t>::max();
 
 // What Litestream knows and has no meaning here: accepted, and named once.
 constexpr std::string_view kIgnoredDatabase[] = {"busy-timeout", "checkpoint-interval", "meta-path",
@@ -89,6 +93,17 @@ std::string read_whole(const std::string& file) {
 }
 
 // How many characters must be inserted, deleted or replaced to make one from the other.
+// So far from a key a mistyped one is, at most.
+constexpr std::size_t kAlike = 3;
+
+bool is_one_variable(std::string_view text) {
+  const auto begin = text.starts_with("${") ? 2 : 1;
+  const auto end = text.size() - (text.ends_with('}') ? 1 : 0);
+  return text.starts_with('$') && std::all_of(text.begin() + begin, text.begin() + end, [](char c) {
+           return std::isalnum(static_cast<unsigned char>(c)) != 0 || c == '_';
+         });
+}
+
 std::size_t edit_distance(std::string_view a, std::string_view b) {
   std::vector<std::size_t> row(b.size() + 1);
   std::iota(row.begin(), row.end(), std::size_t{0});
@@ -130,7 +145,7 @@ class Reader {
     read_keys(
         root, "the configuration",
         {{"access-key-id", [&](const auto& v) { access_key_id_ = text(v); }},
-         {"secret-access-key", [&](const auto& v) { secret_access_key_ = text(v); }},
+         {"secret-access-key", [&](const auto& v) { secret_access_key_ = secret_of(v); }},
          {"addr", [&](const auto& v) { warn(v, "addr has no effect: there are no metrics yet"); }},
          {"exec", [&](const auto& v) { config.exec = text(v); }},
          {"logging", [](const auto&) {}},
@@ -267,7 +282,9 @@ class Reader {
     const auto nearest =
         std::min_element(handlers.begin(), handlers.end(),
                          [&](const auto& a, const auto& b) { return distance(a) < distance(b); });
-    if (nearest != handlers.end()) fields.emplace_back("nearest", std::string(nearest->first));
+    if (nearest != handlers.end() && distance(*nearest) <= kAlike) {
+      fields.emplace_back("nearest", std::string(nearest->first));
+    }
     log::warn("unknown key in the configuration is ignored", fields);
   }
 
@@ -299,17 +316,29 @@ class Reader {
     return expanded.text;
   }
 
+  // What looks like a variable in the middle of a secret may be a part of it, which must not be
+  // named.
+  std::string secret_of(const YAML::Node& value) const {
+    if (!reading_.expand_env || !value.IsScalar()) return text(value);
+    const std::string& written = value.Scalar();
+    const auto expanded = located(value, [&] { return expand_variables(written, env_); });
+    if (expanded.unset.empty() || is_one_variable(written)) return text(value);
+    fail(value,
+         "a $ in this secret is taken for the beginning of a variable, which is not set: put the "
+         "secret into an environment variable, and name that here as $NAME");
+  }
+
   bool switch_of(const YAML::Node& value, std::string_view key) const {
     if (const auto parsed = parse_bool(text(value))) return *parsed;
     fail(value, std::string(key) + " must be true or false");
   }
 
-  std::uint32_t pages_of(const YAML::Node& value) const {
+  std::uint32_t pages_of(const YAML::Node& value, std::uint32_t least) const {
     const std::string digits = text(value);
     std::uint32_t pages = 0;
     const char* end = digits.data() + digits.size();
     const auto parsed = std::from_chars(digits.data(), end, pages);
-    if (parsed.ec == std::errc() && parsed.ptr == end && pages > 0) return pages;
+    if (parsed.ec == std::errc() && parsed.ptr == end && pages >= least) return pages;
     fail(value, "a number of pages is expected here, not \"" + digits + '"');
   }
 
@@ -385,9 +414,12 @@ class Reader {
         {"sync-policy", [&](const auto& v) { read_sync(database, "sync-policy", v); }},
         {"sync-replicas", [&](const auto& v) { read_sync(database, "sync-replicas", v); }},
         {"min-checkpoint-page-count",
-         [&](const auto& v) { database.min_checkpoint_pages = pages_of(v); }},
+         [&](const auto& v) { database.min_checkpoint_pages = pages_of(v, 1); }},
         {"max-checkpoint-page-count",
-         [&](const auto& v) { database.max_checkpoint_pages = pages_of(v); }},
+         [&](const auto& v) {
+           database.max_checkpoint_pages = pages_of(v, 0);
+           if (database.max_checkpoint_pages == 0) database.max_checkpoint_pages = kNoLimit;
+         }},
         {"restore-if-missing",
          [&](const auto& v) { restore_wanted = switch_of(v, "restore-if-missing"); }},
         {"restore-from",
@@ -489,8 +521,8 @@ class Reader {
                          {"path", [&](const auto& v) { path = v; }},
                          {"bucket", [&](const auto& v) { bucket = v; }},
                          {"access-key-id", [&](const auto& v) { key_id = text(v); }},
-                         {"secret-access-key", [&](const auto& v) { secret = text(v); }},
-                         {"session-token", [&](const auto& v) { token = text(v); }},
+                         {"secret-access-key", [&](const auto& v) { secret = secret_of(v); }},
+                         {"session-token", [&](const auto& v) { token = secret_of(v); }},
                          {"age", [&](const auto& v) { refuse_age(v); }}};
     for (const auto name : replica_option_names()) {
       handlers[name] = [&options, name](const auto& v) { options.emplace_back(name, v); };

@@ -91,7 +91,9 @@ constexpr std::array kOptions = {
            }},
     Option{"retention-check-interval", false,
            [](ReplicaSettings& r, std::string_view name, const std::string& value) {
-             r.retention_check_interval = duration_value(name, value, nanoseconds(1));
+             const nanoseconds interval = duration_value(name, value, nanoseconds(0));
+             r.retention_check_interval = ReplicaSettings().retention_check_interval;  // 0
+             if (interval.count() > 0) r.retention_check_interval = interval;
            }},
     Option{"server-side-encryption", true, set_text<&StoreSettings::server_side_encryption>},
     Option{"skip-verify", true,
@@ -100,7 +102,9 @@ constexpr std::array kOptions = {
            }},
     Option{"snapshot-interval", false,
            [](ReplicaSettings& r, std::string_view name, const std::string& value) {
-             r.snapshot_interval = duration_value(name, value, nanoseconds(1));
+             const nanoseconds interval = duration_value(name, value, nanoseconds(0));
+             r.snapshot_interval.reset();  // 0, as in Litestream: none but what is needed
+             if (interval.count() > 0) r.snapshot_interval = interval;
            }},
     Option{"storage-class", true, set_text<&StoreSettings::storage_class>},
     Option{"sync-interval", false,

@@ -175,7 +175,7 @@ void restore_if_missing(const DatabaseSettings& settings, nanoseconds patience) 
                {"position", describe_position(result.generation, result.position)},
                {"latest", format_rfc3339(result.commit_time)}});
   } catch (const NothingToRestore& nothing) {
-    log::info(std::string("a new database begins: ") + nothing.what(), {{"db", settings.path}});
+    log::warn(std::string("a new database begins: ") + nothing.what(), {{"db", settings.path}});
   }
 }
 

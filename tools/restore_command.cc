@@ -34,8 +34,9 @@ RestoreOptions read_options(const ParsedFlags& flags) {
   if (const auto text = flags.text("timestamp")) {
     options.timestamp = parse_rfc3339(*text);
     if (!options.timestamp) {
-      throw Error("invalid -timestamp \"" + *text +
-                  "\", must specify in ISO 8601 format (e.g. 2000-01-01T00:00:00Z)");
+      throw Error(
+          "invalid -timestamp \"" + *text +
+          "\", must specify in ISO 8601 format, with Z or an offset (e.g. 2000-01-01T00:00:00Z)");
     }
   }
   if (const auto text = flags.text("index")) {

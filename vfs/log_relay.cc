@@ -71,9 +71,12 @@ void install() {
   auto sink = name == "stderr" ? log::descriptor_sink(STDERR_FILENO) : log::file_sink(target);
   const auto level = level_from_environment();
   const bool opened = static_cast<bool>(sink);
-  if (opened) own_log = new log::Sink(std::move(sink));
+  if (!opened) sink = log::descriptor_sink(STDERR_FILENO);
+  own_log = new log::Sink(std::move(sink));
   log::set_sink(take, level.value_or(log::Level::info));
-  if (!opened) log::warn("the file that SQLSTREAM_LOG names cannot be opened", {{"file", target}});
+  if (!opened)
+    log::warn("the file that SQLSTREAM_LOG names cannot be opened; it is the standard error now",
+              {{"file", target}});
   if (!level) log::warn("SQLSTREAM_LOG_LEVEL must be debug, info, warn or error; it is info now");
 }
 

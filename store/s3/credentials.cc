@@ -91,7 +91,11 @@ asio::awaitable<Credentials> CredentialChain::find() {
   if (given.keys.complete()) co_return given;
   if (!settings_.keys.access_key_id.empty() || !settings_.keys.secret_access_key.empty())
     throw StoreError(Kind::denied,
-                     "of access key id and secret access key only one is set; set both");
+                     settings_.keys.access_key_id.empty()
+                         ? "the replica's settings have a secret-access-key and no access-key-id; "
+                           "set both there, or none"
+                         : "the replica's settings have an access-key-id and no secret-access-key; "
+                           "set both there, or none");
   if (!settings_.profile.empty()) {
     std::optional<Credentials> found = co_await from_profile(settings_.profile, true);
     co_return std::move(*found);

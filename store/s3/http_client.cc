@@ -424,7 +424,13 @@ struct Client::Impl {
     auto connection = std::make_unique<Connection>(executor);
     const Url* proxy = settings.proxies.for_origin(request.origin);
     const Origin& first = proxy ? proxy->origin : request.origin;
-    co_await connect_tcp(*connection, first, request.connect_timeout);
+    try {
+      co_await connect_tcp(*connection, first, request.connect_timeout);
+    } catch (const Failure& failure) {
+      if (!proxy) throw;
+      throw Failure(failure.kind(), std::string(failure.what()) +
+                                        " (the proxy that HTTP_PROXY or HTTPS_PROXY names)");
+    }
     if (request.origin.tls) {
       if (proxy) co_await open_tunnel(*connection, request.origin, *proxy, request.connect_timeout);
       co_await start_tls(*connection, request.origin, request.connect_timeout);

@@ -257,6 +257,15 @@ print(b"\\n".join(lines).decode())
     assert python(code, **env).count(f"SQLSTREAM_{name} ") == 1
 
 
+def test_a_log_that_cannot_be_opened_is_the_standard_error(tmp_path):
+    said = harness.run(
+        ["sqlite3", "-batch", ":memory:"], env=harness.clean_environment(SQLSTREAM_LOG="/no/such/folder/log"),
+        input=f".load {EXTENSION}\n.open 'file:{tmp_path}/app.db?vfs=sqlstream&replica={tmp_path}/r'\nselect 1;\n",
+    )  # fmt: skip
+    assert said.stdout == "1\n"
+    assert "SQLSTREAM_LOG names cannot be opened" in said.stderr and "initialized db" in said.stderr
+
+
 def test_nothing_happens_at_load(tmp_path):
     """No thread, no open file, no signal handler until a replicated database is opened."""
     code = f"""

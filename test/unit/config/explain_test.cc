@@ -93,12 +93,20 @@ TEST_CASE("secrets are masked wherever they come from") {
   CHECK(settings["/none/a.db s3 session-token"] == "*** < /c.yml:7");
   for (const auto& [key, line] : settings) CHECK_FALSE(contains(line, "hush"));
 
-  settings =
-      explained(dbs, {{"LITESTREAM_ACCESS_KEY_ID", "hush"}, {"AWS_SECRET_ACCESS_KEY", "hush"}});
+  std::map<std::string, std::string> env = {{"LITESTREAM_ACCESS_KEY_ID", "hush"},
+                                            {"AWS_SECRET_ACCESS_KEY", "hush"}};
+  CHECK(contains(explained(dbs, env)["/none/a.db s3 secret-access-key"], "AWS's tools"));
+  env["AWS_ACCESS_KEY_ID"] = "hush";
+  CHECK(explained(dbs, env)["/none/a.db s3 access-key-id"] ==
+        "*** < environment variable AWS_ACCESS_KEY_ID");
+  env["LITESTREAM_SECRET_ACCESS_KEY"] = "hush";
+  settings = explained(dbs, env);
   CHECK(settings["/none/a.db s3 access-key-id"] ==
         "*** < environment variable LITESTREAM_ACCESS_KEY_ID");
   CHECK(settings["/none/a.db s3 secret-access-key"] ==
-        "*** < environment variable AWS_SECRET_ACCESS_KEY");
+        "*** < environment variable LITESTREAM_SECRET_ACCESS_KEY");
+  CHECK(contains(explained("access-key-id: hush\n" + dbs, env)["/none/a.db s3 secret-access-key"],
+                 "missing"));
   for (const auto& [key, line] : settings) CHECK_FALSE(contains(line, "hush"));
   CHECK(contains(explained(dbs)["/none/a.db s3 access-key-id"], "AWS's tools"));
 }

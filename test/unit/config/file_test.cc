@@ -332,6 +332,34 @@ TEST_CASE("addr is warned about") {
   CHECK(log.has("addr"));
 }
 
+TEST_CASE("0 is what it is for Litestream") {
+  const auto database = read(
+                            "dbs: [{path: /none/a, max-checkpoint-page-count: 0, replica: {path: "
+                            "/x, snapshot-interval: "
+                            "0s, retention-check-interval: 0s}}]")
+                            .databases.at(0);
+  CHECK(database.max_checkpoint_pages > 1'000'000'000);
+  CHECK_FALSE(database.replicas.at(0).snapshot_interval);
+  CHECK(database.replicas.at(0).retention_check_interval ==
+        ReplicaSettings().retention_check_interval);
+}
+
+TEST_CASE("what may be a part of a secret is not named") {
+  const LogCapture log;
+  for (const char* key : {"secret-access-key", "session-token"}) {
+    const auto with = [&](const std::string& value) {
+      return std::string("dbs:\n- path: /none/a\n  replica:\n    bucket: b\n    ") + key + ": " +
+             value;
+    };
+    const std::string said = refusal(with("some$SECRETxyz"));
+    CHECK(contains(said, "line 5: a $ in this secret"));
+    CHECK_FALSE(contains(said, "xyz"));
+    CHECK_FALSE(log.has("xyz"));
+    read(with("${UNSET_ONE}"));
+    CHECK(log.has("UNSET_ONE"));
+  }
+}
+
 TEST_CASE("a second document, which is not read, is warned about") {
   for (const char* more : {"---\ndbs: []\n", "--- [x]\n", "---\n&a word\n"}) {
     const LogCapture log;
@@ -382,7 +410,9 @@ TEST_CASE("what cannot be is refused with its line") {
   CHECK(contains(refusal("dbs: [{path: /none/a, sync: soon}]"), "line 1: sync must be off"));
   CHECK(contains(refusal("dbs: [{path: /none/a, sync-policy: panic}]"), "degrade or fail"));
   CHECK(contains(refusal("dbs: [{path: /none/a, sync-replicas: some}]"), "all or any"));
-  for (const char* pages : {"0", "-1", "1k", "99999999999", "''"}) {
+  CHECK(
+      contains(refusal("dbs: [{path: /none/a, min-checkpoint-page-count: 0}]"), "number of pages"));
+  for (const char* pages : {"-1", "1k", "99999999999", "''"}) {
     const std::string text =
         std::string("dbs: [{path: /none/a, max-checkpoint-page-count: ") + pages;
     CHECK(contains(refusal(text + "}]"), "number of pages"));
