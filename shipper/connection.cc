@@ -298,6 +298,14 @@ class OpenConnection final : public Connection {
         "fail forbids; stay in WAL mode, or set PRAGMA locking_mode=NORMAL and read once before");
   }
 
+  bool refuses_wal_writes() noexcept override {
+    // Without a wal-index, in locking_mode=EXCLUSIVE, nobody sees what is committed.
+    if (must_not_fall_behind() && mapping_.regions.empty()) {
+      if (!std::exchange(unseen_, true)) guarded("writing", [&] { say_unseen(); });
+      return true;
+    }
+    return refuses_writes();
+  }
   bool refuses_writes() noexcept override {
     bool refused = false;
     guarded("writing", [&] {
@@ -360,6 +368,12 @@ class OpenConnection final : public Connection {
  private:
   bool usable() const { return !mapping_.regions.empty() && database_->ours(); }
 
+  void say_unseen() const {
+    log::error(
+        "writes are refused: locking_mode=EXCLUSIVE keeps commits out of the replica, which "
+        "sync-policy: fail forbids; set PRAGMA locking_mode=NORMAL and read once",
+        {{"db", database_->path()}});
+  }
   bool must_not_fall_behind() const {
     return sync_limit().count() > 0 && terms_.fail && database_->ours();
   }
@@ -462,6 +476,7 @@ class OpenConnection final : public Connection {
   bool written_ = false;       // written outside WAL mode since the last unlock
   bool told_forked_ = false;
   bool keeps_locks_ = false;  // locking_mode=EXCLUSIVE, chosen, or seen by the missing unlock
+  bool unseen_ = false;       // it was said that nobody sees what is written
   bool committed_outside_wal_ = false;  // since the last unlock
   bool wal_in_memory_ = false;          // the wal-index is, of a WAL that was committed to
   bool had_wal_ = false;

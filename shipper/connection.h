@@ -121,6 +121,8 @@ class Connection {
   virtual void check_journal_mode() const = 0;
   /// The replicas have not what was committed before, and `sync-policy: fail` forbids to add to it.
   virtual bool refuses_writes() noexcept = 0;
+  /// … to the -wal file, where it is also forbidden to write what nobody would see.
+  virtual bool refuses_wal_writes() noexcept = 0;
 
   /// The state of this database as JSON, for PRAGMA sqlstream_status and sqlstream_status().
   /// `seen`: false where SQLite could not read the database just now, so that nothing tells what

@@ -220,7 +220,9 @@ void Database::wait_durable(std::uint64_t ticket, SyncTerms terms, std::chrono::
 }
 
 bool Database::refuses_writes(SyncTerms terms) {
-  return terms.fail && is_behind(terms.any);
+  if (!terms.fail) return false;
+  // At the end of the process: nothing more is shipped.
+  return durability_.stopped() || Engine::is_stopped() || is_behind(terms.any);
 }
 
 // Asked at each commit until the replicas have caught up.

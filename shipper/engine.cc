@@ -111,6 +111,10 @@ bool Engine::start() noexcept {
   }
 }
 
+bool Engine::is_stopped() noexcept {
+  return stopped.load();
+}
+
 Engine* Engine::running() noexcept {
   return stopped.load() ? nullptr : current.load(std::memory_order_acquire);
 }

@@ -62,6 +62,7 @@ class Engine {
   static Engine& get();
   /// The engine, null when there is none in this process or it was stopped.
   static Engine* running() noexcept;
+  static bool is_stopped() noexcept;
 
   /// Starts the threads where they could not be had before. False: nor now, which is logged once;
   /// what is posted waits. Thread-safe.

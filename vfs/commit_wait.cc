@@ -61,7 +61,7 @@ void CommitWait::join(std::shared_ptr<ConnectionWaits> group) {
 }
 
 void CommitWait::leave() {
-  if (std::exchange(locked_, false)) --group_->locks_;
+  unlock();
   if (std::exchange(pending_, false)) --group_->pending_;
   std::erase(group_->files_, this);
   group_->refresh();
@@ -98,8 +98,27 @@ void CommitWait::write_lock_obtained() noexcept {
   if (!std::exchange(locked_, true)) ++group_->locks_;
 }
 
+void CommitWait::unlock() noexcept {
+  if (std::exchange(locked_, false) && --group_->locks_ == 0) group_->committing_ = false;
+}
+
+bool CommitWait::must_refuse() noexcept {
+  return replication_.sync_limit().count() > 0 && replication_.refuses_wal_writes();
+}
+
+bool CommitWait::refuses(bool commits) noexcept {
+  if (group_->committing_) return false;
+  if (must_refuse()) return true;
+  if (!commits || !locked_) return false;
+  for (CommitWait* file : group_->files_) {
+    if (file->locked_ && file->must_refuse()) return true;
+  }
+  group_->committing_ = true;
+  return false;
+}
+
 void CommitWait::write_lock_releasing() noexcept {
-  if (std::exchange(locked_, false)) --group_->locks_;
+  unlock();
   if (replication_.sync_limit().count() > 0) {
     ticket_ = replication_.take_ticket();
   }

@@ -39,8 +39,9 @@ class ConnectionWaits {
 
   std::vector<CommitWait*> files_;
   std::optional<std::chrono::milliseconds> chosen_;
-  int locks_ = 0;    // write locks, of files_
-  int pending_ = 0;  // files with a commit that is to be waited for
+  int locks_ = 0;            // write locks, of files_
+  int pending_ = 0;          // files with a commit that is to be waited for
+  bool committing_ = false;  // what locks_ are held for is not refused any more
 };
 
 /// The ConnectionWaits of one SQLite library, by connection. Thread-safe.
@@ -77,6 +78,11 @@ class CommitWait {
   /// After xShmLock(0, 1, LOCK|EXCLUSIVE) / before its UNLOCK is passed on.
   void write_lock_obtained() noexcept;
   void write_lock_releasing() noexcept;
+  /// With sync-policy: fail, before a write to the -wal file: it has to fail, since the replicas
+  /// have not what was committed before. `commits`: it makes a transaction visible. SQLite makes
+  /// that of several attached databases visible in one after the other, so the first of them is
+  /// refused for all. Also to be asked where not active().
+  bool refuses(bool commits) noexcept;
   /// COMMIT_PHASETWO, after it was passed on. `exclusive`: the file is locked EXCLUSIVE. May wait.
   void committed(bool exclusive) noexcept;
   /// A read mark was released. May wait.
@@ -89,6 +95,8 @@ class CommitWait {
   void become_shared() noexcept;
   void join(std::shared_ptr<ConnectionWaits> group);
   void leave();
+  void unlock() noexcept;
+  bool must_refuse() noexcept;
   void pend();
   bool release_follows() const;
 

@@ -44,11 +44,10 @@ struct DatabaseFile : File {
   OpenDatabase database;
   std::unique_ptr<CommitWait> wait;  ///< null: not replicated
   int lock_level = SQLITE_LOCK_NONE;
-  bool turns_wal_on = false;  ///< the next write may be that of PRAGMA journal_mode=WAL
 };
 
 struct WalFile : File {
-  Connection* connection;
+  ReplicatedDatabase database;
 };
 
 constexpr std::size_t kAlignment = 16;
@@ -254,8 +253,8 @@ void look_at_pragma(DatabaseFile& self, const char* name, const char* value) {
   if (!self.database.connection) return;
   if (api.stricmp(name, "journal_mode") == 0) {
     const char* mode = journal_mode_of(api, value);
-    self.turns_wal_on = mode != nullptr && std::string_view(mode) == "wal";
-    if (mode != nullptr && !self.turns_wal_on) self.database.connection->check_journal_mode();
+    const bool leaves_wal = mode != nullptr && std::string_view(mode) != "wal";
+    if (leaves_wal) self.database.connection->check_journal_mode();
   }
   if (api.stricmp(name, "locking_mode") == 0) {
     const bool exclusive = api.stricmp(value, "exclusive") == 0;
@@ -290,16 +289,29 @@ int database_pragma(DatabaseFile& self, char** argument) noexcept {
   return argument[0] ? SQLITE_OK : SQLITE_NOMEM;
 }
 
+/// The connection is in a PRAGMA journal_mode=WAL now. Not known of a shared cache's.
+bool turns_wal_on(const DatabaseFile& self) {
+  const sqlite3_api_routines& api = *self.shim->host.api;
+  sqlite3* db = self.wait->db();
+  if (db == nullptr) return false;
+  for (sqlite3_stmt* statement = api.next_stmt(db, nullptr); statement != nullptr;
+       statement = api.next_stmt(db, statement)) {
+    const char* sql = api.sql(statement);
+    if (sql == nullptr || api.stmt_busy(statement) == 0) continue;
+    sql += std::strspn(sql, " \t\r\n\f");
+    if (api.strlike("pragma%journal_mode%w%", sql, 0) == 0) return true;
+  }
+  return false;
+}
+
 /// With `sync-policy: fail`, while the replicas have not what was committed before. At a write to
 /// the WAL, since a write lock that is refused would be in the way of checkpoints and of readers
 /// that recover, too; outside WAL mode at the lock that a write begins with.
-bool refused(Connection& connection, const sqlite3_api_routines& api) {
-  if (connection.sync_limit().count() == 0 || !connection.refuses_writes()) return false;
+void say_refused(const sqlite3_api_routines& api) {
   log_relay::deliver(api);
   api.log(SQLITE_IOERR_FSYNC,
           "sqlstream: the write is refused: a commit before it is not in the replica yet "
           "(sync-policy: fail)");
-  return true;
 }
 
 void remember_connection(DatabaseFile& self, sqlite3** db) noexcept {
@@ -339,7 +351,6 @@ int database_file_control(sqlite3_file* file, int operation, void* argument) {
       break;
     case SQLITE_FCNTL_COMMIT_PHASETWO: {
       const int result = file_control(file, operation, argument);
-      self.turns_wal_on = false;
       if (connection) connection->commit_phase_two();
       if (self.wait && self.wait->active())
         self.wait->committed(self.lock_level == SQLITE_LOCK_EXCLUSIVE);
@@ -370,9 +381,11 @@ int database_truncate(sqlite3_file* file, sqlite3_int64 size) {
 
 int database_lock(sqlite3_file* file, int level) {
   const DatabaseFile& self = database_of(file);
+  Connection& connection = connection_of(file);
   // WAL mode, for which the replicas perhaps wait, is turned on by such a write, too.
-  if (level == SQLITE_LOCK_RESERVED && !self.turns_wal_on &&
-      refused(connection_of(file), *self.shim->host.api)) {
+  if (level == SQLITE_LOCK_RESERVED && connection.sync_limit().count() > 0 &&
+      connection.refuses_writes() && !turns_wal_on(self)) {
+    say_refused(*self.shim->host.api);
     return SQLITE_IOERR_FSYNC;
   }
   const int result = [&] {
@@ -463,16 +476,31 @@ int wal_close(sqlite3_file* file) {
   return base->pMethods->xClose(base);
 }
 
+/// The header of a frame that is the last of its transaction (SQLite's fileformat2, 4.1: the size
+/// of the database after the commit, else zero).
+bool ends_transaction(const void* from, int amount, sqlite3_int64 offset) {
+  constexpr int kWalHeaderSize = 32;
+  constexpr int kFrameHeaderSize = 24;
+  constexpr std::size_t kSizeOffset = 4;
+  std::uint32_t size = 0;
+  if (offset < kWalHeaderSize || amount != kFrameHeaderSize) return false;
+  std::memcpy(&size, static_cast<const char*>(from) + kSizeOffset, sizeof size);
+  return size != 0;
+}
+
 int wal_write(sqlite3_file* file, const void* from, int amount, sqlite3_int64 offset) {
   const WalFile& self = *static_cast<WalFile*>(file);
-  if (refused(*self.connection, *self.shim->host.api)) return SQLITE_IOERR_FSYNC;
-  if (offset == 0) self.connection->wal_beginning(from, amount);
+  if (self.database.wait->refuses(ends_transaction(from, amount, offset))) {
+    say_refused(*self.shim->host.api);
+    return SQLITE_IOERR_FSYNC;
+  }
+  if (offset == 0) self.database.connection->wal_beginning(from, amount);
   return file_write(file, from, amount, offset);
 }
 
 int wal_truncate(sqlite3_file* file, sqlite3_int64 size) {
   // To another size (PRAGMA journal_size_limit) only what lies behind the newest commit is cut.
-  if (size == 0) static_cast<WalFile*>(file)->connection->wal_emptying();
+  if (size == 0) static_cast<WalFile*>(file)->database.connection->wal_emptying();
   return file_truncate(file, size);
 }
 
@@ -705,7 +733,7 @@ int open_database(Shim& shim, const char* name, sqlite3_file* file, int flags, i
       const bool shared = cache != nullptr && std::string_view(cache) == "shared";
       wait = std::make_unique<CommitWait>(api, *connection, sync, shared);
       const std::lock_guard lock(shim.mutex);
-      shim.databases.insert_or_assign(name, connection.get());
+      shim.databases.insert_or_assign(name, ReplicatedDatabase{connection.get(), wait.get()});
     }
   } catch (...) {
     wait.reset();
@@ -725,15 +753,16 @@ int open_database(Shim& shim, const char* name, sqlite3_file* file, int flags, i
   return SQLITE_OK;
 }
 
-Connection* connection_of_wal(Shim& shim, const char* wal_name) {
+std::optional<ReplicatedDatabase> database_of_wal(Shim& shim, const char* wal_name) {
   const std::lock_guard lock(shim.mutex);
-  if (shim.databases.empty()) return nullptr;
+  if (shim.databases.empty()) return std::nullopt;
   const auto found = shim.databases.find(shim.host.api->filename_database(wal_name));
-  return found == shim.databases.end() ? nullptr : found->second;
+  if (found == shim.databases.end()) return std::nullopt;
+  return found->second;
 }
 
-int open_wal(Shim& shim, Connection* connection, const char* name, sqlite3_file* file, int flags,
-             int* out_flags) {
+int open_wal(Shim& shim, const ReplicatedDatabase& database, const char* name, sqlite3_file* file,
+             int flags, int* out_flags) {
   sqlite3_file* base = base_of(file);
   std::memset(base, 0, static_cast<std::size_t>(shim.host.base->szOsFile));
   const int result = shim.host.base->xOpen(shim.host.base, name, base, flags, out_flags);
@@ -741,7 +770,7 @@ int open_wal(Shim& shim, Connection* connection, const char* name, sqlite3_file*
     if (base->pMethods) base->pMethods->xClose(base);
     return result;
   }
-  auto* self = new (file) WalFile{{{nullptr}, wal_methods(*base->pMethods), &shim}, connection};
+  auto* self = new (file) WalFile{{{nullptr}, wal_methods(*base->pMethods), &shim}, database};
   self->pMethods = &self->methods;
   return SQLITE_OK;
 }
@@ -755,8 +784,8 @@ int vfs_open(sqlite3_vfs* vfs, const char* name, sqlite3_file* file, int flags, 
       return open_database(shim, name, file, flags, out_flags);
     }
     if (name && (flags & SQLITE_OPEN_WAL)) {
-      Connection* connection = connection_of_wal(shim, name);
-      if (connection) return open_wal(shim, connection, name, file, flags, out_flags);
+      const auto database = database_of_wal(shim, name);
+      if (database) return open_wal(shim, *database, name, file, flags, out_flags);
     }
   } catch (const std::bad_alloc&) {
     return SQLITE_NOMEM;
@@ -773,8 +802,8 @@ int vfs_open(sqlite3_vfs* vfs, const char* name, sqlite3_file* file, int flags, 
 void tell_wal_deleting(Shim& shim, std::string_view wal_name) {
   const std::string_view database = wal_name.substr(0, wal_name.size() - kWalSuffix.size());
   const std::lock_guard lock(shim.mutex);
-  for (const auto& [name, connection] : shim.databases) {
-    if (connection && database == name) connection->wal_deleting();
+  for (const auto& [name, replicated] : shim.databases) {
+    if (database == name) replicated.connection->wal_deleting();
   }
 }
 

@@ -21,6 +21,12 @@
 /// - The -wal file of a replicated database is wrapped to see it restart.
 namespace sqlstream {
 
+/// Of a main database file that is open, until it is closed.
+struct ReplicatedDatabase {
+  Connection* connection;
+  CommitWait* wait;
+};
+
 /// One SQLite library's copy of the VFS. Lives as long as the process, at a fixed address.
 struct Shim {
   Host host;
@@ -29,7 +35,7 @@ struct Shim {
   std::mutex mutex;
   /// Replicated databases that are open, by the pointer SQLite names them with: that is how the
   /// opening of a -wal file finds its database.
-  std::map<const char*, Connection*> databases;
+  std::map<const char*, ReplicatedDatabase> databases;
 
   ConnectionsWaits waits;
 };

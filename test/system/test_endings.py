@@ -30,10 +30,11 @@ class Place:
         self.database, self.replica = folder / "app.db", folder / "replica"
         self.url = f"file://{self.replica}?sync-interval=20ms"
 
-    def start(self, how):
+    def start(self, how, **parameters):
         return subprocess.Popen(
-            [self.program, self.build.extension, self.build.uri(self.database, self.url), how],
-            env=harness.clean_environment(SQLSTREAM_LOG=self.folder / "log"), stdout=subprocess.PIPE, text=True,
+            [self.program, self.build.extension, self.build.uri(self.database, self.url, **parameters), how],
+            env=harness.clean_environment(SQLSTREAM_LOG=self.folder / "log"), stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
 
     def run(self, how):
@@ -87,6 +88,16 @@ def test_static_objects_that_commit_when_they_are_destroyed(place):
     assert place.run("static") == ROWS
     place.check_with_the_next()
     assert place.rows() == ROWS + 2 + 1
+
+
+def test_with_policy_fail_nothing_is_committed_behind_the_last_flush(place):
+    """Nobody is left who would ship it."""
+    with place.start("static", **{"sync": "60000", "sync-policy": "fail"}) as process:
+        said, error = process.communicate()
+        assert process.returncode == 9
+    assert int(said) == ROWS and "disk I/O error" in error
+    place.check()
+    assert place.rows() == ROWS + 1  # what was committed before the flush
 
 
 def test_an_end_while_threads_commit(place):

@@ -16,7 +16,7 @@ from test_sync_verify import write_config
 from test_workloads import PYTHON
 
 OPEN = """
-import os, signal, sqlite3, sys, threading
+import os, signal, sqlite3, sys, threading, time
 loader = sqlite3.connect(":memory:")
 loader.enable_load_extension(True)
 loader.load_extension(sys.argv[1].removesuffix(".so"))
@@ -551,6 +551,109 @@ os.kill(os.getpid(), signal.SIGKILL)
         assert place.log().count("writes are refused") == 1
     finally:
         place.close()
+
+
+REFUSED = {"sync": "300", "sync-policy": "fail"}
+
+
+@pytest.mark.parametrize("away", ["main", "other"])
+def test_of_attached_databases_none_is_written_where_one_is_refused(place, tmp_path, away):
+    """SQLite makes a transaction visible in one after the other, and can take none of it back."""
+    replicas = {name: tmp_path / f"{name}-replica" for name in ("main", "other")}
+    files = {name: tmp_path / f"{name}.db" for name in replicas}
+    said = place.run(
+        """
+db = open_database(sys.argv[2])
+db.execute("attach ? as other", (sys.argv[3],))
+for name in ("main", "other"):
+    db.execute(f"create table {name}.t(x)")
+os.rename(sys.argv[4], sys.argv[4] + ".away")
+open(sys.argv[4], "x").close()
+for i in range(3):
+    db.execute("begin")
+    db.execute("insert into main.t values (?)", (i,))
+    db.execute("insert into other.t values (?)", (i,))
+    attempt(db, "commit")
+    if db.in_transaction:
+        db.execute("rollback")
+print([db.execute(f"select group_concat(x) from {name}.t").fetchone()[0] for name in ("main", "other")])
+for name in ("main", "other"):  # each by itself is refused where its own replica is away
+    # The first commit may have had no time left to wait for the other one.
+    until = time.monotonic() + (60 if sys.argv[4] != sys.argv[5 if name == "main" else 6] else 0)
+    while True:
+        try:
+            db.execute(f"insert into {name}.t values (9)")
+            print("written")
+            break
+        except sqlite3.OperationalError as error:
+            if time.monotonic() < until:
+                continue
+            print(error.sqlite_errorname)
+            break
+""",
+        *(place.build.uri(files[name], f"file://{replicas[name]}", **REFUSED) for name in replicas), replicas[away],
+        *replicas.values(),
+    ).splitlines()  # fmt: skip
+    assert said[:4] == ["written", "SQLITE_IOERR_FSYNC", "SQLITE_IOERR_FSYNC", "['0', '0']"]
+    assert said[4:] == ["SQLITE_IOERR_FSYNC" if name == away else "written" for name in replicas]
+
+
+@pytest.mark.parametrize("why", ["a reader", "a transaction", "another statement"])
+def test_a_journal_mode_that_could_not_be_changed_lets_no_write_through(place, tmp_path, why):
+    said = place.run(
+        """
+db = open_database(sys.argv[2])
+db.execute("pragma busy_timeout=50")
+db.execute("create table t(x)")
+db.execute("insert into t values (0), (1)")
+db.execute("pragma journal_mode=delete")
+attempt(db, "insert into t values (2)")
+reader = sqlite3.connect(sys.argv[3], isolation_level=None)
+if sys.argv[4] == "a reader":
+    reader.execute("begin")
+    reader.execute("select * from t").fetchall()
+if sys.argv[4] == "a transaction":
+    db.execute("begin")
+    db.execute("select * from t").fetchall()
+if sys.argv[4] == "another statement":
+    rows = db.execute("select * from t")
+    rows.fetchone()
+attempt(db, "pragma journal_mode=wal")
+if sys.argv[4] == "a reader":
+    reader.execute("commit")
+if db.in_transaction:
+    db.execute("rollback")
+rows = None
+for i in range(2):
+    attempt(db, "insert into t values (3)")
+attempt(db, " Pragma main.journal_mode ( wal )")
+print(db.execute("select count(*) from t").fetchone()[0])
+""",
+        place.build.uri(place.database, f"file://{tmp_path}/replica", **REFUSED), place.database, why,
+    ).splitlines()  # fmt: skip
+    refused = "SQLITE_IOERR_FSYNC"
+    assert said == [refused, "SQLITE_BUSY" if why == "a reader" else "SQLITE_ERROR", refused, refused, "written", "2"]
+
+
+def test_exclusive_mode_that_an_attached_database_has_from_the_beginning_is_refused(place, tmp_path):
+    """The PRAGMA came before it was attached: it has no wal-index, by which its commits would be seen."""
+    files = [tmp_path / name for name in ("main.db", "other.db")]
+    uris = [place.build.uri(file, f"file://{file}-replica", **{**REFUSED, "sync": "60000"}) for file in files]
+    said = place.run(
+        """
+for uri in sys.argv[2:]:
+    open_database(uri).execute("create table t(x)")
+db = open_database(sys.argv[2])
+db.execute("select * from t").fetchall()
+db.execute("pragma locking_mode=exclusive")
+db.execute("attach ? as other", (sys.argv[3],))
+for name in ("other", "main"):
+    attempt(db, f"insert into {name}.t values (1)")
+""",
+        *uris,
+    )
+    assert said == "SQLITE_IOERR_FSYNC\nwritten\n"
+    assert place.log().count("writes are refused: locking_mode=EXCLUSIVE") == 1
 
 
 def test_killed_after_a_commit_that_waited_for_all_replicas_or_for_any(place, tmp_path):

@@ -77,6 +77,7 @@ class RecordingConnection : public Connection {
   void check_exclusive() const override {}
   void check_journal_mode() const override {}
   bool refuses_writes() noexcept override { return refuses; }
+  bool refuses_wal_writes() noexcept override { return refuses; }
   std::string status_json(bool) noexcept override { return R"({"recorded":")" + name_ + R"("})"; }
   bool wait_shipped(std::chrono::milliseconds limit) noexcept override {
     record("wait_shipped " + name_ + ' ' + std::to_string(limit.count() > 0));
