@@ -23,6 +23,7 @@ using namespace sqlstream::testing;
 namespace {
 
 using allocations::AsApplication;
+using allocations::AsNobody;
 using allocations::Threads;
 
 bool sqlite_may_fail = false;
@@ -56,6 +57,7 @@ class Client {
 
  private:
   static int on_row(void* self, int, char** values, char**) {
+    const AsNobody exempt;
     static_cast<Client*>(self)->value_ = values[0] ? values[0] : "";
     return 0;
   }
