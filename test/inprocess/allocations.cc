@@ -24,8 +24,6 @@ void* __libc_memalign(std::size_t alignment, std::size_t size);
 namespace sqlstream::testing::allocations {
 namespace {
 
-enum class Who : std::uint8_t { engine, application, nobody };
-
 thread_local Who who = Who::engine;
 
 std::atomic<std::int64_t> counts[3]{};
@@ -47,24 +45,13 @@ bool fails() {
   return true;
 }
 
-/// What SQLite's allocator takes from malloc() does not fail there.
-class AsNobody {
- public:
-  AsNobody() : before_(who) { who = Who::nobody; }
-  AsNobody(const AsNobody&) = delete;
-  AsNobody& operator=(const AsNobody&) = delete;
-  ~AsNobody() { who = before_; }
-
- private:
-  Who before_;
-};
-
 sqlite3_mem_methods sqlites{};
 
 bool sqlite_fails() {
   return who == Who::application && fails(Threads::sqlite);
 }
 
+// What SQLite's allocator takes from malloc() does not fail there.
 void* sqlite_malloc(int size) {
   if (sqlite_fails()) return nullptr;
   const AsNobody exempt;
@@ -106,12 +93,12 @@ std::int64_t count(Threads threads) {
   return counts[static_cast<std::size_t>(threads)];
 }
 
-AsApplication::AsApplication() {
-  who = Who::application;
+As::As(Who one) : before_(who) {
+  who = one;
 }
 
-AsApplication::~AsApplication() {
-  who = Who::nobody;
+As::~As() {
+  who = before_;
 }
 
 }  // namespace sqlstream::testing::allocations

@@ -23,13 +23,27 @@ std::int64_t count(Threads threads);
 /// From now on only so many threads can be started.
 void limit_threads(int more);
 
-/// While one lives, the calling thread counts as the application's.
-class AsApplication {
+/// Whose allocations a thread's are; nobody's never fail.
+enum class Who : std::uint8_t { engine, application, nobody };
+
+/// While one lives, the calling thread's are of that one.
+class As {
  public:
-  AsApplication();
-  AsApplication(const AsApplication&) = delete;
-  AsApplication& operator=(const AsApplication&) = delete;
-  ~AsApplication();
+  explicit As(Who one);
+  As(const As&) = delete;
+  As& operator=(const As&) = delete;
+  ~As();
+
+ private:
+  Who before_;
+};
+
+struct AsApplication : As {
+  AsApplication() : As(Who::application) {}
+};
+
+struct AsNobody : As {
+  AsNobody() : As(Who::nobody) {}
 };
 
 }  // namespace sqlstream::testing::allocations

@@ -3,8 +3,11 @@
 
 #include <algorithm>
 #include <climits>
+#include <cstdint>
 #include <cstdio>
 #include <cstdlib>
+#include <filesystem>
+#include <fstream>
 #include <initializer_list>
 #include <list>
 #include <stdexcept>
@@ -23,6 +26,7 @@ using namespace sqlstream::testing;
 namespace {
 
 using allocations::AsApplication;
+using allocations::AsNobody;
 using allocations::Threads;
 
 bool sqlite_may_fail = false;
@@ -45,6 +49,11 @@ class Client {
 
   /// SQLite's result codes are as without the shim. `sql` does the same when it is run again.
   void must(const char* sql) { expect(sql, {SQLITE_OK}); }
+  /// As "attached".
+  void attach(const std::string& uri) {
+    const std::string sql = "ATTACH '" + uri + "' AS attached";
+    with_memory_in_the_end([&] { return execute(sql.c_str()); });
+  }
   /// What the shim itself answers may fail.
   void may(const char* sql) { expect(sql, {SQLITE_OK, SQLITE_NOMEM}); }
   std::string value(const char* sql) {
@@ -56,6 +65,7 @@ class Client {
 
  private:
   static int on_row(void* self, int, char** values, char**) {
+    const AsNobody exempt;
     static_cast<Client*>(self)->value_ = values[0] ? values[0] : "";
     return 0;
   }
@@ -70,15 +80,22 @@ class Client {
     return result;
   }
 
-  // What an open may cost is that the program has to try again.
   void open(const std::string& uri) {
-    int result = try_open(uri);
-    if (result == SQLITE_NOMEM) result = try_open(uri);
+    with_memory_in_the_end([&] { return try_open(uri); });
+  }
+
+  // What an open may cost is that the program has to try again.
+  template <class Attempt>
+  void with_memory_in_the_end(const Attempt& attempt) {
+    int result = attempt();
+    if (result == SQLITE_NOMEM) result = attempt();
     if (result == SQLITE_NOMEM) {
       allocations::stop();
-      result = try_open(uri);
+      result = attempt();
     }
-    if (result != SQLITE_OK) throw std::runtime_error("open: " + std::to_string(result));
+    if (result != SQLITE_OK) {
+      throw std::runtime_error("open: " + std::to_string(result) + ", " + sqlite3_errmsg(db_));
+    }
   }
 
   int execute(const char* sql) {
@@ -104,17 +121,22 @@ class Client {
   std::string value_;
 };
 
-void insert(Client& db, int rows, int size = 300) {
+void insert(Client& db, int rows, int size = 300, const std::string& table = "t") {
   static int last = 0;
   for (int i = 0; i < rows; ++i) {
     const std::string values = std::to_string(++last) + ", randomblob(" + std::to_string(size);
-    db.must(("INSERT OR IGNORE INTO t(i, x) VALUES (" + values + "))").c_str());
+    db.must(("INSERT OR IGNORE INTO " + table + "(i, x) VALUES (" + values + "))").c_str());
   }
 }
 
-// Through everything that the shim does on the application's threads; 21 rows.
-void work(const std::string& uri) {
-  Client db(uri);
+struct Uris {
+  std::string main;
+  std::string attached;
+};
+
+// Through everything that the shim does on the application's threads; 21 rows, and 3 in the other.
+void work(const Uris& uris) {
+  Client db(uris.main);
   db.must("PRAGMA page_size = 512; CREATE TABLE IF NOT EXISTS t(i INTEGER PRIMARY KEY, x)");
   insert(db, 10);
   db.must("PRAGMA wal_checkpoint(TRUNCATE)");
@@ -127,7 +149,7 @@ void work(const std::string& uri) {
   db.may("PRAGMA sqlstream_sync = 500");
   insert(db, 1);
   {
-    Client other(uri + "&sync=500");
+    Client other(uris.main + "&sync=500");
     insert(other, 2);
     // More than one region of the wal-index, and more than one read.
     insert(db, 1, 2'300'000);
@@ -137,12 +159,21 @@ void work(const std::string& uri) {
   insert(db, 1);
   db.must("PRAGMA locking_mode = NORMAL");
   insert(db, 1);
+  // At the end, since it has memory again when nothing else helps.
+  db.attach(uris.attached);
+  db.must("CREATE TABLE IF NOT EXISTS attached.t(i INTEGER PRIMARY KEY, x)");
+  insert(db, 2, 300, "attached.t");
+  db.must("PRAGMA attached.wal_checkpoint(TRUNCATE)");
+  insert(db, 1, 300, "attached.t");
 }
 
-// With memory: nothing is lost, and the replica gets all of it.
-void look(const std::string& uri) {
+// With memory: nothing is lost, and the replica gets all of it. What was restored has other
+// numbers.
+void look(const std::string& uri, int rows) {
   Client db(uri);
-  if (!db.is_one("SELECT count(*) = 21 FROM t")) throw std::runtime_error("rows are missing");
+  if (db.value("SELECT count(*) FROM t WHERE i > 0") != std::to_string(rows)) {
+    throw std::runtime_error("rows are missing");
+  }
   if (!db.is_one("SELECT integrity_check = 'ok' FROM pragma_integrity_check")) {
     throw std::runtime_error("the database is damaged");
   }
@@ -163,20 +194,23 @@ void look(const std::string& uri) {
 
 }  // namespace
 
-// Arguments: the database, whose allocations fail, the first that does, "once" or "onwards". Says
-// how many allocations there were until the memory came back.
+// Arguments: the database, one to be attached, whose allocations fail, the first that does, "once"
+// or "onwards", and maybe a configuration file. Says how many allocations there were until the
+// memory came back.
 int sqlstream::testing::run_without_memory(const std::vector<std::string>& arguments) {
-  const std::string& uri = arguments.at(0);
-  const Threads threads = threads_named(arguments.at(1));
+  const Uris uris{arguments.at(0), arguments.at(1)};
+  const Threads threads = threads_named(arguments.at(2));
   sqlite_may_fail = threads == Threads::sqlite;
   allocations::begin();
   register_shim();
-  allocations::fail(threads, std::stoll(arguments.at(2)), arguments.at(3) == "onwards");
-  work(uri);
+  if (arguments.size() > 5) ::setenv("SQLSTREAM_CONFIG", arguments[5].c_str(), 1);
+  allocations::fail(threads, std::stoll(arguments.at(3)), arguments.at(4) == "onwards");
+  work(uris);
   std::printf("%lld\n", static_cast<long long>(allocations::count(threads)));
   std::fflush(stdout);
   allocations::stop();
-  look(uri);
+  look(uris.main, 21);
+  look(uris.attached, 3);
   return 0;
 }
 
@@ -203,68 +237,124 @@ int sqlstream::testing::run_without_threads(const std::vector<std::string>& argu
 namespace {
 
 constexpr std::size_t kTogether = 4;  // processes: they wait more than they work
-constexpr int kBeginning = 8;         // allocations of which each fails in every run of the test
+constexpr int kBeginning = 4;         // allocations of which each fails in every run of the test
+constexpr int kRestored = 10;         // rows
 
-/// A process with the role "memory", and its database.
+/// Where a process with the role "memory" gets its replicas from.
+enum class From : std::uint8_t { uris, file, file_that_restores };
+
+/// A replica of a database with rows that the role itself does not write.
+class Before {
+ public:
+  Before() {
+    Writer writer(at_.uri());
+    writer.must("CREATE TABLE t(i INTEGER PRIMARY KEY, x)");
+    for (int i = 1; i <= kRestored; ++i) {
+      writer.must("INSERT INTO t VALUES (-" + std::to_string(i) + ", randomblob(3000))");
+      if (i % 5 == 0) writer.shipped();
+    }
+  }
+  void copy_to(const std::string& folder) const {
+    std::filesystem::copy(at_.replica(), folder, std::filesystem::copy_options::recursive);
+  }
+
+ private:
+  Replicated at_;
+};
+
+/// A process with the role "memory", and its databases.
 class Run {
  public:
-  Run(const std::string& threads, int number, const std::string& how)
-      : name_(std::to_string(number) + " " + how) {
+  Run(const std::string& threads, int number, const std::string& how, From from,
+      const Before& before)
+      : name_(std::to_string(number) + " " + how), from_(from) {
     int out = -1;
-    pid_ = start_role("memory", {at_.uri(), threads, std::to_string(number), how}, &out);
+    const std::string numbered = std::to_string(number);
+    if (from == From::uris) {
+      pid_ = start_role("memory", {main_.uri(), attached_.uri(), threads, numbered, how}, &out);
+    } else {
+      const std::string file = main_.file("config.yml");
+      std::ofstream(file) << "dbs:\n" << entry(main_, before) << entry(attached_, before);
+      const auto uri = [](const Replicated& at) { return "file:" + at.path() + "?vfs=sqlstream"; };
+      pid_ = start_role("memory", {uri(main_), uri(attached_), threads, numbered, how, file}, &out);
+    }
     output_ = UniqueFd(out);
   }
 
-  /// The application was right, and the replica has caught up. How many allocations there were.
+  /// The application was right, and the replicas have caught up. How many allocations there were.
   int end() {
     INFO(name_);
     const std::string line = read_line(output_.get());
     const int status = wait_for(pid_);
     CHECK(status == 0);
-    if (status == 0) at_.expect_restored();
+    for (const Replicated* at : {&main_, &attached_}) {
+      if (status != 0) break;
+      at->expect_restored();
+      Sqlite plain(at->path(), "unix");
+      const int restored = from_ == From::file_that_restores ? kRestored : 0;
+      CHECK(plain.must("SELECT count(*) FROM t WHERE i < 0") == std::to_string(restored) + "\n");
+    }
     return line.empty() ? 0 : std::stoi(line);
   }
 
  private:
+  std::string entry(const Replicated& at, const Before& before) const {
+    std::string entry = "  - path: " + at.path() +
+                        "\n    replicas:\n      - path: " + at.replica() +
+                        "\n        sync-interval: 50ms\n";
+    if (from_ != From::file_that_restores) return entry;
+    before.copy_to(at.replica());
+    return entry + "    restore-if-missing: true\n";
+  }
+
   std::string name_;
-  Replicated at_;
+  From from_;
+  Replicated main_;
+  Replicated attached_;
   UniqueFd output_;
   pid_t pid_ = -1;
 };
 
-void fail_each(const std::string& threads, std::initializer_list<std::string> ways) {
-  const int all = Run(threads, 0, "once").end();
-  REQUIRE(all > 100);
-  MESSAGE(all << " allocations");
+void fail_each(const std::string& threads, std::initializer_list<std::string> ways,
+               std::initializer_list<From> places) {
   const bool every = std::getenv("SQLSTREAM_LONG") != nullptr;
-  for (const std::string& how : ways) {
-    const int step = every ? 1 : all / (how == "once" ? 24 : 6);
-    const int seed = static_cast<int>(test_seed() % static_cast<unsigned>(step));
-    std::list<Run> runs;
-    for (int number = 1; number <= all; ++number) {
-      if (number > kBeginning && number % step != seed) continue;
-      if (runs.size() == kTogether) {
-        runs.front().end();
-        runs.pop_front();
+  const Before before;
+  for (const From from : places) {
+    const int all = Run(threads, 0, "once", from, before).end();
+    REQUIRE(all > 100);
+    MESSAGE(all << " allocations");
+    for (const std::string& how : ways) {
+      const int sampled = (how == "once" ? 24 : 6) / static_cast<int>(places.size());
+      const int step = every ? 1 : all / sampled;
+      const int seed = static_cast<int>(test_seed() % static_cast<unsigned>(step));
+      std::list<Run> runs;
+      for (int number = 1; number <= all; ++number) {
+        if (number > kBeginning && number % step != seed) continue;
+        if (runs.size() == kTogether) {
+          runs.front().end();
+          runs.pop_front();
+        }
+        runs.emplace_back(threads, number, how, from, before);
       }
-      runs.emplace_back(threads, number, how);
+      for (Run& run : runs) run.end();
     }
-    for (Run& run : runs) run.end();
   }
 }
 
 }  // namespace
 
 TEST_CASE("memory: each allocation of the application's threads fails") {
-  fail_each("application", {"once", "onwards"});
+  fail_each("application", {"once", "onwards"}, {From::uris, From::file, From::file_that_restores});
 }
 
 TEST_CASE("memory: each allocation of the engine's threads fails") {
-  fail_each("engine", {"once", "onwards"});
+  fail_each("engine", {"once", "onwards"}, {From::uris});
+  // Not onwards: an open that restores waits until the engine has memory.
+  fail_each("engine", {"once"}, {From::file_that_restores});
 }
 
 TEST_CASE("memory: each allocation of SQLite's allocator fails, for SQLite and for the shim") {
-  fail_each("sqlite", {"once"});
+  fail_each("sqlite", {"once"}, {From::uris});
 }
 
 TEST_CASE("threads that cannot be had: the application goes on, and they are tried again") {

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import faults
 import harness
-from test_crash_points import SHELL, Place, acknowledged
+from test_crash_points import SHELL, Place, acknowledged, check_every_position
 from test_kill import LARGE_OBJECTS, finish, started_large
 from test_lifecycle import Session
 from test_stopped import FLOCK, SHIPPING
@@ -24,6 +24,7 @@ from test_workloads import PYTHON, check_restores
 WORKERS = 2
 RUNS = 12
 STATES = 30  # of each run
+WHOLLY = 10  # one in so many is looked at in all its moments
 LONG = 20  # times as many with --long
 F_OFD_SETLK = 37
 ENTRY = struct.Struct("=8sIIQQQQqq")
@@ -205,7 +206,7 @@ def check_one_state(chance, journal, place, number, least=1):
     return len(place.generations())
 
 
-def check_one_run(build, folder, seed, states):
+def check_one_run(build, litestream, folder, seed, states):
     """Seeds of states that were not right, with why; how many generations the others have."""
     chance = random.Random(seed)
     place = Place(build, folder)
@@ -219,6 +220,8 @@ def check_one_run(build, folder, seed, states):
         own = f"{seed}/{number}"
         try:
             generations.append(check_one_state(random.Random(own), journal, place, number))
+            if number % WHOLLY == 0:
+                check_every_position(place, litestream, random.Random(own))
         except Exception:
             failed[own] = traceback.format_exc()
             shutil.copyfile(folder / "log", folder / f"failed-{number}.log")
@@ -228,13 +231,13 @@ def check_one_run(build, folder, seed, states):
     return failed, generations
 
 
-def test_whatever_a_machine_loses_nothing_diverges(build, tmp_path, request):
+def test_whatever_a_machine_loses_nothing_diverges(build, litestream, tmp_path, request):
     seed = int(os.environ.get("SQLSTREAM_TEST_SEED", random.randrange(1 << 30)))
     print("seed", seed)
     runs = RUNS * (LONG if request.config.getoption("--long") else 1)
 
     def visit(number):
-        return check_one_run(build, tmp_path / f"run{number}", f"{seed}/{number}", STATES)
+        return check_one_run(build, litestream, tmp_path / f"run{number}", f"{seed}/{number}", STATES)
 
     failed, counted = {}, []
     with ThreadPoolExecutor(WORKERS) as pool:

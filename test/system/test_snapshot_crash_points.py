@@ -9,20 +9,18 @@ import sqlite3
 import sys
 import traceback
 from contextlib import closing
-from datetime import datetime, timezone
 
 import pytest
 
 import faults
 import harness
-from test_crash_points import SHELL, Place, acknowledged, visit_each
+from test_crash_points import SHELL, Place, acknowledged, check_every_position, visit_each
 from test_machine_crash import check_one_state, read_journal
 from test_workloads import PYTHON
 
 IN_CI = 8  # points of each kind; all of them with --long
 STATES = 8  # after the machine's end, of each kind; with --long 20 times as many
 STEPS = 4000  # in the database from the beginning: it is read in three pieces
-MOMENTS = 6  # that are restored, of each run
 
 EARLY = "begin immediate; update many set data = hex(randomblob(150)) where n <= 20; commit;"
 LATE = "begin immediate; update many set data = hex(randomblob(150)) where n > 180; commit;"
@@ -108,44 +106,6 @@ class Window(Place):
 
     def said(self, what):
         return (self.folder / "log").read_text().count(what)
-
-
-def check_every_position(place, litestream, chance):
-    """Each index and moment restores, with the stock tool, to a state that was committed, and none goes
-    back; each snapshot alone is, in every page, what the index before it ends with."""
-    for generation in place.generations():
-        folder = place.replica / "generations" / generation
-        snapshots = sorted(folder.glob("snapshots/*.lz4"))
-        segments = sorted(folder.glob("wal/*.lz4"))
-        if not snapshots:
-            assert not segments
-            continue
-
-        def restored(name, *arguments):
-            output = place.folder / name
-            output.unlink(missing_ok=True)
-            litestream.restore(output, place.replica, "-generation", generation, *arguments)
-            harness.integrity_check(output)
-            with closing(sqlite3.connect(f"file:{output}?immutable=1", uri=True)) as db:
-                return faults.check_state(db)
-
-        indexes = sorted({file.name[:8] for file in segments} | {file.name[:8] for file in snapshots})
-        ends = [restored(f"index-{index}.db", "-index", index) for index in indexes]
-        assert ends == sorted(ends)
-        for file in snapshots[1:]:
-            image = place.folder / "image.db"
-            harness.run(["lz4", "-d", "-f", "-q", file, image])
-            before = f"{int(file.name[:8], 16) - 1:08x}"
-            harness.compare_databases(place.folder / f"index-{before}.db", image)
-        first = snapshots[0].stat().st_mtime_ns
-        times = {file.stat().st_mtime_ns // 1_000_000 for file in segments + snapshots}
-        times = sorted(time for time in times if time * 1_000_000 >= first)
-        chosen = sorted(chance.sample(times, min(MOMENTS, len(times))))
-        reached = []
-        for time in chosen:
-            moment = datetime.fromtimestamp(time // 1000, timezone.utc).strftime("%Y-%m-%dT%H:%M:%S")
-            reached.append(restored("moment.db", "-timestamp", f"{moment}.{time % 1000:03}Z"))
-        assert reached == sorted(reached)
 
 
 def check_the_end(place):

@@ -19,7 +19,7 @@ import harness
 from fault_proxy import FaultProxy
 from test_crash_points import SHELL, WORKERS, acknowledged
 
-IN_CI = 3  # points of each kind, at most; all of them with --long
+IN_CI = 6  # points of each kind, at most; all of them with --long
 
 
 def begin(build, uri):
@@ -45,12 +45,13 @@ def fill(database):
 
 @dataclass
 class Workload:
-    """`counted`: which calls, as for FaultProxy.add(); `options` of the replica."""
+    """`counted`: which calls, as for FaultProxy.add(); `options` of the replica; `in_ci`: points of each kind."""
 
     script: Callable
     filled: bool = False
     counted: dict = field(default_factory=dict)
     options: dict = field(default_factory=dict)
+    in_ci: int = IN_CI
 
 
 OFTEN = {name: "100ms" for name in ("snapshot_interval", "retention", "retention_check_interval")}
@@ -58,9 +59,9 @@ WORKLOADS = {
     "all": Workload(faults.workload),
     "parts of a snapshot": Workload(faults.workload, filled=True, counted={"path": "uploads|uploadId="}),
     "compaction": Workload(enough_to_compact),
-    "snapshots and deletions": Workload(slow_enough_to_expire, options=OFTEN),
+    "snapshots and deletions": Workload(slow_enough_to_expire, options=OFTEN, in_ci=1),
+    "deletions": Workload(slow_enough_to_expire, counted={"path": "[?&]delete"}, options=OFTEN, in_ci=2),
 }
-LONG_ONES = {"snapshots and deletions"}
 
 
 def before(request, kill):
@@ -158,9 +159,7 @@ def crash_and_go_on(place, act, point):
     return killed
 
 
-@pytest.mark.parametrize(
-    "workload", [pytest.param(name, marks=[pytest.mark.long] * (name in LONG_ONES)) for name in WORKLOADS]
-)
+@pytest.mark.parametrize("workload", WORKLOADS)
 @pytest.mark.parametrize("act", [before, in_body, after])
 def test_killed_at_each_call_of_the_store(build, minio, tmp_path, request, workload, act):
     seed = int(os.environ.get("SQLSTREAM_TEST_SEED", random.randrange(1 << 30)))
@@ -172,11 +171,12 @@ def test_killed_at_each_call_of_the_store(build, minio, tmp_path, request, workl
 
     whole = at("whole")
     count = whole.count()
+    assert count
     whole.check()
     whole.proxy.stop()
     points = list(range(1, count + 1))
     if not request.config.getoption("--long"):
-        every = -(-count // IN_CI)
+        every = -(-count // WORKLOADS[workload].in_ci)
         points = points[random.Random(seed).randrange(every) :: every]
     print(count, "calls, killed at", len(points))
     failed = {}

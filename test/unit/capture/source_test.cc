@@ -49,6 +49,7 @@ TEST_CASE("a stamped identity stays until somebody writes") {
   CHECK(stamped->same_file(*identify(path)));
 }
 
+// Where the kernel's times are fine, any stat() tells: with coarse ones in test_local_faults.py.
 TEST_CASE("a write of the same size right after the stamp is seen") {
   const TempFolder folder;
   const std::string path = folder.file("a");
