@@ -17,6 +17,7 @@ using std::chrono::steady_clock;
 constexpr auto kQuiet = milliseconds(10);  // without a commit: the writer pauses
 constexpr int kMostLooks = 60;             // at what does not come to an end: about a minute
 constexpr auto kLongestPause = milliseconds(5000);
+constexpr auto kPatience = milliseconds(2000);  // with who is busy with a database, unsaid
 
 milliseconds doubling(milliseconds first, int times, milliseconds longest) {
   return std::min(first * (1 << std::min(times, 10)), longest);
@@ -70,13 +71,14 @@ void Follower::watch() {
     subscription_->watch(
         {nearest_folder(settings_.path), {settings_.path}, {settings_.path + "-wal"}});
   } catch (const Error& e) {
-    report(e.what());
+    report(watch_error_, e.what());
   }
 }
 
-void Follower::report(const std::string& error) {
-  if (error_ != error) log::error(error, {{"db", settings_.path}});
-  error_ = error;
+// Once, until it is another one.
+void Follower::report(std::string& said, const std::string& error) {
+  if (said != error) log::error(error, {{"db", settings_.path}});
+  said = error;
 }
 
 void Follower::become_ready() {
@@ -88,18 +90,29 @@ asio::awaitable<void> Follower::open() {
   // Before the look: what comes in between is told.
   renamed_ = false;
   watch();
+  bool busy = false;
   std::string error;
   try {
     co_await on_worker([this] {
       keeper_ = Keeper::open(settings_.path, settings_.limits);
       if (keeper_) keeper_->step();
     });
+  } catch (const Busy& e) {
+    busy = true;
+    error = e.what();
   } catch (const Error& e) {
     error = e.what();
   }
-  if (!error.empty()) report(error);
+  if (!busy) {
+    busy_since_.reset();
+  } else if (!busy_since_) {
+    busy_since_ = steady_clock::now();
+  }
+  const bool patient = busy && !stopping_ && steady_clock::now() < *busy_since_ + kPatience;
+  if (!error.empty() && !patient) report(error_, error);
   if (!keeper_) co_return;
   error_.clear();
+  watch_error_.clear();
   said_missing_ = false;
   watch();  // now there is a WAL
   log::info("following", {{"db", settings_.path}});

@@ -43,7 +43,7 @@ class Follower {
   void watch();
   bool is_due(const WalState& state);
   void become_ready();
-  void report(const std::string& error);
+  void report(std::string& said, const std::string& error);
 
   const Settings settings_;
   Watcher& watcher_;
@@ -55,7 +55,8 @@ class Follower {
   bool stopping_ = false;
   bool renamed_ = false;
   bool said_missing_ = false;
-  std::string error_;
+  std::string error_, watch_error_;  // as said last
+  std::optional<std::chrono::steady_clock::time_point> busy_since_;
   int waits_ = 0;
   int failures_ = 0;
   std::optional<WalState> seen_;

@@ -61,7 +61,7 @@ bool Handle::is_wal() {
 bool Handle::begin_read() {
   // The pragma reads the header, and needs no schema: whatever is in there, it can be read.
   const bool begun = run("BEGIN") && run("PRAGMA user_version");
-  is_database_ = sqlite3_errcode(db_.get()) != SQLITE_NOTADB;
+  read_result_ = begun ? SQLITE_OK : sqlite3_errcode(db_.get());
   if (!begun) end();
   return begun;
 }

@@ -20,11 +20,10 @@ class Handle {
 
   /// True in WAL mode; false also while others keep it from being looked at.
   bool is_wal();
-  /// Opens a read transaction, which holds SQLite's read lock until end(). False when busy, or when
-  /// the file is none of SQLite's.
+  /// Opens a read transaction, which holds SQLite's read lock until end(). False when it cannot be.
   bool begin_read();
-  /// What the last begin_read() found.
-  bool is_database() const { return is_database_; }
+  /// SQLite's result of the last begin_read().
+  int read_result() const { return read_result_; }
   /// Opens a read transaction with the write lock, waiting up to `patience` for it.
   bool begin_write(std::chrono::nanoseconds patience);
   /// Ends the transaction, if there is one.
@@ -43,7 +42,7 @@ class Handle {
 
   std::unique_ptr<sqlite3, int (*)(sqlite3*)> db_;
   Connection* connection_ = nullptr;
-  bool is_database_ = true;
+  int read_result_ = SQLITE_OK;
   std::chrono::steady_clock::time_point patient_until_{};
 };
 

@@ -5,7 +5,6 @@
 #include <unistd.h>
 #include <utility>
 
-#include "base/error.h"
 #include "capture/wal_index.h"
 
 namespace sqlstream {
@@ -25,6 +24,28 @@ bool is_whole_in_file(const WalState& state) {
   return state.backfilled >= state.frames;
 }
 
+// By SQLite's result; SQLITE_OK: nothing failed, and WAL mode is off.
+[[noreturn]] void refuse(const std::string& path, int result) {
+  const std::string what = "cannot replicate " + path + ": ";
+  switch (result) {
+    case SQLITE_OK:
+      throw Busy(what + "it is not in WAL mode; set PRAGMA journal_mode=WAL");
+    case SQLITE_NOTADB:
+      throw Error(path + " is not a database, or is an encrypted one; waiting for a database");
+    case SQLITE_READONLY:
+    case SQLITE_CANTOPEN:
+      throw Error(what +
+                  "this user cannot create files in its folder; let it, or run as the database's "
+                  "owner");
+    case SQLITE_BUSY:
+      throw Busy(what +
+                 "another program holds it, with locking_mode=EXCLUSIVE or a transaction that "
+                 "stays open; it is replicated once that lets go");
+    default:
+      throw Busy(what + sqlite3_errstr(result));
+  }
+}
+
 }  // namespace
 
 std::unique_ptr<Keeper> Keeper::open(const std::string& path, Limits limits) {
@@ -32,7 +53,8 @@ std::unique_ptr<Keeper> Keeper::open(const std::string& path, Limits limits) {
   if (!file || file->size == 0) return nullptr;
   std::unique_ptr<Keeper> keeper(new Keeper(path, limits));
   keeper->file_ = *file;
-  return keeper->take_hold() && keeper->is_current() ? std::move(keeper) : nullptr;
+  keeper->take_hold();
+  return keeper->is_current() ? std::move(keeper) : nullptr;
 }
 
 Keeper::Keeper(std::string path, Limits limits)
@@ -47,18 +69,14 @@ Keeper::~Keeper() {
   }
 }
 
-bool Keeper::take_hold() {
-  holder_->connection().enable_wal(kWalPatience);
+void Keeper::take_hold() {
+  const int turned_on = holder_->connection().enable_wal(kWalPatience);
   // In this order: with the first look a generation may begin, and what is reset from then on
   // before it is held could not be proven.
-  if (!holder_->begin_read()) {
-    if (holder_->is_database()) return false;
-    throw Error(path_ + " is not a database, or is an encrypted one; waiting for a database");
-  }
-  if (!holder_->is_wal() || holder_->connection().wal_index() == nullptr) return false;
+  if (!holder_->begin_read()) refuse(path_, holder_->read_result());
+  if (!holder_->is_wal() || holder_->connection().wal_index() == nullptr) refuse(path_, turned_on);
   other_ = std::make_unique<Handle>(path_);
   wal_ = UniqueFd(::open((path_ + "-wal").c_str(), O_RDONLY | O_CLOEXEC));
-  return true;
 }
 
 bool Keeper::is_current() const {

@@ -6,6 +6,7 @@
 #include <span>
 #include <string>
 
+#include "base/error.h"
 #include "base/unique_fd.h"
 #include "capture/source.h"
 #include "format/wal.h"
@@ -25,6 +26,12 @@ struct WalState {
   }
 };
 
+/// A database that cannot be followed now, which mostly is over in a moment.
+class Busy : public Error {
+ public:
+  using Error::Error;
+};
+
 /// Sees to it that what other programs commit to a database is captured before it leaves the WAL,
 /// without ever keeping them waiting: at every moment one of two connections holds a read
 /// transaction, and the next one begins before the last one ends. SQLite copies no frame behind a
@@ -41,8 +48,9 @@ class Keeper {
     std::uint32_t hard = 10000;  ///< … and writers held off meanwhile, so that it comes to an end
   };
 
-  /// Null when there is no database with content yet, or when it could not be opened in WAL mode
-  /// now: another program may be busy with it. Throws Error when it cannot be opened at all.
+  /// Null when there is no database with content yet, or another file takes its place just now.
+  /// Throws Error when it cannot be opened in WAL mode, and Busy where that may pass by itself, as
+  /// when another program is busy with it.
   static std::unique_ptr<Keeper> open(const std::string& path, Limits limits);
   /// Captures what is committed, and lets go of the database.
   ~Keeper();
@@ -61,7 +69,7 @@ class Keeper {
 
  private:
   Keeper(std::string path, Limits limits);
-  bool take_hold();
+  void take_hold();
   bool captured(Handle& handle, bool must);
   bool advance(const WalState& state);
   void checkpoint_alone();

@@ -343,7 +343,8 @@ class OpenConnection final : public Connection {
     return shipped;
   }
 
-  void enable_wal(std::chrono::milliseconds patience) noexcept override {
+  int enable_wal(std::chrono::milliseconds patience) noexcept override {
+    int result = SQLITE_OK;
     guarded("turning WAL mode on", [&] {
       if (is_moved()) return;
       // Through what is open: a file that is closed here is one more that SQLite has to keep.
@@ -357,12 +358,14 @@ class OpenConnection final : public Connection {
             "journal_mode=WAL");
         return;
       }
-      if (turn_wal_on(database_->host(), database_->path(), patience)) {
+      result = turn_wal_on(database_->host(), database_->path(), patience);
+      if (result == SQLITE_OK) {
         log::info("turned WAL mode on", {{"db", database_->path()}});
         turned_on_ = true;
         database_->wake();
       }
     });
+    return result;
   }
 
  private:

@@ -90,8 +90,8 @@ class Connection {
   virtual capture::Outcome capture(bool must) noexcept = 0;
   /// Turns WAL mode on where a database has content and is not in it, unless the application chose
   /// that, or its pages have reserved bytes; waits up to `patience` for others that are busy with
-  /// it.
-  virtual void enable_wal(std::chrono::milliseconds patience) noexcept = 0;
+  /// it. What SQLite said where it could not be turned on, else SQLITE_OK.
+  virtual int enable_wal(std::chrono::milliseconds patience) noexcept = 0;
   /// The first region of the wal-index while this connection has it mapped, else null.
   virtual const volatile void* wal_index() noexcept = 0;
 

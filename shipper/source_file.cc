@@ -133,21 +133,24 @@ bool has_reserved_bytes(const SourceFile& file) {
   return header && (*header)[kReservedAt] != 0;
 }
 
-bool turn_wal_on(const Host& host, const std::string& path, std::chrono::milliseconds patience) {
+int turn_wal_on(const Host& host, const std::string& path, std::chrono::milliseconds patience) {
   const auto& api = *host.api;
   sqlite3* db = nullptr;
-  bool is_wal = false;
-  if (api.open_v2(path.c_str(), &db, SQLITE_OPEN_READWRITE | SQLITE_OPEN_PRIVATECACHE,
-                  host.base->zName) == SQLITE_OK) {
+  int result = api.open_v2(path.c_str(), &db, SQLITE_OPEN_READWRITE | SQLITE_OPEN_PRIVATECACHE,
+                           host.base->zName);
+  if (result == SQLITE_OK) {
     int ignored = 0;
     api.db_config(db, SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1, &ignored);
     api.wal_autocheckpoint(db, 0);
     api.busy_timeout(db, static_cast<int>(patience.count()));
     sqlite3_stmt* statement = nullptr;
-    if (api.prepare_v2(db, "PRAGMA journal_mode=WAL", -1, &statement, nullptr) == SQLITE_OK &&
-        api.step(statement) == SQLITE_ROW) {
+    result = api.prepare_v2(db, "PRAGMA journal_mode=WAL", -1, &statement, nullptr);
+    if (result == SQLITE_OK) result = api.step(statement);
+    if (result == SQLITE_ROW) {
       const auto* mode = api.column_text(statement, 0);
-      is_wal = mode != nullptr && std::strcmp(reinterpret_cast<const char*>(mode), "wal") == 0;
+      const bool is_wal =
+          mode != nullptr && std::strcmp(reinterpret_cast<const char*>(mode), "wal") == 0;
+      result = is_wal ? SQLITE_OK : SQLITE_ERROR;
     }
     api.finalize(statement);
   }
@@ -155,7 +158,7 @@ bool turn_wal_on(const Host& host, const std::string& path, std::chrono::millise
   // waits for those.
   const std::lock_guard lock(mutex());
   api.close(db);
-  return is_wal;
+  return result;
 }
 
 }  // namespace sqlstream

@@ -53,7 +53,7 @@ std::optional<capture::DatabaseShape> read_shape(const SourceFile& file);
 bool has_reserved_bytes(const SourceFile& file);
 
 /// Turns WAL mode on over a brief connection of its own, which does not checkpoint, and waits up to
-/// `patience` for others. False when the database is busy now or WAL is not possible there.
-bool turn_wal_on(const Host& host, const std::string& path, std::chrono::milliseconds patience);
+/// `patience` for others. SQLITE_OK, or why it is not on: SQLITE_BUSY, or what SQLite says.
+int turn_wal_on(const Host& host, const std::string& path, std::chrono::milliseconds patience);
 
 }  // namespace sqlstream

@@ -204,6 +204,80 @@ def test_says_once_what_it_waits_for(world):
     world.check()
 
 
+def errors(process):
+    return [line for line in process.said().splitlines() if "level=ERROR" in line]
+
+
+NOBODY = 65534
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may become somebody else")
+@pytest.mark.parametrize("mode", ["wal", "delete"])
+def test_says_once_that_its_user_cannot_create_files_beside_the_database(world, mode):
+    for parent in world.folder.parents:
+        if parent != parent.parent and not os.stat(parent).st_mode & 0o001:
+            os.chmod(parent, os.stat(parent).st_mode | 0o011)
+    os.chmod(world.folder, 0o755)
+    folder, replica = world.folder / "ro", Path(world.url.removeprefix("file://"))
+    world.database = folder / "app.db"
+    for path in (folder, replica):
+        path.mkdir()
+        os.chown(path, NOBODY, NOBODY)
+    with closing(world.connect()) as db:
+        db.execute(f"pragma journal_mode = {mode}")
+        db.execute("create table t(a)")
+    os.chown(world.database, NOBODY, NOBODY)
+    folder.chmod(0o555)
+    run = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
+    run += [world.build.sqlstream, "replicate", world.database, world.url]
+    process = harness.Process(run, env=world.env, log=world.folder / "said")
+    world.processes.append(process)
+    harness.wait_until(lambda: errors(process), "the error")
+    time.sleep(2)  # it tries again meanwhile
+    (line,) = errors(process)
+    assert f"cannot replicate {world.database}: this user cannot create files in its folder" in line
+    folder.chmod(0o755)
+    harness.wait_until(lambda: "msg=following" in process.said(), "its end")
+    world.captured()
+    world.end(process)
+    assert errors(process) == [line]
+    world.check()
+
+
+@pytest.mark.parametrize("how", ["exclusive:wal", "exclusive:delete", "transaction:delete"])
+def test_says_once_that_another_program_holds_the_database(world, how):
+    how, mode = how.split(":")
+    with closing(world.connect()) as db:
+        if how == "exclusive":
+            db.execute("pragma locking_mode = exclusive")
+        db.execute(f"pragma journal_mode = {mode}")
+        db.execute("create table t(a)")
+        if how == "transaction":
+            db.execute("begin")
+        db.execute("select * from t").fetchall()
+        process = harness.Process([world.build.sqlstream, "replicate", world.database, world.url],
+                                  env=world.env, log=world.folder / "said")  # fmt: skip
+        world.processes.append(process)
+        harness.wait_until(lambda: errors(process), "the error")
+        time.sleep(2)  # it tries again meanwhile
+        (line,) = errors(process)
+        assert f"cannot replicate {world.database}: another program holds it" in line
+    harness.wait_until(lambda: "msg=following" in process.said(), "its end")
+    world.captured()
+    world.end(process)
+    assert errors(process) == [line]
+    world.check()
+
+
+def test_a_held_database_is_told_of_at_the_end_at_the_latest(world):
+    with closing(world.connect()) as db:
+        db.execute("create table t(a)")
+        db.execute("begin exclusive")
+        result = execute(world, "true")
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert (result.stdout + result.stderr).count("another program holds it") == 1
+
+
 def test_every_checkpoint_of_the_application_comes_to_its_end(world):
     """A reader that never left would make FULL, RESTART and TRUNCATE busy."""
     process = world.replicate()

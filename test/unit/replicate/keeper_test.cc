@@ -51,6 +51,26 @@ TEST_CASE("a database in rollback mode is switched to WAL") {
   CHECK(plain.must("PRAGMA journal_mode") == "wal\n");
 }
 
+TEST_CASE("another program that holds it is told from what will not pass by itself") {
+  const Followed database;
+  Sqlite plain("file:" + database.path(), "unix");
+  plain.must("CREATE TABLE t(x)");
+  for (const char* holding : {"BEGIN; SELECT * FROM t", "BEGIN EXCLUSIVE"}) {
+    plain.must(holding);
+    CHECK_THROWS_AS(Keeper::open(database.path(), kFar), Busy);
+    plain.must("COMMIT");
+  }
+  CHECK(Keeper::open(database.path(), kFar));
+  const Followed none;
+  std::ofstream(none.path()) << std::string(8192, 'x');
+  try {
+    Keeper::open(none.path(), kFar);
+    FAIL("it is no database");
+  } catch (const Error& e) {
+    CHECK(dynamic_cast<const Busy*>(&e) == nullptr);
+  }
+}
+
 TEST_CASE("what was not captured cannot leave the WAL; a step lets go of the rest") {
   const Followed database;
   Application app(database.path());

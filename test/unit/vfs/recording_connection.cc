@@ -62,7 +62,7 @@ class RecordingConnection : public Connection {
   void wal_emptying() noexcept override { record("wal_emptying"); }
   void wal_deleting() noexcept override { record("wal_deleting"); }
   capture::Outcome capture(bool) noexcept override { return capture::Outcome::up_to_date; }
-  void enable_wal(std::chrono::milliseconds) noexcept override {}
+  int enable_wal(std::chrono::milliseconds) noexcept override { return SQLITE_OK; }
   const volatile void* wal_index() noexcept override { return nullptr; }
   std::uint64_t take_ticket() noexcept override {
     record("take_ticket " + name_);
