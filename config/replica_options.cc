@@ -24,17 +24,14 @@ bool bool_value(std::string_view name, const std::string& value) {
   throw Error(std::string(name) + " must be true or false, not \"" + value + '"');
 }
 
-nanoseconds duration_value(std::string_view name, const std::string& value, nanoseconds least) {
+nanoseconds duration_value(std::string_view name, const std::string& value) {
   const auto parsed = parse_duration(value);
   if (!parsed) {
     throw Error(std::string(name) + " must be a duration such as 500ms, 1m30s or 24h, not \"" +
                 value + '"');
   }
-  if (*parsed < least) {
-    throw Error(
-        std::string(name) +
-        (least.count() == 0 ? " must not be negative, not \"" : " must be more than 0, not \"") +
-        value + '"');
+  if (parsed->count() < 0) {
+    throw Error(std::string(name) + " must not be negative, not \"" + value + '"');
   }
   return *parsed;
 }
@@ -87,11 +84,11 @@ constexpr std::array kOptions = {
     Option{"region", true, set_text<&StoreSettings::region>},
     Option{"retention", false,
            [](ReplicaSettings& r, std::string_view name, const std::string& value) {
-             r.retention = duration_value(name, value, nanoseconds(0));
+             r.retention = duration_value(name, value);
            }},
     Option{"retention-check-interval", false,
            [](ReplicaSettings& r, std::string_view name, const std::string& value) {
-             const nanoseconds interval = duration_value(name, value, nanoseconds(0));
+             const nanoseconds interval = duration_value(name, value);
              r.retention_check_interval = ReplicaSettings().retention_check_interval;  // 0
              if (interval.count() > 0) r.retention_check_interval = interval;
            }},
@@ -102,18 +99,18 @@ constexpr std::array kOptions = {
            }},
     Option{"snapshot-interval", false,
            [](ReplicaSettings& r, std::string_view name, const std::string& value) {
-             const nanoseconds interval = duration_value(name, value, nanoseconds(0));
+             const nanoseconds interval = duration_value(name, value);
              r.snapshot_interval.reset();  // 0, as in Litestream: none but what is needed
              if (interval.count() > 0) r.snapshot_interval = interval;
            }},
     Option{"storage-class", true, set_text<&StoreSettings::storage_class>},
     Option{"sync-interval", false,
            [](ReplicaSettings& r, std::string_view name, const std::string& value) {
-             r.sync_interval = duration_value(name, value, nanoseconds(0));
+             r.sync_interval = duration_value(name, value);
            }},
     Option{"validation-interval", false,
            [](ReplicaSettings& r, std::string_view name, const std::string& value) {
-             const nanoseconds interval = duration_value(name, value, nanoseconds(0));
+             const nanoseconds interval = duration_value(name, value);
              r.validation_interval.reset();  // 0, as in Litestream: never
              if (interval.count() > 0) r.validation_interval = interval;
            }},
