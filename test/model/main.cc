@@ -75,6 +75,11 @@ constexpr std::array kHistories = {
            .closes = 1,
            .bound = 2,
            .silent_store = true},
+    Limits{.name = "a kill and a lost answer, in every order",
+           .commits = 2,
+           .kills = 1,
+           .lost_answers = 1,
+           .every_order = true},
 };
 enum History {
   kKillAndLost,
@@ -99,7 +104,8 @@ enum History {
   kEnding,
   kFull,
   kFullAndKill,
-  kSilent
+  kSilent,
+  kEveryOrder
 };
 
 /// Take minutes, and gigabytes.

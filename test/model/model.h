@@ -289,6 +289,7 @@ struct Limits {
   bool exclusive = false;            ///< locking_mode=EXCLUSIVE
   bool unconditional_store = false;  ///< it knows no If-None-Match
   bool silent_store = false;         ///< it answers no PUT
+  bool every_order = false;          ///< … of steps that do not hinder each other, too
 };
 
 /// All steps that are possible in one state. Deterministic: the same state gives the same

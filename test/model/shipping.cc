@@ -10,11 +10,12 @@ namespace sqlstream::model {
 namespace {
 
 // Steps with the store and steps of a commit or a capture neither see nor hinder each other, so one
-// order of them stands for all: the latter come to their end first.
-bool store_steps_may_wait(const State& s) {
-  return std::any_of(s.process.begin(), s.process.end(), [](const Process& process) {
-    return process.capturing != 0 || process.step != Step::idle;
-  });
+// order of them stands for all: the latter come to their end first. Limits::every_order shows it.
+bool store_steps_may_wait(const State& s, const Limits& limits) {
+  return !limits.every_order &&
+         std::any_of(s.process.begin(), s.process.end(), [](const Process& process) {
+           return process.capturing != 0 || process.step != Step::idle;
+         });
 }
 
 // The first batch of the source's WAL in use: what came before is in the database file.
@@ -141,7 +142,7 @@ void Model::shipping(int p) {
     });
     return;
   }
-  if (me.ship == Ship::putting) return store_steps_may_wait(now) ? void() : put_steps(p);
+  if (me.ship == Ship::putting) return store_steps_may_wait(now, limits_) ? void() : put_steps(p);
   if (me.ship != Ship::idle) return snapshot_steps(p);
   if (me.open == 0) {
     add("leaves the shipping role", p, false, [&](State& s) {
@@ -149,7 +150,7 @@ void Model::shipping(int p) {
       s.process[p].role = 0;
     });
   }
-  if (tail_of(now) == nullptr || store_steps_may_wait(now)) return;
+  if (tail_of(now) == nullptr || store_steps_may_wait(now, limits_)) return;
   fold_steps(p);
   segment_steps(p);
 }
@@ -386,7 +387,7 @@ void Model::answered(State& s, int p, bool success) const {
 
 // What nobody waits for any more arrives after all, or never.
 void Model::late_puts() {
-  if (store_steps_may_wait(*from_)) return;
+  if (store_steps_may_wait(*from_, limits_)) return;
   for (int i = 0; i < 2; ++i) {
     if (from_->late[i].generation == 0) continue;
     add("A late PUT arrives", 0, true, [&](State& s) {
