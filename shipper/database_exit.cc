@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <list>
 #include <thread>
 
 #include "base/guarded.h"
@@ -175,7 +176,8 @@ void Database::flush_all(bool hurry) {
   const auto deadline_of = [begun](const Self& one) {
     return begun + one->settings().shutdown_timeout;
   };
-  std::vector<std::pair<Self, std::unique_ptr<Flushing>>> left;
+  // A list moves none of them: in an assignment a database would go before what refers to it.
+  std::list<std::pair<Self, std::unique_ptr<Flushing>>> left;
   for (const auto& database : all()) {
     if (!database->ours()) continue;
     guarded("flushing", [&] {
