@@ -1,6 +1,7 @@
 #include "shipper/first_restore.h"
 
 #include <cerrno>
+#include <exception>
 #include <fcntl.h>
 #include <memory>
 #include <sys/stat.h>
@@ -10,12 +11,13 @@
 #include <utility>
 
 #include <boost/asio/co_spawn.hpp>
-#include <boost/asio/use_future.hpp>
+#include <boost/asio/detached.hpp>
 
 #include "base/error.h"
 #include "base/fork.h"
 #include "base/log.h"
 #include "base/unique_fd.h"
+#include "base/wake_call.h"
 #include "restore/plan.h"
 #include "restore/restore.h"
 #include "shipper/engine.h"
@@ -153,6 +155,38 @@ asio::awaitable<RestoreResult> restore_latest(std::vector<ReplicaSettings> repli
   co_return co_await restore(*store, options, Engine::get().workers(), std::move(progress));
 }
 
+// What a thread waits for while the engine's restores.
+struct Restoring {
+  RestoreResult result;
+  std::exception_ptr error;
+  WakeCall ended;
+};
+
+asio::awaitable<void> run(Restoring& restoring, asio::awaitable<RestoreResult> restore) {
+  try {
+    restoring.result = co_await std::move(restore);
+  } catch (...) {
+    restoring.error = std::current_exception();
+  }
+  restoring.ended.call();
+}
+
+// It begins on the engine's thread, which waits for memory: where a coroutine or a promise must be
+// given up for want of it, Asio and the standard library end the process.
+RestoreResult restore_in_engine(const std::vector<ReplicaSettings>& replicas,
+                                const std::string& output, const ProgressCallback& progress) {
+  Restoring restoring;
+  HandlerRoom room;
+  Engine& engine = Engine::get();
+  engine.post(room, [&] {
+    asio::co_spawn(engine.executor(), run(restoring, restore_latest(replicas, output, progress)),
+                   asio::detached);
+  });
+  restoring.ended.wait();
+  if (restoring.error) std::rethrow_exception(restoring.error);
+  return std::move(restoring.result);
+}
+
 }  // namespace
 
 void restore_if_missing(const DatabaseSettings& settings, nanoseconds patience) {
@@ -165,11 +199,8 @@ void restore_if_missing(const DatabaseSettings& settings, nanoseconds patience) 
     throw Error("there is no replica to restore from: name one with restore-from");
   if (!Engine::get().start()) throw Error("there are no threads to be had; open it again later");
   try {
-    auto restoring = asio::co_spawn(
-        Engine::get().executor(),
-        restore_latest(replicas, settings.path, [&lock](const RestoreProgress&) { lock.touch(); }),
-        asio::use_future);
-    const RestoreResult result = restoring.get();
+    const RestoreResult result = restore_in_engine(
+        replicas, settings.path, [&lock](const RestoreProgress&) { lock.touch(); });
     log::info("database restored",
               {{"db", result.output},
                {"position", describe_position(result.generation, result.position)},
