@@ -136,11 +136,11 @@ asio::awaitable<std::unique_ptr<Store>> choose_store(const std::vector<ReplicaSe
       if (best != nullptr && !is_newer(target, latest)) continue;
       best = std::move(store);
       latest = target;
-    } catch (const NothingToRestore& error) {
+    } catch (const NoBackup& error) {
       nothing = error.what();
     }
   }
-  if (best == nullptr) throw NothingToRestore(nothing);
+  if (best == nullptr) throw NoBackup(nothing);
   options.generation = latest.generation;
   co_return best;
 }
@@ -205,7 +205,7 @@ void restore_if_missing(const DatabaseSettings& settings, nanoseconds patience) 
               {{"db", result.output},
                {"position", describe_position(result.generation, result.position)},
                {"latest", format_rfc3339(result.commit_time)}});
-  } catch (const NothingToRestore& nothing) {
+  } catch (const NoBackup& nothing) {
     log::warn(std::string("a new database begins: ") + nothing.what(), {{"db", settings.path}});
   }
 }

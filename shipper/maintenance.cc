@@ -222,6 +222,8 @@ asio::awaitable<void> Maintenance::write_snapshot() {
   note.bytes_since_snapshot -= std::min(bytes_before, note.bytes_since_snapshot);
   replicator_.snapshot_written(*stored);
   co_await replicator_.save_note();
+  // There is no other occasion where nothing ever expires.
+  if (replicator_.settings().retention.count() <= 0) co_await abort_stale_uploads();
 }
 
 // The stored bytes; empty: it is not in the replica.
@@ -245,6 +247,10 @@ asio::awaitable<std::optional<std::uint64_t>> Maintenance::upload(
   co_await give_up("another program writes this generation to the replica, too",
                    image.generation());
   co_return std::nullopt;
+}
+
+asio::awaitable<void> Maintenance::abort_stale_uploads() {
+  return deletion_.abort_stale_uploads("generations/", kStaleUpload);
 }
 
 // It exists: from an upload whose answer was lost, or whose process died, since what an index
@@ -397,7 +403,7 @@ asio::awaitable<void> Maintenance::enforce_retention() {
                                        {"deleted", std::to_string(count)}});
     }
   }
-  co_await deletion_.abort_stale_uploads("generations/", kStaleUpload);
+  co_await abort_stale_uploads();
   // Not more often than asked for; never again while nothing of what is there expires.
   note.retention_due = Time{};
   const auto next = next_cutoff(objects, *generation, cutoff);

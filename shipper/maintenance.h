@@ -79,6 +79,7 @@ class Maintenance {
   asio::awaitable<std::unique_ptr<SnapshotImage>> copy_database(Generation generation);
   asio::awaitable<void> release_outbox();
   asio::awaitable<void> enforce_retention();
+  asio::awaitable<void> abort_stale_uploads();
   asio::awaitable<bool> is_of_neighbour(const GenerationObjects& objects);
   Time store_time(const std::vector<GenerationObjects>& objects) const;
 

@@ -348,9 +348,9 @@ asio::awaitable<bool> Replicator::still_there() {
   auto rest = settings_.retention_check_interval;
   if (settings_.retention.count() > 0) rest = std::min(rest, settings_.retention);
   rest = std::max<std::chrono::nanoseconds>(rest, kLeastRest);
-  if (now() - seen_ < rest) co_return true;
+  if (steady_clock::now() - seen_ < rest) co_return true;
   const auto snapshots = co_await replica::list_snapshots(*store_, end_->generation);
-  seen_ = now();
+  seen_ = steady_clock::now();
   co_return !snapshots.empty() && snapshots.back().index <= end_->position.index;
 }
 
@@ -485,7 +485,7 @@ asio::awaitable<bool> Replicator::locate(const capture::Tail& tail) {
     co_return false;
   }
   end_ = found;
-  seen_ = now();
+  seen_ = steady_clock::now();
   // What was under way when an answer was lost is kept from folds. If it is not there it may still
   // come, until what is sent next has its key.
   if (in_flight_ <= end_->sequence) in_flight_ = 0;
@@ -638,7 +638,7 @@ asio::awaitable<bool> Replicator::write_snapshot(const capture::Tail& tail) {
     located_ = co_await seek(end.sequence);
   }
   in_flight_ = snapshot_at_ = 0;
-  seen_ = now();
+  seen_ = steady_clock::now();
   note_.bytes_since_snapshot = 0;
   snapshot_written(*stored);
   report({});

@@ -192,7 +192,7 @@ class Replicator {
   std::atomic<bool> note_unsaved_{false};
   std::unique_ptr<Maintenance> maintenance_;
   std::unique_ptr<Validation> validation_;
-  Time seen_{};  // when the replica was last seen, or taken, to have its snapshot
+  std::chrono::steady_clock::time_point seen_{};  // the replica, or taken, to have its snapshot
   std::optional<Failing> failing_;
   ReplicaStatus status_;
   std::chrono::steady_clock::time_point last_put_{};    // begun

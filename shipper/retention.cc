@@ -40,6 +40,17 @@ std::uint32_t first_kept(const GenerationObjects& objects, Time cutoff) {
   return kept;
 }
 
+// The older index first; of an index the last segment first, since Litestream refuses to restore
+// anything of a generation in which an index lacks one before others.
+std::vector<Position> from_each_end(std::span<const replica::Segment> segments) {
+  std::vector<Position> positions;
+  for (const auto& segment : segments) positions.push_back(segment.position);
+  std::sort(positions.begin(), positions.end(), [](const Position& a, const Position& b) {
+    return a.index != b.index ? a.index < b.index : a.offset > b.offset;
+  });
+  return positions;
+}
+
 }  // namespace
 
 Time last_written(std::span<const GenerationObjects> replica) {
@@ -62,9 +73,9 @@ std::vector<std::string> expired_keys(std::span<const GenerationObjects> replica
         keys.push_back(names::snapshot_key(objects.generation, snapshot.index));
       }
     }
-    for (const auto& segment : objects.segments) {
-      if (whole || segment.position.index < kept) {
-        keys.push_back(names::segment_key(objects.generation, segment.position));
+    for (const Position position : from_each_end(objects.segments)) {
+      if (whole || position.index < kept) {
+        keys.push_back(names::segment_key(objects.generation, position));
       }
     }
     for (const auto& segment : objects.compacted) {

@@ -23,10 +23,11 @@ Time last_written(std::span<const GenerationObjects> replica);
 
 /// The keys to delete, in an order in which each prefix of the deletions leaves every moment from
 /// `cutoff` on restorable: of a generation first the snapshots, oldest first, since without its
-/// snapshot a segment is no part of anything. Kept are, of each generation, the newest snapshot at
-/// or before `cutoff` and all that is behind it; a generation goes as a whole when another one had
-/// a snapshot after its end and at or before `cutoff`. Never the newest snapshot, and nothing of
-/// `current`'s newest snapshot on.
+/// snapshot a segment is no part of anything; of an index the last segment first, as stock
+/// Litestream refuses a generation in which one is missing before others. Kept are, of each
+/// generation, the newest snapshot at or before `cutoff` and all that is behind it; a generation
+/// goes as a whole when another one had a snapshot after its end and at or before `cutoff`. Never
+/// the newest snapshot, and nothing of `current`'s newest snapshot on.
 ///
 /// Times are the store's, which are never before the commits': what is kept too long is harmless.
 std::vector<std::string> expired_keys(std::span<const GenerationObjects> replica,

@@ -53,6 +53,13 @@ std::string error_text(int error) {
   }
 }
 
+[[noreturn]] void refuse_link(const std::string& folder) {
+  throw StoreError(StoreError::Kind::rejected,
+                   "cannot use folder " + folder +
+                       ": a part of it is a symbolic link, which is not followed inside a replica; "
+                       "put the folder itself there, or let the replica's own path be the link");
+}
+
 /// A key is made of plain names: nothing that leaves the root or hides as a temporary file.
 void check_key(const std::string& root, std::string_view key) {
   std::string_view rest = key;
@@ -100,8 +107,13 @@ timespec to_timespec(Time time) {
   return {static_cast<time_t>(seconds.count()), static_cast<long>((since - seconds).count())};
 }
 
+bool is_link(int folder, const std::string& name) {
+  struct stat info {};
+  return ::fstatat(folder, name.c_str(), &info, AT_SYMLINK_NOFOLLOW) == 0 && S_ISLNK(info.st_mode);
+}
+
 /// Opens what `key` names below `root` without following a link: whoever can write to a replica is
-/// not to lead its reader elsewhere. On failure errno tells.
+/// not to lead its reader elsewhere. On failure errno tells; ELOOP: there is a link.
 UniqueFd open_below(const std::string& root, std::string_view key, int flags) {
   UniqueFd fd(::open(root.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
   while (fd) {
@@ -109,7 +121,9 @@ UniqueFd open_below(const std::string& root, std::string_view key, int flags) {
     const std::string name(key.substr(0, slash));
     const bool last = slash == std::string_view::npos;
     const int how = last ? flags : O_PATH | O_DIRECTORY;
-    fd = UniqueFd(::openat(fd.get(), name.c_str(), how | O_NOFOLLOW | O_CLOEXEC));
+    UniqueFd next(::openat(fd.get(), name.c_str(), how | O_NOFOLLOW | O_CLOEXEC));
+    if (!next && errno == ENOTDIR) errno = is_link(fd.get(), name) ? ELOOP : ENOTDIR;
+    fd = std::move(next);
     if (last) break;
     key.remove_prefix(slash + 1);
   }
@@ -142,8 +156,9 @@ const char* next_name(DIR* folder, const std::string& path) {
 }
 
 /// The entries that can be (or hold) objects, by key; a folder that is not there has none. Links
-/// are neither. `base`: the folder's key, empty or ending in '/'. Of objects that are put in the
-/// order of their keys meanwhile, it has none without those before it.
+/// are neither, and one on the way to the folder is an error. `base`: the folder's key, empty or
+/// ending in '/'. Of objects that are put in the order of their keys meanwhile, it has none without
+/// those before it.
 std::vector<Entry> read_folder(const std::string& root, const std::string& base) {
   const std::string path = root + '/' + base;
   if (path.size() >= PATH_MAX) fail(ENAMETOOLONG, "list folder", path);
@@ -151,6 +166,7 @@ std::vector<Entry> read_folder(const std::string& root, const std::string& base)
   const Folder folder(fd ? ::fdopendir(fd.get()) : nullptr, &::closedir);
   if (!folder) {
     if (errno == ENOENT || errno == ENOTDIR) return {};
+    if (errno == ELOOP) refuse_link(path);
     fail(errno, "list folder", path);
   }
   (void)fd.release();  // the DIR's now
@@ -373,6 +389,12 @@ class FileStore::Files {
     {
       const std::lock_guard lock(mutex_);
       if (durable_.contains(folder)) return;
+    }
+    // What is put behind a link no reader would find.
+    if (folder.size() > root_.size() &&
+        !open_below(root_, folder.substr(root_.size() + 1), O_PATH | O_DIRECTORY) &&
+        errno == ELOOP) {
+      refuse_link(folder);
     }
     make_folder(folder);
     for (std::string path = folder; path.size() >= root_.size() && path != "/";

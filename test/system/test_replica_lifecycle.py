@@ -1,10 +1,12 @@
 """What becomes of a replica over time: later snapshots, and the deletion of what nobody needs any
 more, while an application writes."""
 
+import os
 import random
 import re
 import shutil
 import signal
+import struct
 import time
 
 import pytest
@@ -146,11 +148,17 @@ def test_without_a_retention_nothing_is_deleted(build, tmp_path):
     env = harness.clean_environment(SQLSTREAM_CONFIG=str(path))
     with Session(build, tmp_path / "app.db", "", env) as app:
         app.do("create table t(x)")
+        assert app.shipped() == 1
+        # As from a process that was killed.
+        unfinished = next(replica.glob("generations/*/snapshots")) / ".tmp-1-1-1"
+        unfinished.write_bytes(b"a part")
+        os.utime(unfinished, (time.time() - 2 * 86400,) * 2)
         for _ in range(3):
             before = len(snapshots_of(replica))
             app.do("insert into t values (1)")
             assert app.shipped() == 1
             harness.wait_until(lambda: len(snapshots_of(replica)) > before, "another snapshot")
+        harness.wait_until(lambda: not unfinished.exists(), "what was left of an upload is gone")
         app.do("close")
         app.end()
     there = snapshots_of(replica)
@@ -293,6 +301,27 @@ def test_a_bucket_that_was_emptied_while_the_database_rested(build, litestream, 
         app.end()
     check_restores(build, litestream, database, url, minio.litestream_replica(bucket, "app"),
                    tmp_path, env=env)
+
+
+def test_a_clock_that_was_ahead_hides_no_emptied_replica(build, tmp_path):
+    replica = tmp_path / "replica"
+    path = config(tmp_path, f"path: {replica}", retention_check_interval="1s")
+    clock = tmp_path / "clock"
+    clock.write_bytes(struct.pack("<q", 7200 * 10**9))
+    env = harness.clean_environment(SQLSTREAM_CONFIG=str(path), LD_PRELOAD=str(build.faults), FAULTS_CLOCK=str(clock))
+    with Session(build, tmp_path / "app.db", "", env) as app:
+        app.do("create table t(x)")
+        assert app.shipped() == 1
+        with clock.open("r+b") as file:  # the process has it mapped
+            file.write(struct.pack("<q", 0))
+        shutil.rmtree(replica / "generations")
+        time.sleep(1.2)
+        app.do("insert into t values (1)")
+        assert app.shipped() == 1
+        app.do("close")
+        app.end()
+    build.restore(tmp_path / "restored.db", f"file://{replica}")
+    harness.compare_databases(tmp_path / "app.db", tmp_path / "restored.db")
 
 
 def notes_of(tmp_path):

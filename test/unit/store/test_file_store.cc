@@ -264,7 +264,11 @@ TEST_CASE_FIXTURE(Fixture, "links and pipes are no objects, and lead nowhere") {
   fs::create_directory_symlink(".", root / "circle");
   REQUIRE(::mkfifo((root / "pipe").c_str(), 0600) == 0);
   CHECK(keys({}) == Names{"folder/own"});
-  CHECK(keys({.prefix = "linked/"}).empty());
+  const StoreError listed = store_error(context, store->list({.prefix = "linked/"}));
+  CHECK(std::string(listed.what()).find("a part of it is a symbolic link") != std::string::npos);
+  const StoreError refused = store_error(context, store->put("linked/new/one", {}, {}));
+  CHECK(std::string(refused.what()).find("a part of it is a symbolic link") != std::string::npos);
+  CHECK_FALSE(fs::exists(outside / "folder" / "new"));
   for (const char* key : {"folder/link", "linked/secret", "circle/folder/own", "pipe"}) {
     CAPTURE(key);
     CHECK(store_error(context, store->get(key, {})).kind() == StoreError::Kind::not_found);
