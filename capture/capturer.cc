@@ -192,6 +192,7 @@ Outcome Capturer::capture(const Source& source, std::chrono::nanoseconds wait, b
     const auto lock = must ? outbox_.lock_patiently(wait) : outbox_.lock(wait);
     if (!lock) return Outcome::busy;
     outbox_.refresh();
+    if (source.recovered) session_began();  // the change counter began anew
     const auto deadline = std::chrono::steady_clock::now() +
                           std::min<std::chrono::nanoseconds>(wait, kHeaderPatience);
     for (int attempt = 0;; ++attempt) {

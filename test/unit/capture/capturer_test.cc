@@ -656,6 +656,32 @@ TEST_CASE("resets noted by processes that died one after the other are continued
   CHECK(c.session->outbox.tail()->generation == generation);
 }
 
+TEST_CASE("commits are not counted across a recovery of the wal-index") {
+  Captured c;
+  c.insert(3);
+  const Generation generation = c.sync();
+  UniqueFd wal;
+  std::vector<std::uint32_t> words(kRegionSize / 4);
+  const auto read_index = [&] {
+    const Source source = c.db->source(wal);
+    std::memcpy(words.data(), const_cast<const void*>(source.regions[0]), kRegionSize);
+    return source;
+  };
+  read_index();
+  const std::uint32_t counted = words[2];
+  // As many commits as were counted, from 0 on, unseen; then a WAL with two.
+  c.insert(static_cast<int>(counted));
+  c.db->run("PRAGMA wal_checkpoint(RESTART)");
+  c.insert(2);
+  Source source = read_index();
+  words[2] = counted + 2;
+  seal_header(words);
+  source.regions = {words.data()};
+  source.recovered = true;
+  CHECK(c.session->capturer.capture(source, 1s) == Outcome::captured);
+  CHECK(c.session->outbox.tail()->generation != generation);
+}
+
 TEST_CASE("a page size that changed begins a new generation") {
   Captured c(4096);
   c.insert(5);
