@@ -8,7 +8,6 @@
 #include <nlohmann/json.hpp>
 #include <xxhash.h>
 
-#include "base/error.h"
 #include "base/json.h"
 #include "format/hex.h"
 #include "format/lz4_frame.h"
@@ -69,7 +68,7 @@ Time to_time(std::int64_t nanos) {
 }
 
 [[noreturn]] void fail_damaged() {
-  throw Error("the metadata in front of the object is damaged");
+  throw DamagedMetadata("the metadata in front of the object is damaged");
 }
 
 // Reads the keys of one object; an absent key leaves the value as it is.

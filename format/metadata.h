@@ -6,6 +6,7 @@
 
 #include "base/bytes.h"
 #include "base/clock.h"
+#include "base/error.h"
 #include "format/position.h"
 #include "format/wal.h"
 
@@ -50,11 +51,17 @@ struct Metadata {
   std::string database;  ///< its path there
 };
 
+/// What was written there is not what is there now. Not where a newer version wrote it.
+class DamagedMetadata : public Error {
+ public:
+  using Error::Error;
+};
+
 /// The whole skippable frame.
 Bytes encode_metadata(const Metadata& metadata);
 /// From the first bytes of an object; empty when it does not begin with our frame (Litestream's do
-/// not) or the frame is not whole within `head`. Throws Error when it is ours and damaged or newer
-/// than this version reads.
+/// not) or the frame is not whole within `head`. Throws DamagedMetadata when it is ours and
+/// damaged, Error when it is newer than this version reads.
 std::optional<Metadata> decode_metadata(ByteView head);
 
 }  // namespace sqlstream

@@ -61,6 +61,7 @@ class PrefixSearch {
       high_ = middle;
     }
   }
+  void drop() { --high_; }  ///< the item at next() is taken out, and is no item any more
   std::size_t length() const { return low_; }  ///< the answer, once next() is empty
 
  private:

@@ -15,14 +15,19 @@ using replica::right_before;
 using replica::Segment;
 using replica::Snapshot;
 
+std::string describe_damage(const Store& store, const std::string& key, const Error& error) {
+  return "cannot restore, object " + store.url() + "/" + key + " is damaged (" + error.what() + ")";
+}
+
 asio::awaitable<std::optional<Metadata>> metadata_of(Store& store, std::string key) {
   try {
     co_return co_await replica::read_metadata(store, key);
   } catch (const StoreError&) {
     throw;
+  } catch (const DamagedMetadata& error) {
+    throw DamagedMetadata(describe_damage(store, key, error));
   } catch (const Error& error) {
-    throw Error("cannot restore, object " + store.url() + "/" + key + " is damaged (" +
-                error.what() + ")");
+    throw Error(describe_damage(store, key, error));
   }
 }
 
@@ -265,7 +270,12 @@ asio::awaitable<Chosen> choose_generation(Store& store, const RestoreOptions& op
     Holdings found = co_await list_holdings(store, generation, options.compacted);
     if (found.snapshots.empty()) continue;
     if (options.timestamp) {
-      spans.push_back(co_await span_or_advice(store, generation, found, generations.size() == 1));
+      try {
+        spans.push_back(co_await span_or_advice(store, generation, found, generations.size() == 1));
+      } catch (const DamagedMetadata&) {
+        if (!alone) throw;
+        spans.push_back({generation, Time::min(), Time::max()});  // there is no other one
+      }
     } else {
       spans.push_back(co_await stored_span(store, generation, found, alone));
     }
@@ -287,15 +297,95 @@ asio::awaitable<Chosen> choose_generation(Store& store, const RestoreOptions& op
   co_return chosen;
 }
 
-template <class Item>
-asio::awaitable<std::size_t> count_until(Store& store, Generation generation,
-                                         const std::vector<Item>& items, Time moment) {
-  PrefixSearch search(items.size());
+// Leaves the snapshots by `moment`, and returns the last one's time. Nothing is restored from those
+// whose metadata is damaged; what they hold is in the WAL behind the one before, too.
+asio::awaitable<Time> limit_to_time(Store& store, Chosen& chosen, Time moment, bool quiet) {
+  auto& snapshots = chosen.holdings.snapshots;
+  PrefixSearch search(snapshots.size());
+  Time reached{};
+  std::string damage;
   while (const auto probe = search.next()) {
-    const Time time = co_await time_of(store, generation, items[*probe]);
-    search.tell(time <= moment);
+    const Snapshot snapshot = snapshots[*probe];
+    try {
+      const Time time = co_await time_of(store, chosen.generation, snapshot);
+      search.tell(time <= moment);
+      if (time <= moment) reached = time;
+    } catch (const DamagedMetadata& error) {
+      damage = error.what();
+      snapshots.erase(snapshots.begin() + static_cast<std::ptrdiff_t>(*probe));
+      search.drop();
+      if (!quiet) {
+        log::warn("the metadata of the object " + store.url() + '/' +
+                      names::snapshot_key(chosen.generation, snapshot.index) +
+                      " is damaged: nothing is restored from it",
+                  {{"replica", store.url()}});
+      }
+    }
   }
-  co_return search.length();
+  if (snapshots.empty()) throw Error(damage);
+  if (search.length() == 0) {
+    const Time first = co_await time_of(store, chosen.generation, snapshots.front());
+    const std::string earliest =
+        ": the earliest moment that can be restored is " + format_rfc3339(first);
+    if (!damage.empty()) throw Error(damage + earliest);
+    throw NothingToRestore(
+        "no matching backups found: cannot restore to " + format_rfc3339(moment) +
+        ", which is before the first snapshot of generation " + chosen.generation.str() + earliest);
+  }
+  snapshots.resize(search.length());
+  co_return reached;
+}
+
+// How many segments in a row were committed by `moment`. `reached`: when the commit in front of
+// them was, then that of the last that counts.
+//
+// When one was committed whose metadata is damaged is not known, but not before those in front of
+// it, nor after those behind it. The search takes it for later; so where it ends further in front,
+// at one that can be read and is later, that is proven. Where it ends right in front of the damaged
+// one, all before count, and it counts if the one behind it does, or if the store had it by then,
+// which is after the commit. Not for the very moment of the commit before: that is what is advised
+// where the damaged one is in the way, and the store's times may be whole seconds, or another
+// clock's.
+//
+// Neither choice gives a state later than `moment`, or keeps one back: if it counts, the replay
+// refuses it and says how far a restore can go; if not, nothing behind it could be replayed anyhow.
+asio::awaitable<std::size_t> count_until(Store& store, Generation generation,
+                                         const std::vector<Segment>& segments, Time moment,
+                                         Time& reached, bool quiet) {
+  PrefixSearch search(segments.size());
+  std::optional<std::size_t> damaged;  // the first one that was met
+  while (const auto probe = search.next()) {
+    bool counts = false;
+    try {
+      const Time time = co_await time_of(store, generation, segments[*probe]);
+      counts = time <= moment;
+      if (counts) reached = time;
+    } catch (const DamagedMetadata&) {
+      damaged = *probe;
+    }
+    search.tell(counts);
+  }
+  const std::size_t count = search.length();
+  if (damaged != count) co_return count;
+  if (reached < moment) {
+    Time latest = segments[count].created;
+    try {
+      if (count + 1 < segments.size()) {
+        latest = std::min(latest, co_await time_of(store, generation, segments[count + 1]));
+      }
+    } catch (const DamagedMetadata&) {
+    }
+    if (latest <= moment) co_return count + 1;
+  }
+  if (!quiet) {
+    log::warn(
+        "the metadata of the object " + store.url() + '/' +
+            replica::key_of(generation, segments[count]) +
+            " is damaged, so when it was committed is not known: it is taken for later than " +
+            format_rfc3339(moment) + ", and what is restored ends before it",
+        {{"replica", store.url()}});
+  }
+  co_return count;
 }
 
 std::string hex(std::uint32_t index) {
@@ -374,8 +464,11 @@ asio::awaitable<std::vector<Segment>> segments_between(Store& store, const Chose
   co_return result;
 }
 
-asio::awaitable<void> limit_to_time(Store& store, RestorePlan& plan, Time moment) {
-  const std::size_t count = co_await count_until(store, plan.generation, plan.segments, moment);
+// `reached`: the snapshot's time.
+asio::awaitable<void> limit_to_time(Store& store, RestorePlan& plan, Time moment, Time reached,
+                                    bool quiet) {
+  const std::size_t count =
+      co_await count_until(store, plan.generation, plan.segments, moment, reached, quiet);
   if (count == plan.segments.size()) co_return;
   const Segment beyond = plan.segments[count];
   plan.segments.resize(count);
@@ -384,7 +477,7 @@ asio::awaitable<void> limit_to_time(Store& store, RestorePlan& plan, Time moment
   auto inside =
       co_await replica::list_segments(store, plan.generation, right_before(beyond.position),
                                       Position{beyond.position.index, beyond.end});
-  inside.resize(co_await count_until(store, plan.generation, inside, moment));
+  inside.resize(co_await count_until(store, plan.generation, inside, moment, reached, quiet));
   plan.segments.insert(plan.segments.end(), inside.begin(), inside.end());
 }
 
@@ -399,7 +492,12 @@ asio::awaitable<RestoreTarget> find_as_listed(Store& store, const RestoreOptions
 asio::awaitable<Reach> reach_before(Store& store, const RestorePlan& plan, std::size_t end) {
   for (std::size_t i = end; i-- > 0;) {
     const Segment& segment = plan.segments[i];
-    const auto metadata = co_await metadata_of(store, replica::key_of(plan.generation, segment));
+    std::optional<Metadata> metadata;
+    try {
+      metadata = co_await metadata_of(store, replica::key_of(plan.generation, segment));
+    } catch (const DamagedMetadata&) {
+      continue;  // nor that far
+    }
     if (metadata && !metadata->ends_on_commit) continue;
     Position position = segment.position;
     if (metadata) position.offset += metadata->wal_size;
@@ -447,22 +545,16 @@ asio::awaitable<RestorePlan> survey(Store& store, const RestoreOptions& options)
     limit_to_position(chosen, *options.until);
     until = std::min(until, *options.until);
   }
+  Time reached{};
   if (options.timestamp) {
-    const std::size_t count =
-        co_await count_until(store, chosen.generation, holdings.snapshots, *options.timestamp);
-    if (count == 0) {
-      const Time first = co_await time_of(store, chosen.generation, holdings.snapshots.front());
-      throw NothingToRestore(
-          "no matching backups found: cannot restore to " + format_rfc3339(*options.timestamp) +
-          ", which is before the first snapshot of generation " + chosen.generation.str() +
-          ": the earliest moment that can be restored is " + format_rfc3339(first));
-    }
-    holdings.snapshots.resize(count);
+    reached = co_await limit_to_time(store, chosen, *options.timestamp, options.quiet);
   }
 
   RestorePlan plan{chosen.generation, holdings.snapshots.back(), {}};
   plan.segments = co_await segments_between(store, chosen, Position{plan.snapshot.index, 0}, until);
-  if (options.timestamp) co_await limit_to_time(store, plan, *options.timestamp);
+  if (options.timestamp) {
+    co_await limit_to_time(store, plan, *options.timestamp, reached, options.quiet);
+  }
 
   if (const auto gap = first_gap(plan)) {
     const std::string missing = "cannot restore, a WAL segment is missing in " + store.url() +

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <utility>
+#include <vector>
 
 #include "base/error.h"
 #include "base/log.h"
@@ -50,30 +51,51 @@ Newest newest_of(Generation generation, std::span<const replica::Snapshot> snaps
   return newest;
 }
 
-asio::awaitable<std::optional<LastWrite>> find_last_write(Store& store) {
-  Newest newest;
-  Generation its;
+asio::awaitable<Writes> find_last_write(Store& store) {
+  struct Object {
+    Newest newest;
+    Generation generation;
+  };
+  std::vector<Object> objects;
   const auto generations = co_await replica::list_generations(store);
   for (const Generation generation : generations) {
     const auto snapshots = co_await replica::list_snapshots(store, generation);
     const auto segments = co_await replica::list_segments(store, generation);
-    auto last = newest_of(generation, snapshots, segments);
-    if (last.key.empty() || last.created < newest.created) continue;
-    newest = std::move(last);
-    its = generation;
+    objects.push_back({newest_of(generation, snapshots, {}), generation});
+    objects.push_back({newest_of(generation, {}, segments), generation});
   }
-  if (newest.key.empty()) co_return std::nullopt;
-  const auto metadata = co_await replica::read_metadata(store, newest.key);
-  if (!metadata) co_return std::nullopt;
-  co_return LastWrite{newest.created, its, *metadata};
+  std::erase_if(objects, [](const Object& object) { return object.newest.key.empty(); });
+  std::stable_sort(objects.begin(), objects.end(), [](const Object& a, const Object& b) {
+    return a.newest.created < b.newest.created;
+  });
+  Writes writes;
+  for (; !objects.empty(); objects.pop_back()) {
+    const auto& [newest, generation] = objects.back();
+    try {
+      const auto metadata = co_await replica::read_metadata(store, newest.key);
+      if (metadata) writes.last = LastWrite{newest.created, generation, *metadata};
+      break;
+    } catch (const DamagedMetadata&) {
+      if (writes.damaged.empty()) writes.damaged = newest.key;
+    }
+  }
+  co_return writes;
 }
 
 asio::awaitable<std::optional<LastWrite>> guard_replica(Store& store,
                                                         const ReplicaSettings& settings,
                                                         const Writer& self) {
-  const auto last = co_await find_last_write(store);
-  if (!last) co_return last;
-  const auto other = another_writer(*last, self, now(), settings.retention);
+  const auto [last, damaged] = co_await find_last_write(store);
+  const auto other = last ? another_writer(*last, self, now(), settings.retention) : std::nullopt;
+  const log::Fields fields{{"db", self.database}, {"replica", settings.name}};
+  // Whoever writes there and is seen by it alone is not seen: it would be an error for good, and
+  // what is shipped now has a generation of its own.
+  if (!damaged.empty() && !(other && settings.exclusive)) {
+    log::warn("the metadata of the object " + store.url() + '/' + damaged +
+                  " is damaged: who wrote it is not known, and a restore of its generation reaches "
+                  "only what is before it",
+              fields);
+  }
   if (!other) co_return last;
   const std::string sentence = "the replica " + store.url() + ' ' + *other;
   if (settings.exclusive) {
@@ -81,8 +103,7 @@ asio::awaitable<std::optional<LastWrite>> guard_replica(Store& store,
                 "; give this database a replica of its own, or take exclusive out if it takes over "
                 "from that one");
   }
-  log::warn(sentence + "; if that one still runs, give this database a replica of its own",
-            {{"db", self.database}, {"replica", settings.name}});
+  log::warn(sentence + "; if that one still runs, give this database a replica of its own", fields);
   co_return last;
 }
 

@@ -44,12 +44,20 @@ struct Newest {
 Newest newest_of(Generation generation, std::span<const replica::Snapshot> snapshots,
                  std::span<const replica::Segment> segments);
 
-/// The newest object in all generations of a replica; empty when there is none, or it is not
-/// sqlstream's. Two listings for each generation, and one read.
-asio::awaitable<std::optional<LastWrite>> find_last_write(Store& store);
+/// What a replica tells of who wrote to it.
+struct Writes {
+  std::optional<LastWrite> last;  ///< as far as it can be read; empty: nothing tells
+  std::string damaged;            ///< the key of the newest object, where its metadata is; or empty
+};
+
+/// By the newest object in all generations; `last` is empty when there is none, or it is not
+/// sqlstream's. Where it is damaged, by the newest that is not, of each generation's last snapshot
+/// and last segment. Two listings for each generation, and one read for each object looked at.
+asio::awaitable<Writes> find_last_write(Store& store);
 
 /// To be called before a process first writes to a replica that it, or the outbox's note, does not
-/// know: warns in the log of another writer. Throws Error instead where settings.exclusive. Returns
+/// know: warns in the log of another writer. Throws Error instead where settings.exclusive. That
+/// the newest object is damaged is a warning, too: nothing may be known of its writer then. Returns
 /// what it found.
 asio::awaitable<std::optional<LastWrite>> guard_replica(Store& store,
                                                         const ReplicaSettings& settings,

@@ -259,7 +259,12 @@ asio::awaitable<std::optional<std::uint64_t>> Maintenance::find_own(const Snapsh
                                                                     std::uint32_t index) {
   const Generation generation = image.generation();
   auto& store = replicator_.store();
-  const auto there = co_await replica::read_metadata(store, names::snapshot_key(generation, index));
+  std::optional<Metadata> there;
+  try {
+    there = co_await replica::read_metadata(store, names::snapshot_key(generation, index));
+  } catch (const DamagedMetadata&) {
+    // It is of no use to anybody.
+  }
   if (!there || there->last_sequence != image.at().sequence || there->chain != image.at().chain) {
     co_await give_up("the replica holds another snapshot of this generation", generation);
     co_return std::nullopt;

@@ -36,6 +36,12 @@ constexpr auto kLongestRefused = std::chrono::seconds(30);
 constexpr auto kLookPause = std::chrono::milliseconds(100);
 constexpr auto kSnapshotRetry = std::chrono::seconds(1);
 
+// Of the replica's last object it cannot be told what it holds.
+class EndUnknown : public Error {
+ public:
+  using Error::Error;
+};
+
 std::string host_name() {
   std::array<char, 256> name{};
   if (::gethostname(name.data(), name.size() - 1) != 0) return "unknown";
@@ -453,9 +459,7 @@ asio::awaitable<bool> Replicator::locate(const capture::Tail& tail) {
   if (end_) {
     const auto snapshots = co_await replica::list_snapshots(*store_, end_->generation);
     if (!snapshots.empty()) {
-      found = co_await find_end(end_->generation, end_, snapshots);
-      saw_end(*found);
-      differs = co_await compare(*found, tail);
+      differs = co_await look_at_end(end_->generation, snapshots, tail, found);
     } else if (end_->generation == tail.generation) {
       // It was there: the note is only written behind it.
       differs = "the replica lost the generation's snapshot";
@@ -470,9 +474,7 @@ asio::awaitable<bool> Replicator::locate(const capture::Tail& tail) {
   if (!end_) {
     auto snapshots = co_await replica::list_snapshots(*store_, tail.generation);
     if (!snapshots.empty()) {
-      found = co_await find_end(tail.generation, {}, std::move(snapshots));
-      saw_end(*found);
-      differs = co_await compare(*found, tail);
+      differs = co_await look_at_end(tail.generation, std::move(snapshots), tail, found);
     }
   }
   if (!differs.empty()) {
@@ -499,6 +501,22 @@ asio::awaitable<bool> Replicator::locate(const capture::Tail& tail) {
   }
   co_await advance(*end_, status_.commit_time);
   co_return true;
+}
+
+// Sets `found`, and puts the reader behind it. Why the outbox does not go on from there; empty: it
+// does. What cannot be read is not gone on behind, as no restore would: a new generation's snapshot
+// has it all.
+asio::awaitable<std::string> Replicator::look_at_end(Generation generation,
+                                                     std::vector<replica::Snapshot> snapshots,
+                                                     const capture::Tail& tail,
+                                                     std::optional<ReplicaEnd>& found) {
+  try {
+    found = co_await find_end(generation, end_, std::move(snapshots));
+  } catch (const EndUnknown& e) {
+    co_return e.what();
+  }
+  saw_end(*found);
+  co_return co_await compare(*found, tail);
 }
 
 // Puts the reader behind the end of what the replica has. Why the outbox does not go on from there;
@@ -569,10 +587,18 @@ asio::awaitable<std::optional<ReplicaEnd>> Replicator::find_end(
       !segments.empty() && segments.back().position.index >= snapshots.back().index;
   const std::string key = from_segment ? names::segment_key(generation, segments.back().position)
                                        : names::snapshot_key(generation, snapshots.back().index);
-  const auto metadata = co_await replica::read_metadata(*store_, key);
+  std::optional<Metadata> metadata;
+  const std::string object = store_->url() + '/' + key;
+  try {
+    metadata = co_await replica::read_metadata(*store_, key);
+  } catch (const DamagedMetadata&) {
+    throw EndUnknown("the metadata of the object " + object +
+                     " is damaged: a restore of that generation reaches only what is before it");
+  }
   if (!metadata) {
-    throw Error("the object " + store_->url() + '/' + key +
-                " was not written by sqlstream; is another program replicating to this path?");
+    throw EndUnknown("the object " + object +
+                     " is not as sqlstream wrote it: a restore of that generation reaches only "
+                     "what is before it");
   }
   ReplicaEnd end;
   end.generation = generation;

@@ -129,6 +129,10 @@ class Replicator {
   asio::awaitable<bool> is_last(Generation generation, Position segment);
   asio::awaitable<bool> locate(const capture::Tail& tail);
   asio::awaitable<std::string> compare(const ReplicaEnd& end, const capture::Tail& tail);
+  asio::awaitable<std::string> look_at_end(Generation generation,
+                                           std::vector<replica::Snapshot> snapshots,
+                                           const capture::Tail& tail,
+                                           std::optional<ReplicaEnd>& found);
   asio::awaitable<std::optional<ReplicaEnd>> find_end(Generation generation,
                                                       std::optional<ReplicaEnd> known,
                                                       std::vector<replica::Snapshot> snapshots);

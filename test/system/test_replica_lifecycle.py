@@ -507,3 +507,83 @@ def test_a_snapshot_gives_way_to_a_filling_outbox(build, tmp_path):
     build.restore(tmp_path / "restored.db", f"file://{replica}")
     harness.compare_databases(harness.checkpointed_copy(database, tmp_path / "copy.db"),
                               tmp_path / "restored.db")
+
+
+def damage_metadata(content):
+    return content[:40] + bytes([content[40] ^ 1]) + content[41:]
+
+
+@pytest.mark.parametrize("which, kept", [
+    ("wal", "the outbox without its note"),  # what the note knows is not read
+    ("wal", "nothing"),
+    ("snapshots", "the outbox"),
+    ("snapshots", "the outbox without its note"),
+    ("snapshots", "nothing"),
+])
+def test_damage_where_a_replica_ends_begins_a_new_generation(build, litestream, tmp_path, which, kept):
+    """Found when it is looked for where to go on; what is committed then is shipped all the same."""
+    database, replica, log = tmp_path / "app.db", tmp_path / "replica", tmp_path / "log"
+    url, outbox = f"file://{replica}", tmp_path / ".app.db-sqlstream"
+    with Session(build, database, url) as app:
+        for statement in ("create table t(x)", "insert into t values (1)"):
+            app.do(statement)
+            assert app.shipped() == 1
+        app.do("close")
+        app.end()
+    [generation] = generations(replica)
+    if which == "snapshots":
+        shutil.rmtree(replica / "generations" / generation / "wal")
+    damaged = max((replica / "generations" / generation / which).iterdir())
+    damaged.write_bytes(damage_metadata(damaged.read_bytes()))
+    if kept == "nothing":
+        shutil.rmtree(outbox)
+    elif kept == "the outbox without its note":
+        [note] = outbox.glob("replica-*")
+        note.unlink()
+    env = harness.clean_environment(SQLSTREAM_LOG=str(log))
+    with Session(build, database, url, env) as app:
+        app.do("insert into t values (2)")
+        assert app.shipped() == 1
+        app.do("close")
+        app.end()
+    said = log.read_text()
+    assert f"the metadata of the object {url}/{damaged.relative_to(replica)} is damaged" in said, said
+    assert "a restore of" in said and "reaches only what is before it" in said, said
+    assert len(generations(replica)) == 2
+    check_restores(build, litestream, database, url, replica, tmp_path)
+
+
+@pytest.mark.parametrize("number", [0, 1, 15, 28, 29])
+def test_damaged_metadata_is_in_the_way_of_nothing_before_it(build, minio, tmp_path, number):
+    """What a restore advises works, and so does each moment before that."""
+    bucket = minio.bucket()
+    url, output = minio.url(bucket, "app", sync_interval="1ms", compaction="false"), tmp_path / "restored.db"
+    with Session(build, tmp_path / "app.db", url, minio.env()) as app:
+        app.do("create table t(x)")
+        assert app.shipped() == 1
+        for i in range(30):
+            app.do(f"insert into t values ({i})")
+            assert app.shipped() == 1
+        app.do("close")
+        app.end()
+    segments = [key for key in minio.keys(bucket, "app/") if "/wal/" in key]
+    assert len(segments) == 30
+    commits = [int(re.search(rb'"last":(\d+)', minio.get(bucket, key))[1]) for key in segments]
+    minio.put(bucket, segments[number], damage_metadata(minio.get(bucket, segments[number])))
+
+    def restore(*flags, check=True):
+        output.unlink(missing_ok=True)
+        return build.restore(output, url, *flags, env=minio.env(), check=check)
+
+    def rows():
+        return int(harness.run(["sqlite3", output, "select count(*) from t"]).stdout)
+
+    refused = restore(check=False)
+    assert refused.returncode == 1
+    advice = re.search(r"-generation \w+ -timestamp \S+", refused.stderr)[0]
+    warned = restore(*advice.split())
+    assert rows() == number
+    assert segments[number].removeprefix("app/") in warned.stderr
+    for n in {0, number // 2, number - 1} & set(range(number)):
+        restore("-timestamp", moment(commits[n]))
+        assert rows() == n + 1

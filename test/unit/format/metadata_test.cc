@@ -145,7 +145,7 @@ TEST_CASE("no flipped bit in the payload goes unseen") {
     Bytes damaged = frame;
     damaged[bit / 8] = static_cast<std::uint8_t>(damaged[bit / 8] ^ (1u << bit % 8));
     CAPTURE(bit);
-    CHECK_THROWS_AS(decode_metadata(damaged), Error);
+    CHECK_THROWS_AS(decode_metadata(damaged), DamagedMetadata);
   }
 }
 
@@ -196,6 +196,15 @@ TEST_CASE("a newer format version says so") {
                        "the object was written in format version 2, newer than this sqlstream "
                        "reads: use a newer sqlstream",
                        Error);
+  // It is not damaged, and nothing that is done about damage helps.
+  bool damaged = false;
+  try {
+    decode_metadata(frame_of("{\"sqlstream\":2"));
+  } catch (const DamagedMetadata&) {
+    damaged = true;
+  } catch (const Error&) {
+  }
+  CHECK_FALSE(damaged);
 }
 
 TEST_CASE("the whole frame fits in one KiB, whatever the names") {

@@ -1,5 +1,8 @@
 #include "restore/plan.h"
 
+#include <numeric>
+#include <vector>
+
 #include <doctest/doctest.h>
 
 #include "base/error.h"
@@ -155,6 +158,32 @@ TEST_CASE("the prefix search finds every prefix length") {
         REQUIRE(++probes <= 7);
       }
       CHECK(search.length() == length);
+    }
+  }
+}
+
+TEST_CASE("the prefix search goes on without what is taken out of it") {
+  for (std::size_t count = 0; count < 40; ++count) {
+    for (std::size_t length = 0; length <= count; ++length) {
+      for (std::size_t out = 1; out <= 5; ++out) {
+        std::vector<std::size_t> items(count);
+        std::iota(items.begin(), items.end(), 0);
+        PrefixSearch search(count);
+        while (const auto probe = search.next()) {
+          REQUIRE(*probe < items.size());
+          if (items[*probe] % (out + 1) == out) {
+            items.erase(items.begin() + static_cast<std::ptrdiff_t>(*probe));
+            search.drop();
+          } else {
+            search.tell(items[*probe] < length);
+          }
+        }
+        REQUIRE(search.length() <= items.size());
+        for (std::size_t i = 0; i < items.size(); ++i) {
+          if (items[i] % (out + 1) == out) continue;
+          REQUIRE((items[i] < length) == (i < search.length()));
+        }
+      }
     }
   }
 }

@@ -620,6 +620,166 @@ TEST_CASE("one flipped bit anywhere in an object is an error that names it") {
   }
 }
 
+// Right behind the frame's header; all that is read of it after that is its checksum.
+void damage_metadata(const std::string& path) {
+  Bytes object = test::read_file(path);
+  object[20] ^= 1;
+  test::write_file(path, object);
+}
+
+// When a store says that it got an object.
+enum class Stored { as_committed, in_whole_seconds, an_hour_before, an_hour_behind, all_today };
+
+void store_at(const History& history, Stored stored) {
+  if (stored == Stored::all_today) return;
+  for (const auto& key : history.keys()) {
+    Time time = decode_metadata(test::read_file(history.path(key)))->last_commit;
+    if (stored == Stored::in_whole_seconds) time = std::chrono::floor<std::chrono::seconds>(time);
+    if (stored == Stored::an_hour_before) time -= std::chrono::hours(1);
+    if (stored == Stored::an_hour_behind) time += std::chrono::hours(1);
+    const auto ns = time.time_since_epoch().count();
+    const timespec at{ns / 1'000'000'000, ns % 1'000'000'000};
+    const timespec times[2] = {at, at};
+    REQUIRE(::utimensat(AT_FDCWD, history.path(key).c_str(), times, 0) == 0);
+  }
+}
+
+RestoreOptions as_advised(const std::string& text) {
+  const std::string generation = " -generation ", timestamp = " -timestamp ";
+  const auto from = text.find(generation) + generation.size();
+  const auto at = text.find(timestamp);
+  RestoreOptions options = until(*parse_rfc3339(text.substr(at + timestamp.size())));
+  options.generation = Generation::parse(text.substr(from, at - from));
+  return options;
+}
+
+TEST_CASE("damaged metadata is only in the way of the moments behind it") {
+  test::Random random("damaged metadata");
+  for (const Stored stored : {Stored::as_committed, Stored::in_whole_seconds,
+                              Stored::an_hour_before, Stored::an_hour_behind, Stored::all_today}) {
+    for (const bool folded : {false, true}) {
+      Fixture f;
+      History history(f.replica, {0xabc}, 1024, true, kBegin);
+      for (int i = 1; i <= 8; ++i) {
+        history.batch(random_images(random, 1024, 40), 40, 1,
+                      kBegin + i * std::chrono::milliseconds(300));
+        if (i == 5) history.roll();
+      }
+      if (folded) compact_some(history, random, true);
+      const auto& points = history.points();  // each is the end of the key with its number
+      for (std::size_t first = 1; first < points.size(); ++first) {
+        for (const std::size_t count : {1, 3}) {
+          const std::size_t behind = std::min(first + count, points.size());
+          std::vector<Bytes> good;
+          store_at(history, stored);
+          for (std::size_t n = first; n < behind; ++n) {
+            const std::string path = history.path(history.keys()[n]);
+            const auto time = fs::last_write_time(path);
+            good.push_back(test::read_file(path));
+            damage_metadata(path);
+            fs::last_write_time(path, time);
+          }
+          CAPTURE(static_cast<int>(stored));
+          CAPTURE(folded);
+          CAPTURE(first);
+          CAPTURE(count);
+          if (const std::string text = f.error(); !text.empty()) {
+            CHECK(mentions(text, history.keys()[first]));
+            REQUIRE(mentions(text, " -generation "));
+            CHECK(f.restore(as_advised(text)).commit_time == points[first - 1].time);
+            CHECK(f.restored(points[first - 1].image));
+          }
+          for (std::size_t n = 0; n < points.size(); ++n) {
+            CAPTURE(n);
+            std::string said;
+            log::set_sink([&](log::Level, std::string_view line) { said += line; },
+                          log::Level::warn);
+            const std::string text = f.error(until(points[n].time));
+            log::set_sink({});
+            if (text.empty() && f.restored(points[n].image)) continue;
+            // Only what is before the damage, and that is said.
+            REQUIRE(n >= first);
+            CHECK(mentions(said + text, "is damaged"));
+            if (folded && text.empty()) {
+              CHECK(std::any_of(
+                  points.begin() + static_cast<std::ptrdiff_t>(first - 1),
+                  points.begin() + static_cast<std::ptrdiff_t>(n),
+                  [&](const History::Point& point) { return f.restored(point.image); }));
+            }
+            if (folded) continue;
+            CHECK(mentions(said + text, history.keys()[first]));
+            if (text.empty()) CHECK(f.restored(points[first - 1].image));
+            // It is an error where what was asked for was there: by the store, or what is behind
+            // it.
+            const bool store_tells =
+                stored != Stored::an_hour_behind && stored != Stored::all_today;
+            CHECK((!text.empty() || (!store_tells && (n == first || count > 1))));
+          }
+          for (std::size_t n = first; n < behind; ++n) {
+            test::write_file(history.path(history.keys()[n]), good[n - first]);
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST_CASE("a snapshot with damaged metadata is done without for a moment") {
+  test::Random random("damaged snapshot");
+  Fixture f;
+  History history(f.replica, {0xabc}, 1024, true, kBegin);
+  for (int i = 1; i <= 12; ++i) {
+    history.batch(random_images(random, 1024, 40), 40, 1, kBegin + std::chrono::seconds(i));
+    if (i % 3 == 0) history.snapshot(kBegin + std::chrono::seconds(i));
+  }
+  std::vector<std::string> snapshots;
+  for (const auto& key : history.keys()) {
+    if (names::parse_snapshot_key(key)) snapshots.push_back(key);
+  }
+  for (std::uint32_t mask = 1; mask < 1U << snapshots.size(); ++mask) {
+    std::vector<Bytes> good;
+    std::size_t first = snapshots.size();
+    for (std::size_t n = 0; n < snapshots.size(); ++n) {
+      good.push_back(test::read_file(history.path(snapshots[n])));
+      if ((mask >> n & 1) != 0) damage_metadata(history.path(snapshots[n]));
+      if ((mask >> n & 1) == 0) first = std::min(first, n);
+    }
+    CAPTURE(mask);
+    for (std::size_t n = 0; n < history.points().size(); ++n) {
+      CAPTURE(n);
+      const auto& point = history.points()[n];
+      const std::string text = f.error(until(point.time));
+      if (first < snapshots.size() && n >= first * 3) {
+        CHECK(text == "");
+        CHECK(f.restored(point.image));
+      } else {
+        CHECK(mentions(text, "is damaged"));
+        CHECK((first == snapshots.size()) ==
+              (text.find("the earliest moment") == std::string::npos));
+      }
+    }
+    for (std::size_t n = 0; n < snapshots.size(); ++n) {
+      test::write_file(history.path(snapshots[n]), good[n]);
+    }
+  }
+}
+
+TEST_CASE("a gap behind damaged metadata is advised to be left out with that") {
+  test::Random random("a gap behind damage");
+  Fixture f;
+  History history(f.replica, {0xabc}, 1024, true, kBegin);
+  for (int i = 1; i <= 4; ++i) {
+    history.batch(random_images(random, 1024, 40), 40, 1, kBegin + std::chrono::seconds(i));
+    history.roll();
+  }
+  damage_metadata(history.path(history.keys()[2]));
+  fs::remove(history.path(history.keys()[3]));
+  const std::string text = f.error();
+  CHECK(mentions(text, history.keys()[4]));
+  f.restore(as_advised(text));
+  CHECK(f.restored(history.points()[1].image));
+}
+
 TEST_CASE("nothing to restore, and generations that are not there") {
   Fixture f;
   CHECK(mentions(f.error(), "no matching backups found"));

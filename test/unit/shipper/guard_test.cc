@@ -41,7 +41,13 @@ class Replica {
     Metadata metadata = written(host, "/srv/app.db", time).metadata;
     test::run(io_, store_->put(key, encode_metadata(metadata), {false, time}));
   }
-  std::optional<LastWrite> last() { return test::run(io_, find_last_write(*store_)); }
+  void put_damaged(const std::string& key, Time time) {
+    Bytes object = encode_metadata({});
+    object[20] ^= 1;
+    test::run(io_, store_->put(key, std::move(object), {false, time}));
+  }
+  Writes writes() { return test::run(io_, find_last_write(*store_)); }
+  std::optional<LastWrite> last() { return writes().last; }
   /// What the guard throws, else what it logs.
   std::string guard(const Writer& self, bool exclusive) {
     settings_.exclusive = exclusive;
@@ -129,4 +135,39 @@ TEST_CASE("the guard warns, and refuses where the replica is exclusive") {
   CHECK(replica.guard({"production", "/srv/app.db"}, true).empty());
   replica.put(names::segment_key({1}, {0, 0}), "laptop", now() + 1s);
   CHECK(replica.guard({"laptop", "/srv/app.db"}, true).empty());
+}
+
+TEST_CASE("where the newest object is damaged, those before it tell") {
+  Replica replica;
+  const Generation first{1};
+  const Generation second{2};
+  replica.put_damaged(names::snapshot_key(second, 0), kNow - 3h);
+  CHECK_FALSE(replica.last());
+  CHECK(replica.writes().damaged == names::snapshot_key(second, 0));
+  replica.put(names::snapshot_key(first, 0), "a", kNow - 5h);
+  replica.put(names::segment_key(first, {0, 0}), "b", kNow - 4h);
+  replica.put_damaged(names::segment_key(second, {0, 0}), kNow - 2h);
+  REQUIRE(replica.last());
+  CHECK(replica.last()->metadata.host == "b");
+  CHECK(replica.last()->time == kNow - 4h);
+  CHECK(replica.writes().damaged == names::segment_key(second, {0, 0}));
+  replica.put(names::segment_key(second, {0, 1}), "c", kNow - 1h);
+  CHECK(replica.last()->metadata.host == "c");
+  CHECK(replica.writes().damaged.empty());
+}
+
+TEST_CASE("a damaged object is named, and hides no other writer") {
+  Replica replica;
+  const Writer self{"laptop", "/srv/app.db"};
+  const std::string damaged = names::segment_key({1}, {0, 0});
+  replica.put_damaged(damaged, now());
+  for (const bool exclusive : {false, true}) {
+    const std::string said = replica.guard(self, exclusive);
+    for (const char* part : {damaged.c_str(), "is damaged", "WARN"}) CHECK(contains(said, part));
+    CHECK_FALSE(contains(said, "thrown"));
+  }
+  replica.put(names::snapshot_key({1}, 0), "production", now() - 1h);
+  const std::string warning = replica.guard(self, false);
+  for (const auto& part : {damaged, std::string("production")}) CHECK(contains(warning, part));
+  CHECK(contains(replica.guard(self, true), "thrown: not replicating: the replica file://"));
 }
