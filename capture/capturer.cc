@@ -446,8 +446,11 @@ Outcome Capturer::begin_from_file() {
   }
 }
 
-// False: error_ says what is waited for.
+// False: error_ says what is waited for. Throws where no wait helps.
 bool Capturer::may_begin() {
+  if (!is_outbox(outbox_.directory(), outbox_.lock_inode())) {
+    throw outbox_deleted(outbox_.directory());
+  }
   const Control& control = outbox_.control();
   const std::int64_t time = now_ns();
   if (control.full != 0) {

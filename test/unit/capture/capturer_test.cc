@@ -335,6 +335,18 @@ TEST_CASE("frames that are not what the wal-index said are not captured") {
   CHECK((c.session->outbox.tail()->last.sequence > before) == right);
 }
 
+TEST_CASE("that the outbox was deleted is said, though a generation may not begin yet") {
+  Captured c;
+  for (int i = 0; i < 3; ++i) {
+    c.sync();
+    c.session->capturer.give_up("a test");
+  }
+  CHECK(c.capture() == Outcome::waiting);
+  std::filesystem::remove_all(c.session->outbox.directory());
+  CHECK(c.capture() == Outcome::failed);
+  CHECK(c.session->capturer.error().find("was deleted while it was in use") != std::string::npos);
+}
+
 namespace {
 
 /// Commits behind a savepoint whose pages went into the WAL, some of them twice, and that was
