@@ -22,6 +22,7 @@ namespace {
 
 constexpr int kAttempts = 20;
 constexpr auto kHeaderPatience = std::chrono::milliseconds(200);
+constexpr auto kInVain = std::chrono::seconds(1);
 constexpr std::int64_t kSecond = 1'000'000'000;
 constexpr std::int64_t kCalm = 60 * kSecond;  // a generation this old is no quick start
 constexpr std::int64_t kLongestPause = 300 * kSecond;
@@ -57,7 +58,7 @@ class WalFileEvidence final : public WalEvidence {
     wal::FrameHeader before;
     for (std::uint32_t number = 1; number <= header_.frames; ++number) {
       const auto found = frame(number);
-      if (!found || found->salt != header_.salt) return std::nullopt;
+      if (!found || !is_of_wal(*found, header_)) return std::nullopt;
       if (found->commit_size != 0) ++commits;
       // Without "powersafe overwrite" SQLite repeats a commit's last frame up to the end of a
       // sector: that is no commit, and cannot be told from one that wrote what was there.
@@ -140,9 +141,10 @@ std::optional<std::vector<PageFrame>> newest_frames(const Source& source,
 }
 
 // Reads the pages of `frames` into `out`, neighbours in one call. False when a frame is not what
-// the wal-index says: the WAL was reset meanwhile.
+// the wal-index says: the WAL was reset meanwhile. Where the last committed one is unsealed,
+// the header's checksum is of a frame that was rolled back: `place` proves nothing by it then.
 bool read_frames(int fd, std::span<const PageFrame> frames, const WalIndexHeader& header,
-                 std::span<std::uint8_t> out) {
+                 std::span<std::uint8_t> out, SourcePosition& place) {
   constexpr std::size_t kBatch = 256;
   const std::size_t page_size = header.page_size;
   std::array<std::array<std::uint8_t, wal::kFrameHeaderSize>, kBatch> heads{};
@@ -165,7 +167,8 @@ bool read_frames(int fd, std::span<const PageFrame> frames, const WalIndexHeader
     if (got != wanted) return false;
     for (std::size_t k = 0; k < n; ++k) {
       const auto head = wal::decode_frame_header(heads[k]);
-      if (head.page != frames[i + k].page || head.salt != header.salt) return false;
+      if (head.page != frames[i + k].page || !is_of_wal(head, header)) return false;
+      if (frames[i + k].frame == header.frames && is_unsealed(head)) place.sum = {};
     }
     i += n;
   }
@@ -202,13 +205,17 @@ Outcome Capturer::capture(const Source& source, std::chrono::nanoseconds wait, b
         outbox_.note_proven();
       }
       if (source.checkpoint_begins && outcome != Outcome::moved) withdraw_mark();
-      if (outcome != Outcome::try_again) return outcome;
+      if (outcome != Outcome::try_again) {
+        in_vain_since_.reset();
+        return outcome;
+      }
       // SQLite holds the header inconsistent for some stores only, but its thread may have lost the
       // processor between two of them.
       if (attempt < kAttempts) continue;
       if (std::chrono::steady_clock::now() >= deadline) break;
       std::this_thread::sleep_for(std::chrono::microseconds(100));
     }
+    if (!source.regions.empty()) tried_in_vain();
     return Outcome::try_again;
   } catch (const std::exception& e) {
     fail(e);
@@ -440,8 +447,11 @@ Outcome Capturer::begin_from_file() {
   }
 }
 
-// False: error_ says what is waited for.
+// False: error_ says what is waited for. Throws where no wait helps.
 bool Capturer::may_begin() {
+  if (!is_outbox(outbox_.directory(), outbox_.lock_inode())) {
+    throw outbox_deleted(outbox_.directory());
+  }
   const Control& control = outbox_.control();
   const std::int64_t time = now_ns();
   if (control.full != 0) {
@@ -512,7 +522,8 @@ Outcome Capturer::begin_with(const Source& source, const WalIndexHeader& header)
   reserve_apart(pages, frames.size());
   for (const auto& frame : frames) pages.push_back(frame.page);
   const auto images = [&](std::size_t first, std::size_t count, std::span<std::uint8_t> out) {
-    return read_frames(source.wal_fd, std::span(frames).subspan(first, count), header, out) &&
+    return read_frames(source.wal_fd, std::span(frames).subspan(first, count), header, out,
+                       record.source) &&
            (first + count < frames.size() ||
             read_wal_index_header(source.regions[0]).value_or(WalIndexHeader{}).salt ==
                 header.salt);
@@ -566,7 +577,8 @@ Outcome Capturer::append(Source& source, const WalIndexHeader& header, Range ran
   reserve_apart(pages, newest->size());
   for (const auto& frame : *newest) pages.push_back(frame.page);
   const auto images = [&](std::size_t first, std::size_t count, std::span<std::uint8_t> out) {
-    if (!read_frames(source.wal_fd, std::span(*newest).subspan(first, count), header, out)) {
+    if (!read_frames(source.wal_fd, std::span(*newest).subspan(first, count), header, out,
+                     record.source)) {
       return false;
     }
     if (first + count < newest->size()) return true;
@@ -698,6 +710,17 @@ void Capturer::fail(const std::exception& error) noexcept {
     log::error("cannot capture: " + error_, {{"db", path_}});
   } catch (const std::bad_alloc&) {
     error_ = "out of memory";  // so short that it is in the string itself
+  }
+}
+
+// It passes within moments, as a rule.
+void Capturer::tried_in_vain() {
+  const auto now = std::chrono::steady_clock::now();
+  if (!in_vain_since_) in_vain_since_ = now;
+  if (now - *in_vain_since_ >= kInVain) {
+    throw Error(
+        "what was committed last could not be captured yet: the WAL and its index do not agree; "
+        "behind PRAGMA wal_checkpoint a new generation begins");
   }
 }
 

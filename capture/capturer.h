@@ -50,7 +50,7 @@ enum class Outcome {
   try_again,   ///< SQLite is writing the wal-index
   busy,        ///< the capture lock was not to be had in time, or a region is not mapped here yet
   waiting,     ///< no generation goes on, and a new one may not begin yet
-  failed,      ///< the outbox cannot be written; error() says why
+  failed,      ///< the outbox cannot be written, or the WAL not be read; error() says why
   moved,       ///< another file has the database's name, or none
 };
 
@@ -156,6 +156,7 @@ class Capturer {
   std::optional<FileIdentity> stamp();
   void fail(const std::exception& error) noexcept;
   void recovered();
+  void tried_in_vain();
 
   Outbox& outbox_;
   std::string path_;
@@ -171,6 +172,8 @@ class Capturer {
   std::optional<Anchor> anchor_;
   std::string error_;
   bool failing_ = false;
+  // Since then SQLite's header and the WAL have not been of one state, at no look.
+  std::optional<std::chrono::steady_clock::time_point> in_vain_since_;
   Generation given_up_;
   std::uint64_t frames_ = 0;
   bool hurried_ = false;

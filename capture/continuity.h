@@ -35,7 +35,8 @@ struct Continuity {
   const char* why = "";  ///< why it is empty
 };
 
-/// True when nothing was committed since `last`, told by the wal-index alone.
+/// True when nothing was committed since `last`, told by the wal-index alone. Behind an unsealed
+/// frame nothing tells it.
 bool is_unchanged(const SourcePosition& last, const WalIndexHeader& header);
 
 /// Decides whether frames `first`..header.frames are all that was committed since `known`.

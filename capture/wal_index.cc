@@ -90,4 +90,12 @@ std::uint32_t page_of_frame(const std::vector<const volatile void*>& regions, st
   return load_word(regions[1 + rest / kRegionFrames], rest % kRegionFrames);
 }
 
+bool is_unsealed(const wal::FrameHeader& frame) {
+  return frame.salt == wal::Salt{} && frame.sum == wal::Checksum{};
+}
+
+bool is_of_wal(const wal::FrameHeader& frame, const WalIndexHeader& header) {
+  return frame.salt == header.salt || is_unsealed(frame);
+}
+
 }  // namespace sqlstream::capture

@@ -50,4 +50,16 @@ std::size_t regions_for(std::uint32_t frames);
 /// regions_for(frame), none null.
 std::uint32_t page_of_frame(const std::vector<const volatile void*>& regions, std::uint32_t frame);
 
+/// Without salts and checksum: so SQLite (3.40.1; not 3.54.1) leaves frames of a commit that comes
+/// behind a savepoint's rollback where that savepoint's pages had gone into the WAL twice
+/// (Wal.iReCksum outlives the rollback). It reads them like any other; only a recovery stops there.
+bool is_unsealed(const wal::FrameHeader& frame);
+
+/// Whether `frame`, one of the frames 1..header.frames, is of the WAL of `header`. An unsealed one
+/// is, where a header read behind it has the same salts: SQLite writes the frames before the header
+/// that counts them, and none of them again until a reset, before which the header gets new salts.
+/// So neither a rewriting under way nor what an older WAL left can be there. Nor what a machine's
+/// crash tore: no header outlives that, and a recovery counts no unsealed frame.
+bool is_of_wal(const wal::FrameHeader& frame, const WalIndexHeader& header);
+
 }  // namespace sqlstream::capture

@@ -75,7 +75,7 @@ void SourcePages::index_wal() {
   for (std::uint32_t frame = 1; frame <= header_.frames; ++frame) {
     read_wal(wal_, frame_offset(frame, page_size_), bytes);
     const auto decoded = wal::decode_frame_header(bytes);
-    if (decoded.salt != header_.salt) throw Error("the WAL is not the one of its index");
+    if (!capture::is_of_wal(decoded, header_)) throw Error("the WAL is not the one of its index");
     frames_[decoded.page] = frame;
   }
 }

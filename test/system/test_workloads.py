@@ -23,6 +23,7 @@ NAMES = [
     "without_rowid",
     "rollback_and_savepoints",
     "cache_spill",
+    "savepoint_behind_a_spill",
     "vacuum",
     "auto_vacuum_full",
     "auto_vacuum_incremental",

@@ -153,6 +153,24 @@ def cache_spill(app, db):
         db.execute("rollback" if i == 1 else "commit")
 
 
+def savepoint_behind_a_spill(app, db):
+    """Some SQLites leave the frames of such commits without salts and checksums."""
+    fill(db, 1)
+    db.execute("create table u(n)")
+    db.execute("insert into u values (0)")
+    db.execute("pragma cache_size = 5")
+    db.execute("pragma wal_autocheckpoint = 0")
+    for i in range(40):
+        db.execute("begin")
+        db.execute("savepoint s")
+        for _ in range(60):
+            db.execute("insert into t(b) values (?)", (os.urandom(3000),))
+        db.execute("update t set b = randomblob(2000) where id % 3 = 0")
+        db.execute("rollback to s")
+        db.execute("update u set n = n + 1")
+        db.execute("commit")
+
+
 def vacuum(app, db):
     fill(db, 3000)
     for i in range(3):

@@ -59,3 +59,41 @@ TEST_CASE("Before any frame, iChange counts within one lifetime of the wal-index
   header.change = 1;
   CHECK_FALSE(prove_continuity(known, header, file, NoWal()).first);
 }
+
+TEST_CASE("Behind a frame without salts and checksum only one lifetime's iChange proves anything") {
+  struct Unsealed final : WalEvidence {
+    std::optional<wal::FrameHeader> frame(std::uint32_t) const override {
+      return wal::FrameHeader{.page = 1};
+    }
+    std::optional<std::uint32_t> commits() const override { return std::nullopt; }
+  };
+  Known known = captured_two_frames();
+  known.last.source.sum = known.source.sum = {};
+  WalIndexHeader header;
+  header.page_size = 4096;
+  header.salt = {7, 8};
+  header.frames = 4;
+  header.change = 6;
+  CHECK_FALSE(prove_continuity(known, header, {}, Unsealed()).first);
+  known.anchored = true;
+  CHECK(prove_continuity(known, header, {}, Unsealed()).first == 3U);
+  header.change = 7;
+  CHECK(prove_continuity(known, header, {}, Unsealed()).first == 3U);
+  // A recovery's counter began anew, and those frames with it.
+  for (const std::uint32_t change : {5U, 4U, 8U}) {
+    header.change = change;
+    CHECK_FALSE(prove_continuity(known, header, {}, Unsealed()).first);
+  }
+  header.frames = 2;
+  CHECK_FALSE(prove_continuity(known, header, {}, Unsealed()).first);
+  header.change = 5;
+  CHECK(prove_continuity(known, header, {}, Unsealed()).first == 3U);
+  // No two commits without a checksum are the same for that.
+  CHECK_FALSE(is_unchanged(known.source, header));
+  // Nor is one behind which the WAL was reset told by a checksum.
+  header.frames = 0;
+  header.salt = {8, 9};
+  CHECK(prove_continuity(known, header, {}, Unsealed()).first == 1U);
+  known.anchored = false;
+  CHECK_FALSE(prove_continuity(known, header, {}, Unsealed()).first);
+}
