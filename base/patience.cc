@@ -59,6 +59,14 @@ void set_patience(Patience what) noexcept {
   patience().set(what);
 }
 
+PatienceMeanwhile::PatienceMeanwhile(Patience what) noexcept : before_(patience().get()) {
+  set_patience(what);
+}
+
+PatienceMeanwhile::~PatienceMeanwhile() {
+  set_patience(before_);
+}
+
 bool memory_awaited() noexcept {
   return waiting.load() > 0;
 }

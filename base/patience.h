@@ -15,6 +15,18 @@ enum class Patience { nothing, asio, everything };
 /// From now on, for the calling thread.
 void set_patience(Patience patience) noexcept;
 
+/// The calling thread has another patience while this lives.
+class PatienceMeanwhile {
+ public:
+  explicit PatienceMeanwhile(Patience patience) noexcept;
+  ~PatienceMeanwhile();
+  PatienceMeanwhile(const PatienceMeanwhile&) = delete;
+  PatienceMeanwhile& operator=(const PatienceMeanwhile&) = delete;
+
+ private:
+  Patience before_;
+};
+
 /// Some thread waits for memory now. Thread-safe.
 bool memory_awaited() noexcept;
 

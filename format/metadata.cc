@@ -9,6 +9,7 @@
 #include <xxhash.h>
 
 #include "base/json.h"
+#include "base/patience.h"
 #include "format/hex.h"
 #include "format/lz4_frame.h"
 
@@ -180,6 +181,8 @@ std::optional<Metadata> decode_metadata(ByteView head) {
     fail_damaged();
   }
 
+  // The parser allocates where it may not throw, which ends the process.
+  const PatienceMeanwhile patient(Patience::everything);
   const Json json = Json::parse(text, nullptr, false);
   if (!json.is_object()) fail_damaged();
   const Reader reader(json);

@@ -28,6 +28,7 @@ namespace {
 using std::chrono::nanoseconds;
 using std::chrono::steady_clock;
 
+constexpr const char* kNoThreads = "there are no threads to be had; open it again later";
 constexpr auto kLook = std::chrono::milliseconds(20);
 
 bool exists(const std::string& path) {
@@ -197,7 +198,7 @@ void restore_if_missing(const DatabaseSettings& settings, nanoseconds patience) 
       settings.restore_from ? std::vector{*settings.restore_from} : settings.replicas;
   if (replicas.empty())
     throw Error("there is no replica to restore from: name one with restore-from");
-  if (!Engine::get().start()) throw Error("there are no threads to be had; open it again later");
+  if (!Engine::get().start()) throw Error(kNoThreads);
   try {
     const RestoreResult result = restore_in_engine(
         replicas, settings.path, [&lock](const RestoreProgress&) { lock.touch(); });
@@ -207,6 +208,9 @@ void restore_if_missing(const DatabaseSettings& settings, nanoseconds patience) 
                {"latest", format_rfc3339(result.commit_time)}});
   } catch (const NoBackup& nothing) {
     log::warn(std::string("a new database begins: ") + nothing.what(), {{"db", settings.path}});
+  } catch (const std::system_error& e) {
+    if (e.code() != std::errc::resource_unavailable_try_again) throw;
+    throw Error(kNoThreads);  // for a store of its own
   }
 }
 
