@@ -354,16 +354,18 @@ asio::awaitable<RestoreResult> restore_as_planned(Store& store, const RestoreOpt
 asio::awaitable<RestoreResult> restore(Store& store, RestoreOptions options,
                                        asio::thread_pool& workers, ProgressCallback progress) {
   refuse_existing_output(options.output);
-  std::string unusable;
-  try {
-    co_return co_await restore_as_planned(store, options, workers, progress);
-  } catch (const Error& error) {
-    if (!may_do_without_compacted(error, options)) throw;
-    unusable = error.what();
+  Attempts attempts;
+  while (true) {
+    try {
+      co_return co_await restore_as_planned(store, options, workers, progress);
+    } catch (const Error& error) {
+      const bool compacted = options.compacted;
+      if (!attempts.again(error, options)) throw;
+      const char* next = compacted && !options.compacted ? "; restoring without compacted segments"
+                                                         : "; listing the replica anew";
+      log::warn(error.what() + std::string(next), {{"replica", store.url()}});
+    }
   }
-  log::warn(unusable + "; restoring without compacted segments", {{"replica", store.url()}});
-  options.compacted = false;
-  co_return co_await restore_as_planned(store, options, workers, progress);
 }
 
 }  // namespace sqlstream

@@ -80,6 +80,7 @@ struct Holdings {
 };
 
 constexpr std::uint64_t kEnd = std::numeric_limits<std::uint64_t>::max();  // behind every offset
+constexpr int kListings = 3;  // of what is deleted meanwhile; deletions are minutes apart
 constexpr std::uint64_t kFirstLook = 256 << 10;  // of the WAL; some ten small segments
 
 asio::awaitable<Holdings> list_holdings(Store& store, Generation generation, bool use_compacted) {
@@ -219,6 +220,37 @@ void warn_of(const GenerationSpan& other, std::span<const GenerationSpan> spans,
             {{"replica", store.url()}});
 }
 
+// The last segment that was stored in a generation without a snapshot, if it has any. That is no
+// backup, but what was one: a generation begins with its snapshot.
+asio::awaitable<std::optional<Segment>> last_stranded(Store& store, Generation generation) {
+  const auto segments = co_await replica::list_segments(store, generation);
+  if (segments.empty()) co_return std::nullopt;
+  co_return *std::max_element(
+      segments.begin(), segments.end(),
+      [](const Segment& a, const Segment& b) { return a.created < b.created; });
+}
+
+struct Stranded {
+  Generation generation;
+  Time last{};  // the store's time
+
+  std::string describe(const Store& store) const {
+    return "generation " + generation.str() + " in " + store.url() + " has WAL segments up to " +
+           format_rfc3339(last) +
+           ", but no snapshot they could be applied to: somebody deleted it, or a lifecycle rule "
+           "of the bucket did";
+  }
+};
+
+void warn_of(const Stranded& stranded, std::span<const GenerationSpan> spans, Generation chosen,
+             std::optional<Time> moment, const Store& store) {
+  const auto span = std::find_if(spans.begin(), spans.end(), [&](const GenerationSpan& one) {
+    return one.generation == chosen;
+  });
+  if (std::min(stranded.last, moment.value_or(stranded.last)) <= span->latest) return;
+  log::warn(stranded.describe(store) + "; what is restored is older", {{"replica", store.url()}});
+}
+
 asio::awaitable<void> refuse_empty(Store& store) {
   ListQuery query;
   query.prefix = "ltx/";
@@ -266,9 +298,16 @@ asio::awaitable<Chosen> choose_generation(Store& store, const RestoreOptions& op
 
   const bool alone = generations.size() == 1 && !among_replicas;
   std::vector<GenerationSpan> spans;
+  std::optional<Stranded> stranded;  // the one that was written last
   for (const Generation generation : generations) {
     Holdings found = co_await list_holdings(store, generation, options.compacted);
-    if (found.snapshots.empty()) continue;
+    if (found.snapshots.empty()) {
+      const auto segment = co_await last_stranded(store, generation);
+      if (segment && (!stranded || segment->created > stranded->last)) {
+        stranded = Stranded{generation, segment->created};
+      }
+      continue;
+    }
     if (options.timestamp) {
       try {
         spans.push_back(co_await span_or_advice(store, generation, found, generations.size() == 1));
@@ -281,6 +320,10 @@ asio::awaitable<Chosen> choose_generation(Store& store, const RestoreOptions& op
     }
     chosen.holdings = std::move(found);
   }
+  if (spans.empty() && stranded) {
+    throw Error("cannot restore, " + stranded->describe(store) +
+                "; put it back, or give the database an empty path to begin anew");
+  }
   if (spans.empty()) co_await refuse_empty(store);
   if (options.timestamp) {
     chosen.generation = generation_at(spans, *options.timestamp);
@@ -289,6 +332,8 @@ asio::awaitable<Chosen> choose_generation(Store& store, const RestoreOptions& op
     const auto other = contradicting(spans, chosen.generation);
     if (other && !options.quiet) warn_of(*other, spans, chosen.generation, store);
   }
+  if (stranded && !options.quiet)
+    warn_of(*stranded, spans, chosen.generation, options.timestamp, store);
   chosen.after = ancestors(spans, chosen.generation);
   // Only the last one's listing was kept.
   if (chosen.generation != spans.back().generation) {
@@ -518,22 +563,29 @@ asio::awaitable<std::optional<std::uint32_t>> size_behind(Store& store, Generati
   co_return metadata->database_size;
 }
 
-bool may_do_without_compacted(const Error& error, const RestoreOptions& options) {
-  if (!options.compacted) return false;
+bool Attempts::again(const Error& error, RestoreOptions& options) {
   const auto* refused = dynamic_cast<const StoreError*>(&error);
-  // Folded further meanwhile: the smaller ones are deleted then.
-  if (refused != nullptr) return refused->kind() == StoreError::Kind::not_found;
-  return dynamic_cast<const CompactedUnusable*>(&error) != nullptr;
+  const bool gone = refused != nullptr && refused->kind() == StoreError::Kind::not_found;
+  if (gone && listings_ < kListings) {
+    ++listings_;
+    return true;
+  }
+  if (!options.compacted) return false;
+  if (!gone && dynamic_cast<const CompactedUnusable*>(&error) == nullptr) return false;
+  options.compacted = false;
+  listings_ = 1;
+  return true;
 }
 
 asio::awaitable<RestoreTarget> find_target(Store& store, RestoreOptions options) {
-  try {
-    co_return co_await find_as_listed(store, options);
-  } catch (const Error& error) {
-    if (!may_do_without_compacted(error, options)) throw;
+  Attempts attempts;
+  while (true) {
+    try {
+      co_return co_await find_as_listed(store, options);
+    } catch (const Error& error) {
+      if (!attempts.again(error, options)) throw;
+    }
   }
-  options.compacted = false;  // a restore says so
-  co_return co_await find_as_listed(store, options);
 }
 
 asio::awaitable<RestorePlan> survey(Store& store, const RestoreOptions& options) {

@@ -13,8 +13,17 @@ class CompactedUnusable : public Error {
   using Error::Error;
 };
 
-/// Whether what failed so with these options is to be tried again without options.compacted.
-bool may_do_without_compacted(const Error& error, const RestoreOptions& options);
+/// How often a restore, or what it asks of a replica, is begun anew.
+class Attempts {
+ public:
+  /// Whether it is worth it behind `error`. What was listed may be gone when it is read: retention
+  /// deletes, and so does compaction what it folded further. Clears options.compacted where it is
+  /// to do without.
+  bool again(const Error& error, RestoreOptions& options);
+
+ private:
+  int listings_ = 1;
+};
 
 /// Finds out by listing, and by reading metadata where a moment was asked for, what a restore has
 /// to read. Throws Error when there is nothing for these options, CompactedUnusable where it may do

@@ -87,6 +87,10 @@ bool claim(const UniqueFd& fd) {
   return try_lock(fd) != Claim::others && ::fstat(fd.get(), &st) == 0 && st.st_nlink > 0;
 }
 
+std::string temporary_prefix(const std::string& output) {
+  return '.' + output.substr(output.rfind('/') + 1) + ".sqlstream-restore-";
+}
+
 void remove_abandoned(const std::string& folder, const std::string& prefix) {
   for (const std::string& name : names_in(folder)) {
     if (!name.starts_with(prefix)) continue;
@@ -104,8 +108,8 @@ void refuse_existing_output(const std::string& output) {
                 ": it names a folder, not a file; append the file's name");
   }
   if (exists(output)) {
-    throw Error("cannot restore, output path already exists: " + output +
-                "; move it away or choose another path with -o");
+    throw OutputExists("cannot restore, output path already exists: " + output +
+                       "; move it away or choose another path with -o");
   }
   for (const char* suffix : {"-wal", "-shm", "-journal"}) {
     const std::string beside = output + suffix;
@@ -131,9 +135,7 @@ FolderOf::~FolderOf() {
 TargetFile::TargetFile(std::string output, std::optional<mode_t> mode)
     : output_(std::move(output)), folder_(folder_of(output_)), mode_(mode) {
   refuse_existing_output(output_);
-  const auto slash = output_.rfind('/');
-  const std::string name = slash == std::string::npos ? output_ : output_.substr(slash + 1);
-  const std::string prefix = '.' + name + ".sqlstream-restore-";
+  const std::string prefix = temporary_prefix(output_);
   remove_abandoned(folder_, prefix);
   do {
     std::string path = folder_ + '/' + prefix + random_suffix();
@@ -210,6 +212,8 @@ void TargetFile::publish() {
     ::unlink(temporary_.c_str());
   }
   temporary_.clear();
+  // Of one that was killed meanwhile: nobody restores to this path again for a long time.
+  remove_abandoned(folder_, temporary_prefix(output_));
   if (::fsync(folder_fd.get()) != 0) fail(output_, "make its name durable", errno);
 }
 

@@ -18,8 +18,14 @@ class OutputError : public Error {
   using Error::Error;
 };
 
-/// Throws Error when a database cannot be restored to `output`: it, or a -wal, -shm or -journal
-/// beside it, exists. A stale one of these would silently change the restored database.
+/// There is a file at the output path already.
+class OutputExists : public Error {
+ public:
+  using Error::Error;
+};
+
+/// Throws OutputExists, or Error when a -wal, -shm or -journal beside `output` exists: a stale one
+/// of these would silently change the restored database.
 void refuse_existing_output(const std::string& output);
 
 /// Creates the folders that `output` is to be in, where they are missing; those that are empty in
@@ -54,7 +60,8 @@ class ScratchFile {
 /// thread-safe for disjoint ranges.
 class TargetFile {
  public:
-  /// `mode` empty: a new file's. Throws Error when output exists or its folder cannot be written.
+  /// `mode` empty: a new file's. Throws as refuse_existing_output(), and when the folder cannot be
+  /// written.
   explicit TargetFile(std::string output, std::optional<mode_t> mode = {});
   ~TargetFile();
   TargetFile(const TargetFile&) = delete;

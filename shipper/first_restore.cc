@@ -20,6 +20,7 @@
 #include "base/wake_call.h"
 #include "restore/plan.h"
 #include "restore/restore.h"
+#include "restore/target_file.h"
 #include "shipper/engine.h"
 
 namespace sqlstream {
@@ -206,6 +207,8 @@ void restore_if_missing(const DatabaseSettings& settings, nanoseconds patience) 
               {{"db", result.output},
                {"position", describe_position(result.generation, result.position)},
                {"latest", format_rfc3339(result.commit_time)}});
+  } catch (const OutputExists&) {
+    // Somebody else has put it there meanwhile.
   } catch (const NoBackup& nothing) {
     log::warn(std::string("a new database begins: ") + nothing.what(), {{"db", settings.path}});
   } catch (const std::system_error& e) {

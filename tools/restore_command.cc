@@ -11,6 +11,7 @@
 #include "config/path.h"
 #include "restore/plan.h"
 #include "restore/restore.h"
+#include "restore/target_file.h"
 #include "tools/process.h"
 #include "tools/progress.h"
 #include "tools/session.h"
@@ -130,6 +131,11 @@ void print_text(const RestoreResult& result, const std::string& replica) {
               format_rfc3339(result.commit_time).c_str());
 }
 
+int skip(const std::string& existing) {
+  log::info("database already exists, skipping", {{"path", existing}});
+  return 0;
+}
+
 }  // namespace
 
 int restore_command(const ParsedFlags& flags) {
@@ -141,8 +147,7 @@ int restore_command(const ParsedFlags& flags) {
   if (options.output.empty()) throw Error("output path required: name the file with -o");
   std::error_code ignored;
   if (flags.on("if-db-not-exists") && std::filesystem::exists(options.output, ignored)) {
-    log::info("database already exists, skipping", {{"path", options.output}});
-    return 0;
+    return skip(options.output);
   }
   try {
     const ReplicaSettings replica = choose_replica(source, options);
@@ -154,6 +159,9 @@ int restore_command(const ParsedFlags& flags) {
     } else {
       print_text(result, replica.name);
     }
+  } catch (const OutputExists&) {
+    if (!flags.on("if-db-not-exists")) throw;
+    return skip(options.output);  // another restore was faster
   } catch (const NoBackup& none) {
     if (!flags.on("if-replica-exists")) throw;
     log::info(none.what());

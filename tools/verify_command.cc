@@ -151,16 +151,18 @@ class Verification {
 
   // Throws Error.
   RestoreResult verify(std::size_t number) {
-    const auto shipped_before = shipped_generation(number);
+    const auto note = note_of(number);
+    const auto shipped_before = shipped_generation(note);
     const RestoreResult result = wanted_.full ? compare(number) : check(number, {}).result;
     // What was compared is a generation that was named; a restore takes the newest.
     const Generation taken = wanted_.full ? newest_generation(number) : result.generation;
-    const auto shipped = shipped_generation(number);  // a new one may have begun meanwhile
+    const auto shipped = shipped_generation(note_of(number));  // a new one may have begun meanwhile
     if (shipped && taken != shipped && taken != shipped_before) {
       throw Error("a restore takes generation " + taken.str() + ", and the database ships " +
                   shipped->str() +
                   "; if another database replicates there, give each a replica of its own");
     }
+    refuse_older(result, note);
     return result;
   }
 
@@ -170,13 +172,26 @@ class Verification {
     std::unique_ptr<Restored> file;
   };
 
-  // That of the outbox, as far as it came to be in the replica. Empty: not known.
-  std::optional<Generation> shipped_generation(std::size_t number) const {
+  std::optional<ReplicaNote> note_of(std::size_t number) const {
     const auto outbox = capture::OutboxPlace::directory_of(settings_.path, settings_.outbox_dir);
-    const auto note =
-        load_replica_note(replica_note_path(outbox, settings_.replicas[number].store.place()));
+    return load_replica_note(replica_note_path(outbox, settings_.replicas[number].store.place()));
+  }
+
+  // That of the outbox, as far as it came to be in the replica. Empty: not known.
+  static std::optional<Generation> shipped_generation(const std::optional<ReplicaNote>& note) {
     if (!note || !note->end) return std::nullopt;
     return note->end->generation;
+  }
+
+  // What was in the replica before must be there still. Of a transaction that is there in part, the
+  // part is not restored.
+  static void refuse_older(const RestoreResult& result, const std::optional<ReplicaNote>& before) {
+    if (!before || !before->end || !before->end->last || before->end->open_batch != 0) return;
+    const ReplicaEnd& end = *before->end;
+    if (result.generation != end.generation || result.position > *end.last) return;
+    throw Error("it has an older state: it ends at " +
+                describe_position(result.generation, result.position) + ", but the segment at " +
+                describe_position(end.generation, *end.last) + " was written, too");
   }
 
   Generation newest_generation(std::size_t number) const {

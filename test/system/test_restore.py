@@ -154,6 +154,20 @@ def test_refuses_what_exists(build, replica, output):
     assert output.read_bytes() == b"precious"
 
 
+def test_several_at_once_that_may_find_the_database(build, replica, tmp_path):
+    """The containers of one volume start together: whoever comes second has what it wanted."""
+    for attempt in range(4):
+        folder = tmp_path / str(attempt)
+        command = [build.sqlstream, "restore", "-if-db-not-exists", "-o", folder / "app.db", f"file://{replica}"]
+        started = [
+            subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(6)
+        ]
+        said = [process.communicate(timeout=60) for process in started]
+        assert [process.returncode for process in started] == [0] * 6, said
+        assert [path.name for path in folder.iterdir()] == ["app.db"]
+        harness.integrity_check(folder / "app.db")
+
+
 def test_refuses_to_mix_with_a_wal_left_behind(build, litestream, tmp_path):
     """The classic accident: after kill -9 the main file is removed, its -wal is not."""
     database, folder = tmp_path / "app.db", tmp_path / "replica"

@@ -310,6 +310,22 @@ def test_verify_finds_a_missing_object(filled):
     assert "a WAL segment is missing" in failure(filled)
 
 
+def test_verify_without_a_write_finds_that_the_end_is_missing(filled):
+    """What is left is whole: only what was shipped tells that there was more."""
+    for _ in range(3):
+        filled.tool("verify", filled.database)
+    replica = filled.folder / "replica-1"
+    last = sorted(replica.glob("generations/*/wal/*"))[-1]
+    filled.tool("verify", "-no-write", filled.database)
+    last.unlink()
+    said = failure(filled, "-no-write")
+    position = last.name.split(".")[0].replace("_", ":")
+    assert re.fullmatch(
+        f"it has an older state: it ends at .*, but the segment at {last.parent.parent.name}/{position} "
+        "was written, too", said
+    ), said
+
+
 def test_verify_full_finds_a_page_that_differs(filled, tmp_path):
     """A replica of another database, whole in itself."""
     filled.tool("sync", filled.database)

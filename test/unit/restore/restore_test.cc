@@ -614,7 +614,7 @@ TEST_CASE("one flipped bit anywhere in an object is an error that names it") {
       test::write_file(path, good);
     }
     Bytes cut = test::read_file(history.path(history.keys()[2]));
-    cut.resize(cut.size() - 1);
+    cut.pop_back();
     test::write_file(history.path(history.keys()[2]), cut);
     CHECK(mentions(f.error(), history.keys()[2]));
   }
@@ -827,6 +827,104 @@ void put_at(const std::string& path, Time time) {
 
 void put_at(const History& history, Time time) {
   for (const auto& key : history.keys()) put_at(history.path(key), time);
+}
+
+TEST_CASE("segments without their snapshot are no sign that nothing was backed up") {
+  test::Random random("stranded");
+  Fixture f;
+  const auto second = [](int n) { return kBegin + std::chrono::seconds(n); };
+  History lost(f.replica, {1}, 1024, true, second(100));
+  lost.batch(random_images(random, 1024, 40), 40, 1, second(110));
+  put_at(lost, second(110));
+  fs::remove(lost.path(lost.keys().front()));
+  CHECK_THROWS_AS(f.restore(), Error);
+  try {
+    f.restore();
+  } catch (const NothingToRestore&) {
+    FAIL("a new database would begin");
+  } catch (const Error&) {
+  }
+  CHECK(mentions(f.error(), "generation " + lost.generation().str()));
+  CHECK(mentions(f.error(), format_rfc3339(second(110))));
+
+  const auto warning = [&](const RestoreOptions& options) {
+    std::string said;
+    log::set_sink([&](log::Level, std::string_view line) { said += line; }, log::Level::warn);
+    f.restore(options);
+    log::set_sink({});
+    return said;
+  };
+  SUBCASE("another generation is older: what is restored is not the latest") {
+    History older(f.replica, {2}, 1024, true, second(10));
+    put_at(older, second(10));
+    CHECK(mentions(warning({}), lost.generation().str()));
+    CHECK(f.restored(older.image()));
+    CHECK(mentions(warning(until(second(105))), lost.generation().str()));
+    CHECK(warning(until(second(10))) == "");
+  }
+  SUBCASE("another one is newer: it goes as retention lets it go") {
+    History newer(f.replica, {2}, 1024, true, second(120));
+    put_at(newer, second(120));
+    CHECK(warning({}) == "");
+    CHECK(f.restored(newer.image()));
+  }
+  SUBCASE("the folder of a snapshot that was never finished") {
+    fs::remove_all(f.replica + "/generations/" + lost.generation().str() + "/wal");
+    CHECK_THROWS_AS(f.restore(), NoBackup);
+  }
+}
+
+// Somebody deletes the oldest objects in front of the first reads.
+class Deleting : public FaultStore {
+ public:
+  Deleting(std::unique_ptr<Store> store, asio::any_io_executor executor,
+           std::vector<std::vector<std::string>> keys)
+      : FaultStore(std::move(store), std::move(executor)), keys_(std::move(keys)) {}
+
+  asio::awaitable<Bytes> get(std::string key, std::optional<ByteRange> range) override {
+    if (next_ < keys_.size() &&
+        std::find(keys_[next_].begin(), keys_[next_].end(), key) != keys_[next_].end()) {
+      co_await remove(keys_[next_++]);
+    }
+    co_return co_await FaultStore::get(std::move(key), range);
+  }
+
+ private:
+  std::vector<std::vector<std::string>> keys_;
+  std::size_t next_ = 0;
+};
+
+TEST_CASE("what retention deletes while a moment is looked for is listed anew") {
+  test::Random random("retention beside a restore");
+  Fixture f;
+  History history(f.replica, {5}, 1024, true, kBegin);
+  for (int i = 1; i <= 12; ++i) {
+    history.batch(random_images(random, 1024, 40), 40, 1, kBegin + std::chrono::seconds(i));
+    if (i % 4 == 0) history.snapshot(kBegin + std::chrono::seconds(i));
+  }
+  const auto& keys = history.keys();
+  REQUIRE(keys.size() == 16);
+  asio::io_context io(1);
+  StoreSettings settings;
+  settings.path = f.replica;
+  // A snapshot, 4 segments, and so on: each deletion is of a snapshot and what goes with it.
+  Deleting store(make_store(settings, io.get_executor()), io.get_executor(),
+                 {{keys.begin(), keys.begin() + 5}, {keys.begin() + 5, keys.begin() + 10}});
+  RestoreOptions options;
+  options.output = f.output;
+  options.compacted = false;
+  asio::thread_pool workers(2);
+  SUBCASE("a moment that is there in the end") {
+    options.timestamp = history.points()[11].time;
+    test::run(io, sqlstream::restore(store, options, workers, {}));
+    CHECK(f.restored(history.points()[11].image));
+  }
+  SUBCASE("one that is gone in the end") {
+    options.timestamp = history.points()[2].time;
+    CHECK_THROWS_AS(test::run(io, sqlstream::restore(store, options, workers, {})),
+                    NothingToRestore);
+    CHECK(fs::is_empty(fs::path(f.output).parent_path()));
+  }
 }
 
 TEST_CASE("the newest generation, where the times of the objects do not tell it") {
@@ -1090,6 +1188,11 @@ TEST_CASE("what a killed restore left behind is removed, what another one writes
     CHECK(hidden() == 2);
   }
   CHECK(hidden() == 1);
+  // Of one that was killed beside this one.
+  test::write_file((std::filesystem::path(f.output).parent_path() /
+                    ('.' + name + ".sqlstream-restore-fedcba9876543210"))
+                       .string(),
+                   {});
   other.publish();
   CHECK(hidden() == 0);
 }
