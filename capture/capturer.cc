@@ -15,6 +15,7 @@
 #include "base/log.h"
 #include "base/reserve_apart.h"
 #include "capture/continuity.h"
+#include "format/database_header.h"
 #include "format/wal.h"
 
 namespace sqlstream::capture {
@@ -138,6 +139,41 @@ std::optional<std::vector<PageFrame>> newest_frames(const Source& source,
   std::sort(newest.begin(), newest.end(),
             [](const PageFrame& a, const PageFrame& b) { return a.frame < b.frame; });
   return newest;
+}
+
+// What page 1 counts in that frame of it; 0: nothing valid. Empty: it is not what the wal-index
+// says.
+std::optional<std::uint32_t> counted_pages(int fd, const PageFrame& frame,
+                                           const WalIndexHeader& header) {
+  std::array<std::uint8_t, wal::kFrameHeaderSize + DatabaseHeader::kSize> bytes{};
+  const auto offset = static_cast<off_t>(frame_offset(frame.frame, header.page_size));
+  if (::pread(fd, bytes.data(), bytes.size(), offset) != static_cast<ssize_t>(bytes.size())) {
+    return std::nullopt;
+  }
+  const std::span<const std::uint8_t, std::tuple_size_v<decltype(bytes)>> all(bytes);
+  const auto head = wal::decode_frame_header(all.first<wal::kFrameHeaderSize>());
+  if (head.page != frame.page || !is_of_wal(head, header)) return std::nullopt;
+  return decode_database_header(all.subspan<wal::kFrameHeaderSize>()).pages;
+}
+
+// The pages of the database behind these frames. A commit counts all that the file has, which may
+// be more than are the database's; stock Litestream does not restore what so grows without frames.
+// `counted_before`: what page 1 counts where none of the frames is of it; 0: not known. Empty: the
+// frames are not what the wal-index says.
+std::optional<std::uint32_t> database_size(int fd, std::span<const PageFrame> frames,
+                                           const WalIndexHeader& header,
+                                           const std::function<std::uint32_t()>& counted_before) {
+  std::uint32_t highest = 0;
+  const PageFrame* first_page = nullptr;
+  for (const PageFrame& frame : frames) {
+    highest = std::max(highest, frame.page);
+    if (frame.page == 1) first_page = &frame;
+  }
+  if (highest >= header.pages) return header.pages;
+  const auto counted = first_page == nullptr ? std::optional(counted_before())
+                                             : counted_pages(fd, *first_page, header);
+  if (counted == 0U) return header.pages;
+  return counted ? std::optional(std::clamp(*counted, highest, header.pages)) : counted;
 }
 
 // Reads the pages of `frames` into `out`, neighbours in one call. False when a frame is not what
@@ -504,6 +540,12 @@ Outcome Capturer::begin_with(const Source& source, const WalIndexHeader& header)
     auto newest = newest_frames(source, header, in_file + 1);
     if (!newest) return Outcome::try_again;
     frames = std::move(*newest);
+    const auto size = database_size(source.wal_fd, frames, header, [&] {
+      const auto shape = shape_();
+      return shape ? shape->counted : 0;
+    });
+    if (!size) return Outcome::try_again;
+    record.database_size = *size;
   } else {
     const auto identity = stamp();
     const auto shape = shape_();
@@ -558,8 +600,13 @@ Outcome Capturer::append(Source& source, const WalIndexHeader& header, Range ran
   if (!newest || newest->empty()) return Outcome::try_again;
   const Tail& tail = *outbox_.tail();
   Record record;
+  const auto size =
+      header.pages <= tail.last.database_size
+          ? header.pages
+          : database_size(source.wal_fd, *newest, header, [&] { return tail.last.database_size; });
+  if (!size) return Outcome::try_again;
   record.page_size = header.page_size;
-  record.database_size = header.pages;
+  record.database_size = *size;
   record.source = {header.salt, header.frames, header.change, header.sum};
   const std::uint32_t changes = header.change - tail.last.source.change;
   record.commits = changes >= 1 && changes <= range.last - range.first + 1 ? changes : 1;

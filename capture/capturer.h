@@ -42,6 +42,7 @@ struct DatabaseShape {
   std::uint32_t page_size = 0;
   std::uint32_t pages = 0;
   bool wal_mode = false;
+  std::uint32_t counted = 0;  ///< DatabaseHeader::pages
 };
 
 enum class Outcome {

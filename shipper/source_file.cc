@@ -6,10 +6,9 @@
 #include <mutex>
 #include <new>
 
-#include "base/bytes.h"
 #include "base/error.h"
 #include "base/fork.h"
-#include "format/wal.h"
+#include "format/database_header.h"
 
 namespace sqlstream {
 namespace {
@@ -86,51 +85,27 @@ void SourceFile::read(std::uint64_t offset, std::span<std::uint8_t> out) const {
 
 namespace {
 
-// https://sqlite.org/fileformat2.html, section 1.3.
-constexpr std::size_t kHeaderSize = 100;
-constexpr std::size_t kPageSizeAt = 16;
-constexpr std::size_t kReadVersionAt = 19;
-constexpr std::size_t kReservedAt = 20;
-constexpr std::size_t kChangeCounterAt = 24;
-constexpr std::size_t kPagesAt = 28;
-constexpr std::size_t kPagesValidForAt = 92;
-constexpr std::uint8_t kWalVersion = 2;
-
-using Header = std::array<std::uint8_t, kHeaderSize>;
-
-std::optional<Header> read_header(const SourceFile& file) {
-  if (file.size() < kHeaderSize) return std::nullopt;
-  Header header{};
-  file.read(0, header);
-  return header;
-}
-
-// A file may be larger than its database: SQLITE_FCNTL_CHUNK_SIZE. The header's count is valid
-// unless a very old SQLite wrote last.
-std::uint32_t count_pages(const Header& header, std::uint64_t pages_in_file) {
-  const std::uint32_t pages = load_be32(&header[kPagesAt]);
-  const bool valid =
-      pages != 0 && load_be32(&header[kChangeCounterAt]) == load_be32(&header[kPagesValidForAt]);
-  const auto in_file = static_cast<std::uint32_t>(pages_in_file);
-  return valid ? std::min(pages, in_file) : in_file;
+std::optional<DatabaseHeader> read_header(const SourceFile& file) {
+  if (file.size() < DatabaseHeader::kSize) return std::nullopt;
+  std::array<std::uint8_t, DatabaseHeader::kSize> bytes{};
+  file.read(0, bytes);
+  return decode_database_header(bytes);
 }
 
 }  // namespace
 
 std::optional<capture::DatabaseShape> read_shape(const SourceFile& file) {
   const auto header = read_header(file);
-  if (!header) return std::nullopt;
-  const std::uint32_t packed =
-      std::uint32_t{(*header)[kPageSizeAt]} << 8 | (*header)[kPageSizeAt + 1];
-  const std::uint32_t page_size = packed == 1 ? 65536 : packed;
-  if (!wal::is_valid_page_size(page_size)) return std::nullopt;
-  return capture::DatabaseShape{page_size, count_pages(*header, file.size() / page_size),
-                                (*header)[kReadVersionAt] == kWalVersion};
+  if (!header || header->page_size == 0) return std::nullopt;
+  const auto in_file = static_cast<std::uint32_t>(file.size() / header->page_size);
+  return capture::DatabaseShape{header->page_size,
+                                header->pages == 0 ? in_file : std::min(header->pages, in_file),
+                                header->wal_mode, header->pages};
 }
 
 bool has_reserved_bytes(const SourceFile& file) {
   const auto header = read_header(file);
-  return header && (*header)[kReservedAt] != 0;
+  return header && header->reserved_bytes;
 }
 
 int turn_wal_on(const Host& host, const std::string& path, std::chrono::milliseconds patience) {

@@ -44,8 +44,7 @@ class SourceFile {
   const char* name_ = nullptr;
 };
 
-/// Page size, pages and journal mode, from the header and the size; empty for a file without a
-/// database in it.
+/// From the header and the size; empty for a file without a database in it.
 std::optional<capture::DatabaseShape> read_shape(const SourceFile& file);
 
 /// Whether SQLite leaves some bytes at the end of each page to others: a VFS above ours may keep
