@@ -833,9 +833,14 @@ TEST_CASE("segments without their snapshot are no sign that nothing was backed u
   test::Random random("stranded");
   Fixture f;
   const auto second = [](int n) { return kBegin + std::chrono::seconds(n); };
+  History before(f.replica, {0xf}, 1024, true, second(90));
+  before.batch(random_images(random, 1024, 40), 40, 1, second(95));
+  put_at(before, second(95));
+  fs::remove(before.path(before.keys().front()));
   History lost(f.replica, {1}, 1024, true, second(100));
-  lost.batch(random_images(random, 1024, 40), 40, 1, second(110));
+  for (const int n : {105, 110}) lost.batch(random_images(random, 1024, 40), 40, 1, second(n));
   put_at(lost, second(110));
+  put_at(lost.path(lost.keys()[1]), second(105));
   fs::remove(lost.path(lost.keys().front()));
   CHECK_THROWS_AS(f.restore(), Error);
   try {
@@ -869,7 +874,9 @@ TEST_CASE("segments without their snapshot are no sign that nothing was backed u
     CHECK(f.restored(newer.image()));
   }
   SUBCASE("the folder of a snapshot that was never finished") {
-    fs::remove_all(f.replica + "/generations/" + lost.generation().str() + "/wal");
+    for (const History* one : {&before, &lost}) {
+      fs::remove_all(f.replica + "/generations/" + one->generation().str() + "/wal");
+    }
     CHECK_THROWS_AS(f.restore(), NoBackup);
   }
 }
