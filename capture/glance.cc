@@ -44,9 +44,10 @@ void list_log(const std::string& directory, Glance& glance) {
     const auto first = parse_log_file_name(entry.path().filename().string());
     if (!first) continue;
     glance.log_files.push_back(*first);
-    std::error_code gone;
-    const auto size = entry.file_size(gone);
-    if (!gone) glance.bytes += size;
+    if (const auto file = identify(entry.path().string())) {
+      glance.bytes += file->size;
+      glance.written = std::max(glance.written, file->mtime);
+    }
   }
   std::sort(glance.log_files.begin(), glance.log_files.end());
 }

@@ -19,6 +19,7 @@ struct Glance {
   std::int64_t behind = 0;               ///< since when commits do not wait as they should, ns
   bool shipping = false;                 ///< some process has the shipping role
   std::uint64_t bytes = 0;               ///< in log files
+  std::int64_t written = 0;              ///< when one of them last was, by the file system, ns
   std::vector<std::uint64_t> log_files;  ///< ascending
 };
 

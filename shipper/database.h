@@ -203,6 +203,11 @@ class Database : public std::enable_shared_from_this<Database> {
   /// One came to nothing, since something was not saved: the next snapshot is of a local copy.
   void copy_next_snapshot() { copy_next_.store(true); }
   bool take_copy_next() { return copy_next_.exchange(false); }
+  /// Why a snapshot in place could not begin, empty where one did; whether that is news. On the
+  /// engine's thread.
+  bool news_of_copies(const std::string& why) {
+    return std::exchange(why_copies_, why) != why && !why.empty();
+  }
 
   std::string outbox_directory() const;
   /// False: it was deleted, or another one is in its place. Takes no lock.
@@ -426,6 +431,7 @@ class Database : public std::enable_shared_from_this<Database> {
   std::atomic<std::uint64_t> room_for_pages_{0};
   std::atomic<bool> making_in_place_{false};  // by this process
   std::atomic<bool> copy_next_{false};
+  std::string why_copies_;
   std::atomic<bool> alive_{false};
   std::atomic<bool> moved_{false};  // all that is open here is
   std::atomic<bool> blind_{false};  // cannot_see(), and nothing was mapped since

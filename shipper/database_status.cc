@@ -155,7 +155,9 @@ std::string Database::replica_json(std::size_t number, bool moved, bool seen,
        (alive_.load() && durability_.end_of(number) >= tail_->last.sequence));
   json.add("in_sync", in_sync);
   if (tail_ && !in_sync && !moved) {
-    const Time first = since.value_or(to_time(tail_->last.first_commit));
+    Time first = since.value_or(to_time(tail_->last.first_commit));
+    // By a clock that was ahead then, and was set right.
+    if (first > now() && !status.error.empty()) first = status.error_since;
     const auto lag = std::chrono::duration_cast<std::chrono::milliseconds>(now() - first).count();
     json.add("lag_ms", std::max<std::int64_t>(0, lag));
   }

@@ -1,21 +1,26 @@
 #include "shipper/first_restore.h"
 
+#include <atomic>
 #include <cerrno>
 #include <exception>
 #include <fcntl.h>
 #include <memory>
+#include <optional>
 #include <sys/stat.h>
 #include <system_error>
 #include <thread>
 #include <unistd.h>
 #include <utility>
 
+#include <boost/asio/bind_cancellation_slot.hpp>
+#include <boost/asio/cancellation_signal.hpp>
 #include <boost/asio/co_spawn.hpp>
 #include <boost/asio/detached.hpp>
 
 #include "base/error.h"
 #include "base/fork.h"
 #include "base/log.h"
+#include "base/patience.h"
 #include "base/unique_fd.h"
 #include "base/wake_call.h"
 #include "restore/plan.h"
@@ -30,12 +35,29 @@ using std::chrono::nanoseconds;
 using std::chrono::steady_clock;
 
 constexpr const char* kNoThreads = "there are no threads to be had; open it again later";
+constexpr const char* kNoMemory = "there is no memory to restore it with; open it again later";
 constexpr auto kLook = std::chrono::milliseconds(20);
+constexpr auto kMemoryPatience = std::chrono::seconds(10);
 
 bool exists(const std::string& path) {
   struct stat st {};
   return ::stat(path.c_str(), &st) == 0;
 }
+
+// The engine waits for memory as long as there is none. Who opens a database does not.
+class MemoryPatience {
+ public:
+  /// To be asked at short intervals. `progress` changes where there is any.
+  template <class Progress>
+  void check(const Progress& before, const Progress& progress) {
+    const auto time = steady_clock::now();
+    if (!memory_awaited() || progress != before) since_ = time;
+    if (time - since_ > kMemoryPatience) throw Error(kNoMemory);
+  }
+
+ private:
+  steady_clock::time_point since_ = steady_clock::now();
+};
 
 // A file beside the database that is locked for as long as this lives, and is there no longer. The
 // kernel takes the lock with the process; the file it leaves then is taken over.
@@ -83,9 +105,11 @@ class RestoreLock {
     log::info("waiting for another process that restores the database", {{"db", database}});
     auto touched = last_touch();
     auto since = steady_clock::now();
+    MemoryPatience memory;
     while (!try_lock()) {
       std::this_thread::sleep_for(kLook);
       const auto before = std::exchange(touched, last_touch());
+      memory.check(before, touched);  // of a restore here that was given up
       if (before != touched) since = steady_clock::now();
       if (steady_clock::now() - since > patience) {
         throw Error("another process has been restoring it without progress for " +
@@ -147,62 +171,82 @@ asio::awaitable<std::unique_ptr<Store>> choose_store(const std::vector<ReplicaSe
   co_return best;
 }
 
-asio::awaitable<RestoreResult> restore_latest(std::vector<ReplicaSettings> replicas,
-                                              std::string output, ProgressCallback progress) {
-  RestoreOptions options;
-  options.output = std::move(output);
-  const auto store = co_await choose_store(replicas, options);
-  log::info("restoring the database, which does not exist",
-            {{"db", options.output}, {"from", store->url()}});
-  co_return co_await restore(*store, options, Engine::get().workers(), std::move(progress));
-}
-
-// What a thread waits for while the engine's restores.
+// Shared by the thread that waits and the engine's, which goes on with it where the other gave up.
 struct Restoring {
+  Restoring(std::vector<ReplicaSettings> from, const std::string& database, nanoseconds patience)
+      : replicas(std::move(from)), output(database), lock(std::in_place, database, patience) {}
+
+  const std::vector<ReplicaSettings> replicas;
+  const std::string output;
+  std::optional<RestoreLock> lock;
+  std::atomic<std::uint64_t> steps{0};
   RestoreResult result;
   std::exception_ptr error;
   WakeCall ended;
+  asio::cancellation_signal cancel;  // the engine's
+  HandlerRoom begin_room, cancel_room;
 };
 
-asio::awaitable<void> run(Restoring& restoring, asio::awaitable<RestoreResult> restore) {
+asio::awaitable<RestoreResult> restore_latest(Restoring& restoring) {
+  RestoreOptions options;
+  options.output = restoring.output;
+  const auto store = co_await choose_store(restoring.replicas, options);
+  log::info("restoring the database, which does not exist",
+            {{"db", options.output}, {"from", store->url()}});
+  co_return co_await restore(*store, options, Engine::get().workers(),
+                             [&restoring](const RestoreProgress&) {
+                               restoring.lock->touch();
+                               ++restoring.steps;
+                             });
+}
+
+asio::awaitable<void> run(std::shared_ptr<Restoring> restoring) {
   try {
-    restoring.result = co_await std::move(restore);
+    restoring->result = co_await restore_latest(*restoring);
   } catch (...) {
-    restoring.error = std::current_exception();
+    restoring->error = std::current_exception();
   }
-  restoring.ended.call();
+  restoring->ended.call();
 }
 
 // It begins on the engine's thread, which waits for memory: where a coroutine or a promise must be
 // given up for want of it, Asio and the standard library end the process.
-RestoreResult restore_in_engine(const std::vector<ReplicaSettings>& replicas,
-                                const std::string& output, const ProgressCallback& progress) {
-  Restoring restoring;
-  HandlerRoom room;
+RestoreResult restore_in_engine(const std::shared_ptr<Restoring>& restoring) {
   Engine& engine = Engine::get();
-  engine.post(room, [&] {
-    asio::co_spawn(engine.executor(), run(restoring, restore_latest(replicas, output, progress)),
-                   asio::detached);
+  engine.post(restoring->begin_room, [&engine, restoring] {
+    asio::co_spawn(engine.executor(), run(restoring),
+                   asio::bind_cancellation_slot(restoring->cancel.slot(), asio::detached));
   });
-  restoring.ended.wait();
-  if (restoring.error) std::rethrow_exception(restoring.error);
-  return std::move(restoring.result);
+  MemoryPatience memory;
+  std::uint64_t steps = 0;
+  try {
+    while (!restoring->ended.wait_until(steady_clock::now() + kLook)) {
+      const auto before = std::exchange(steps, restoring->steps.load());
+      memory.check(before, steps);
+    }
+  } catch (...) {
+    engine.post(restoring->cancel_room,
+                [restoring] { restoring->cancel.emit(asio::cancellation_type::terminal); });
+    throw;
+  }
+  restoring->lock.reset();  // the engine's thread may be about to let go of it, too
+  if (restoring->error) std::rethrow_exception(restoring->error);
+  return std::move(restoring->result);
 }
 
 }  // namespace
 
 void restore_if_missing(const DatabaseSettings& settings, nanoseconds patience) {
   if (exists(settings.path)) return;
-  const RestoreLock lock(settings.path, patience);
+  const auto restoring = std::make_shared<Restoring>(
+      settings.restore_from ? std::vector{*settings.restore_from} : settings.replicas,
+      settings.path, patience);
   if (exists(settings.path)) return;
-  const auto replicas =
-      settings.restore_from ? std::vector{*settings.restore_from} : settings.replicas;
-  if (replicas.empty())
+  if (restoring->replicas.empty())
     throw Error("there is no replica to restore from: name one with restore-from");
   if (!Engine::get().start()) throw Error(kNoThreads);
   try {
-    const RestoreResult result = restore_in_engine(
-        replicas, settings.path, [&lock](const RestoreProgress&) { lock.touch(); });
+    const RestoreResult result = restore_in_engine(restoring);
     log::info("database restored",
               {{"db", result.output},
                {"position", describe_position(result.generation, result.position)},

@@ -4,6 +4,9 @@
 #include <utility>
 #include <vector>
 
+#define XXH_INLINE_ALL
+#include <xxhash.h>
+
 #include "base/error.h"
 #include "base/log.h"
 #include "format/names.h"
@@ -82,6 +85,14 @@ asio::awaitable<Writes> find_last_write(Store& store) {
   co_return writes;
 }
 
+std::uint32_t names_of_others(std::span<const Generation> generations, Generation own) {
+  std::string names;
+  for (const Generation generation : generations) {
+    if (generation != own) names += generation.str();
+  }
+  return static_cast<std::uint32_t>(XXH3_64bits(names.data(), names.size())) | 1U;
+}
+
 asio::awaitable<std::optional<LastWrite>> guard_replica(Store& store,
                                                         const ReplicaSettings& settings,
                                                         const Writer& self) {
@@ -99,9 +110,10 @@ asio::awaitable<std::optional<LastWrite>> guard_replica(Store& store,
   if (!other) co_return last;
   const std::string sentence = "the replica " + store.url() + ' ' + *other;
   if (settings.exclusive) {
-    throw Error("not replicating: " + sentence +
-                "; give this database a replica of its own, or take exclusive out if it takes over "
-                "from that one");
+    throw AnotherWriter("not replicating: " + sentence +
+                            "; give this database a replica of its own, or take exclusive out if "
+                            "it takes over from that one",
+                        describe({last->metadata.host, last->metadata.database}));
   }
   log::warn(sentence + "; if that one still runs, give this database a replica of its own", fields);
   co_return last;

@@ -6,6 +6,7 @@
 #include <string>
 
 #include "base/clock.h"
+#include "base/error.h"
 #include "format/metadata.h"
 #include "shipper/settings.h"
 #include "store/replica.h"
@@ -25,6 +26,18 @@ struct LastWrite {
   Time time{};  ///< the store's
   Generation generation;
   Metadata metadata;
+};
+
+/// Why nothing is written to a replica that is another database's.
+class AnotherWriter : public Error {
+ public:
+  AnotherWriter(const std::string& sentence, std::string who)
+      : Error(sentence), who_(std::move(who)) {}
+  /// The same for as long as it is the same writer, whenever it writes.
+  const std::string& who() const { return who_; }
+
+ private:
+  std::string who_;
 };
 
 /// Whether an object is of another database on the host of `self`: of no predecessor of it, however
@@ -55,10 +68,13 @@ struct Writes {
 /// and last segment. Two listings for each generation, and one read for each object looked at.
 asio::awaitable<Writes> find_last_write(Store& store);
 
+/// Of the generations but `own`: another value as soon as one came or went. Never 0. Pure.
+std::uint32_t names_of_others(std::span<const Generation> generations, Generation own);
+
 /// To be called before a process first writes to a replica that it, or the outbox's note, does not
-/// know: warns in the log of another writer. Throws Error instead where settings.exclusive. That
-/// the newest object is damaged is a warning, too: nothing may be known of its writer then. Returns
-/// what it found.
+/// know: warns in the log of another writer. Throws AnotherWriter instead where settings.exclusive.
+/// That the newest object is damaged is a warning, too: nothing may be known of its writer then.
+/// Returns what it found.
 asio::awaitable<std::optional<LastWrite>> guard_replica(Store& store,
                                                         const ReplicaSettings& settings,
                                                         const Writer& self);

@@ -62,6 +62,11 @@ std::optional<nanoseconds> lag_of(const ReplicaOverview& replica, const Look& lo
   } else if (!look.more) {
     return nanoseconds(0);
   }
+  if (since > now()) {
+    // By a clock that was ahead then, and was set right.
+    since = to_time(look.glance->written);
+    if (!replica.error.empty()) since = std::min(since, replica.error_since);
+  }
   return std::max(now() - since, nanoseconds(1));
 }
 

@@ -30,7 +30,8 @@ struct DiskNote {
   std::uint64_t snapshot_size;
   std::uint64_t bytes_since_snapshot;
   std::int64_t snapshot_tried;
-  std::uint64_t unfolded;
+  std::uint32_t unfolded;
+  std::uint32_t others;
   std::int64_t retention_due;
   std::int64_t error_since;
   std::int32_t pid;
@@ -95,7 +96,8 @@ std::optional<ReplicaNote> load_replica_note(const std::string& path) {
   note.in_flight = disk.in_flight;
   note.commit_time = to_time(disk.commit_time);
   note.snapshot_time = to_time(disk.snapshot_time);
-  note.unfolded = static_cast<std::uint32_t>(disk.unfolded);
+  note.unfolded = disk.unfolded;
+  note.others = disk.others;
   note.snapshot_tried = to_time(disk.snapshot_tried);
   note.snapshot_size = disk.snapshot_size;
   note.bytes_since_snapshot = disk.bytes_since_snapshot;
@@ -134,6 +136,7 @@ bool save_replica_note(const std::string& path, const std::string& database,
   disk->commit_time = ns(note.commit_time);
   disk->snapshot_time = ns(note.snapshot_time);
   disk->unfolded = note.unfolded;
+  disk->others = note.others;
   disk->snapshot_tried = ns(note.snapshot_tried);
   disk->snapshot_size = note.snapshot_size;
   disk->bytes_since_snapshot = note.bytes_since_snapshot;

@@ -32,6 +32,8 @@ struct ReplicaNote {
   std::uint64_t snapshot_size = 0;         ///< stored bytes
   std::uint64_t bytes_since_snapshot = 0;  ///< stored bytes of the segments behind it
   std::uint32_t unfolded = 0;              ///< segments written since compaction last looked
+  std::uint32_t others = 0;                ///< names_of_others() when nobody else was seen to write
+                                           ///< to the replica; 0: somebody was, or nobody looked
   Time retention_due{};                    ///< when something may be deleted next
   std::string error;                       ///< of the store, as last seen; empty: none
   Time error_since{};

@@ -71,8 +71,7 @@ Replicator::Replicator(Database& database, std::size_t number)
   const auto known = database.tail();
   const bool ahead = note_.end && known && note_.end->sequence > known->last.sequence;
   if (ahead) note_.end.reset();
-  guarded_ = note_.end && note_.writer == noted_writer();
-  if (guarded_) note_.writer = noted_writer();
+  noted_ours_ = note_.end && note_.writer == noted_writer();
   end_ = note_.end;
   // Of a process that died: it may be in the replica, or still come.
   (end_ ? in_flight_ : snapshot_at_) = note_.in_flight;
@@ -206,6 +205,7 @@ asio::awaitable<void> Replicator::ship() {
   while (!stopping_) {
     std::string error;
     bool is_away = false;
+    const std::string refused_before = std::exchange(refused_for_, {});
     try {
       co_await step();
       failing_.reset();
@@ -216,6 +216,10 @@ asio::awaitable<void> Replicator::ship() {
       error = e.what();
       is_away =
           e.kind() == StoreError::Kind::unreachable || e.kind() == StoreError::Kind::unavailable;
+    } catch (const AnotherWriter& e) {
+      refused_for_ = e.who();
+      const bool same = refused_for_ == refused_before && !status_.error.empty();
+      error = same ? status_.error : e.what();  // when that one wrote last is no change
     } catch (const std::exception& e) {
       error = text_of(e);
     }
@@ -445,15 +449,27 @@ std::shared_ptr<Batch> Replicator::next_batch(std::uint64_t last) {
   return batch->empty() ? nullptr : batch;
 }
 
+// Where the note says that the replica is this database's, that is doubted only when there are
+// other generations than there were: another machine may have taken over, and this one come back.
+asio::awaitable<void> Replicator::guard() {
+  const auto generations = co_await replica::list_generations(*store_);
+  const std::uint32_t others = names_of_others(generations, end_ ? end_->generation : Generation{});
+  if (!noted_ours_ || others != note_.others) {
+    note_.others = 0;
+    const auto last = co_await guard_replica(*store_, settings_, writer());
+    if (last) seen_end_ = GenerationEnd{last->generation, last->metadata.last_sequence};
+    if (!last || !another_writer(*last, writer(), now(), settings_.retention)) {
+      note_.others = others;
+    }
+  }
+  guarded_ = true;
+  note_.writer = noted_writer();  // not before: it is saved with whatever error there is
+}
+
 // Finds where the replica ends and puts the reader behind it. False when the replica does not have
 // the generation's snapshot: it begins there.
 asio::awaitable<bool> Replicator::locate(const capture::Tail& tail) {
-  if (!guarded_) {
-    const auto last = co_await guard_replica(*store_, settings_, writer());
-    if (last) seen_end_ = GenerationEnd{last->generation, last->metadata.last_sequence};
-    guarded_ = true;
-    note_.writer = noted_writer();  // not before: it is saved with whatever error there is
-  }
+  if (!guarded_) co_await guard();
   std::optional<ReplicaEnd> found;
   std::string differs;
   if (end_) {

@@ -127,6 +127,7 @@ class Replicator {
   asio::awaitable<bool> seek(std::uint64_t sequence);
   asio::awaitable<bool> still_there();
   asio::awaitable<bool> is_last(Generation generation, Position segment);
+  asio::awaitable<void> guard();
   asio::awaitable<bool> locate(const capture::Tail& tail);
   asio::awaitable<std::string> compare(const ReplicaEnd& end, const capture::Tail& tail);
   asio::awaitable<std::string> look_at_end(Generation generation,
@@ -180,7 +181,8 @@ class Replicator {
   bool located_ = false;  // end_ was compared with the store, and reader_ stands behind it
   bool resting_ = false;  // behind a failure, before it is tried again
   bool stopping_ = false;
-  bool guarded_ = false;  // the replica is known to be this database's
+  bool noted_ours_ = false;  // the replica was this database's, as the outbox says
+  bool guarded_ = false;     // and is, or nobody else has written there since
   bool takes_data_ = false;
   bool promised_ = false;          // to capture for those that wait
   std::uint64_t in_flight_ = 0;    // the last sequence of the batch being shipped; 0: none
@@ -198,6 +200,7 @@ class Replicator {
   std::unique_ptr<Validation> validation_;
   std::chrono::steady_clock::time_point seen_{};  // the replica, or taken, to have its snapshot
   std::optional<Failing> failing_;
+  std::string refused_for_;  // AnotherWriter::who(), if that was the last error
   ReplicaStatus status_;
   std::chrono::steady_clock::time_point last_put_{};    // begun
   std::chrono::steady_clock::time_point last_write_{};  // done

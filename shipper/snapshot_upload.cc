@@ -29,10 +29,15 @@ asio::awaitable<std::unique_ptr<SnapshotImage>> begin_in_place(Database& databas
   try {
     image = co_await on_worker([&] { return SnapshotInPlace::begin(database); });
   } catch (const std::exception& e) {
-    log::warn(std::string("the snapshot needs a local copy: ") + e.what(),
-              {{"db", database.path()}});
+    if (database.news_of_copies(e.what())) {
+      log::warn(std::string("the snapshot needs a local copy: ") + e.what(),
+                {{"db", database.path()}});
+    }
   }
-  if (image != nullptr) log::info("begin snapshot in place", {{"db", database.path()}});
+  if (image != nullptr) {
+    database.news_of_copies({});
+    log::info("begin snapshot in place", {{"db", database.path()}});
+  }
   co_return image;
 }
 

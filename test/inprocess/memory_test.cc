@@ -358,8 +358,17 @@ TEST_CASE("memory: each allocation of the application's threads fails") {
 
 TEST_CASE("memory: each allocation of the engine's threads fails") {
   fail_each("engine", {"once", "onwards"}, {From::uris});
-  // Not onwards: an open that restores waits until the engine has memory.
+  // Not onwards: an open that restores waits for memory, for seconds each time.
   fail_each("engine", {"once"}, {From::file_that_restores});
+}
+
+TEST_CASE("memory: an open that restores does not wait for ever for the engine's") {
+  const Before before;
+  std::list<Run> runs;
+  for (const int number : {1, 60, 200, 400}) {
+    runs.emplace_back("engine", number, "onwards", From::file_that_restores, before);
+  }
+  for (Run& run : runs) run.end();
 }
 
 TEST_CASE("memory: each allocation of SQLite's allocator fails, for SQLite and for the shim") {

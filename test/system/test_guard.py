@@ -1,7 +1,9 @@
 """The classic accident: a copy of a database that replicates over the one it was made from."""
 
 import hashlib
+import os
 import shutil
+import time
 
 import pytest
 
@@ -138,3 +140,51 @@ def test_the_database_itself_is_not_warned_of(build, tmp_path, production):
             app.end()
         shutil.rmtree(folder / ".app.db-sqlstream")  # and from the store alone
     assert "last written" not in log.read_text()
+
+
+@pytest.mark.parametrize("exclusive", [False, True])
+def test_a_host_that_comes_back(build, tmp_path, exclusive):
+    """Another one took over meanwhile. Its own outbox says that the replica is its own."""
+    here, replica, log = tmp_path / "data", tmp_path / "replica", tmp_path / "log"
+    url = f"file://{replica}?sync-interval=10ms"
+
+    def start(name, url):
+        """On the machine of that name, which has its own disk."""
+        disk = tmp_path / name
+        disk.rename(here) if disk.exists() else here.mkdir()
+        if generations(replica) and not (here / "app.db").exists():
+            build.restore(here / "app.db", url)
+        log.unlink(missing_ok=True)
+        return Session(build, here / "app.db", url, faults.Faults(build.faults, here, tmp_path).env(host=name))
+
+    def write(name, sql):
+        with start(name, url) as app:
+            app.do(sql)
+            assert app.shipped() == 1
+            app.end()
+        here.rename(tmp_path / name)
+        return [line for line in log.read_text().splitlines() if "was last written" in line]
+
+    assert write("first", "create table t(x)") == []
+    assert write("first", "insert into t values ('first')") == []
+    assert len(write("second", "insert into t values ('second')")) == 1
+    assert write("second", "insert into t values ('again')") == []
+    if not exclusive:
+        (said,) = write("first", "insert into t values ('back')")
+        assert "by host second" in said and "this is host first" in said
+        return
+    before = files_of(replica)
+    with start("first", url + "&exclusive=true") as app:
+        app.do("insert into t values ('back')")
+        harness.wait_until(lambda: app.status()["replicas"][0].get("error"), "a refusal")
+        # That the other one goes on is no news.
+        newest = max(before, key=lambda path: path.stat().st_mtime_ns)
+        for _ in range(4):
+            later = newest.stat().st_mtime + 2
+            os.utime(newest, (later, later))
+            time.sleep(1)
+        assert "by host second" in app.status()["replicas"][0]["error"]
+        app.do("close")
+        app.end()
+    assert files_of(replica) == before
+    assert log.read_text().count("level=ERROR") == 1, log.read_text()

@@ -369,6 +369,29 @@ def test_a_clock_that_jumps_back_an_hour(build, litestream, place):
     whole(build, litestream, place)
 
 
+def test_the_lag_behind_a_clock_that_was_ahead(build, place):
+    """Commits count as made in the future until it has come; monitoring must not wait for that."""
+    place.set_clock(6 * 3600)
+    with place.session() as app:
+        app.do("create table t(x)")
+        assert app.shipped() == 1
+        place.set_clock(0)
+        place.replica.rename(place.folder / "away")
+        place.replica.write_text("")
+        assert app.do(SQL) == []
+        harness.wait_until(lambda: app.status()["replicas"][0].get("error"), "an error")
+        time.sleep(2)
+        assert app.status()["replicas"][0]["lag_ms"] >= 2000
+        for _ in range(2):
+            said = harness.run(
+                [build.sqlstream, "status", "-max-lag", "1s", place.database],
+                env=harness.clean_environment(SQLSTREAM_REPLICA_URL=place.url), check=False,
+            )  # fmt: skip
+            assert said.returncode == 1, said
+            if app.process.poll() is None:
+                app.kill()
+
+
 def test_a_generation_of_a_clock_that_was_ahead_is_not_the_newest_for_that(build, place):
     """Nor where its successor's outbox is new, or its first snapshot is gone; of several replicas, too."""
     place.url += "&snapshot-interval=1s"
